@@ -1,0 +1,119 @@
+# `make` alone says what there is. Everything runs in .venv, which is made when it is missing or outdated.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help run test check fmt bench test-e2e test-chaos soak apt-deps clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+PYTEST := $(BIN)/python -m pytest
+
+# The first Python that will do: 3.11 or newer and able to make an environment; else the first that is new enough.
+# `make run PYTHON=/path/to/python` overrides it.
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+CANDIDATES := python3.11 python3 python3.12 python3.13 python3.14 /usr/bin/python3
+ifeq ($(origin PYTHON),undefined)
+PYTHON = $(shell \
+	for python in $(CANDIDATES); do \
+		"$$python" -c '$(NEW_ENOUGH); import ensurepip, venv' 2>/dev/null && { echo "$$python"; exit; }; \
+	done; \
+	for python in $(CANDIDATES); do \
+		"$$python" -c '$(NEW_ENOUGH)' 2>/dev/null && { echo "$$python"; exit; }; \
+	done; \
+	echo python3)
+endif
+
+# An environment that was moved here, or whose Python is gone, is made anew.
+ifneq ($(shell $(BIN)/python -c '' 2>/dev/null && cat $(VENV)/.made-in 2>/dev/null),$(CURDIR))
+FRESH := fresh
+endif
+
+help:
+	@echo 'make run         a tunnel, both ends and a sample service on this machine; prints the page to open'
+	@echo 'make test        unit, fuzz and integration tests'
+	@echo 'make check       format, lint, types, imports and the tests: what CI runs'
+	@echo 'make fmt         put the format right'
+	@echo 'make test-e2e    a real browser, MCP clients, curl, nginx, wrk (make apt-deps gets them on Debian)'
+	@echo 'make test-chaos  cut, blackholed, killed and stopped daemons; SEED=N replays a run'
+	@echo 'make soak        300 streams and a fault every few seconds, every byte counted; MINUTES=10, SEED=N'
+	@echo 'make bench       speed, beside every other tunnel that is found'
+	@echo 'make clean       remove what was made here'
+
+run: $(VENV)/.run
+	@exec $(BIN)/python -m tunneld demo
+
+test: $(VENV)/.dev
+	$(PYTEST)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(PYTEST)
+
+fmt: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m tests.bench
+
+test-e2e: $(VENV)/.dev
+	@missing=; \
+	for program in chromium chromedriver nginx wrk curl openssl ip; do \
+		PATH="$$PATH:/usr/sbin:/sbin" command -v "$$program" >/dev/null || missing="$$missing $$program"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+		echo "make test-e2e: not installed:$$missing"; \
+		echo 'Get them on Debian:  sudo make apt-deps'; \
+		if [ "$$CI" = true ]; then exit 1; fi; \
+		echo 'What needs them is skipped.'; \
+	fi
+	$(PYTEST) tests/e2e --timeout=300
+
+test-chaos: $(VENV)/.dev
+	$(PYTEST) tests/chaos --timeout=90 $(if $(SEED),--seed $(SEED))
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+
+apt-deps:
+	@if [ "$$(id -u)" != 0 ]; then echo 'make apt-deps installs system packages: run it as root (sudo make apt-deps)'; exit 1; fi
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+		chromium chromium-driver nginx wrk curl openssl iproute2 >/dev/null
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .bench build dist *.egg-info
+	find tunneld tunnelctl tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# -- the environment -----------------------------------------------------------------------------------------
+
+$(BIN)/python: $(FRESH)
+	@'$(PYTHON)' -c '$(NEW_ENOUGH)' 2>/dev/null || { \
+		echo 'tunneld needs Python 3.11 or newer; "$(PYTHON)" is not.'; \
+		echo 'Get it on Debian 12 or newer:  sudo apt install git make python3 python3-venv'; \
+		echo 'or name another:               make $(MAKECMDGOALS) PYTHON=/path/to/python3.11'; \
+		exit 1; }
+	@'$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo '"$(PYTHON)" cannot make an environment: Debian keeps that part in python3-venv.'; \
+		echo 'Get it:  sudo apt install git make python3-venv'; \
+		exit 1; }
+	@echo 'Making $(VENV) with $(PYTHON) …'
+	@rm -rf $(VENV)
+	@'$(PYTHON)' -m venv $(VENV)
+	@pwd >$(VENV)/.made-in
+
+$(VENV)/.run: pyproject.toml $(FRESH) | $(BIN)/python
+	@echo 'Installing what tunneld needs (a minute, the first time) …'
+	@$(PIP) install --use-pep517 --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(FRESH) | $(BIN)/python
+	@echo 'Installing what tunneld and its tests need (a few minutes, the first time) …'
+	@$(PIP) install --use-pep517 --editable '.[dev]'
+	@touch $(VENV)/.run $@
+
+.PHONY: $(FRESH)

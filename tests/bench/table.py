@@ -1,0 +1,132 @@
+"""The bench's table: one row a number, one column a program, ours with its ratio to each peer and its goal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["GOALS", "render"]
+
+GOALS: dict[str, float] = {
+    "requests.cpu_us": 220,
+    "events.cpu_us": 60,
+    "events.p50_ms": 1.5,
+    "events.p99_ms": 5,
+    "bulk.cpu_ms_mib": 4.9,
+    "memory.kib": 10,
+    "cancel.p50_ms": 3,
+    "cancel.p99_ms": 10,
+    "scale.ratio": 1.15,
+    "status.ms": 250,
+    "rest.agent_mib": 60,
+    "rest.server_mib": 60,
+    "resume_gap.max_ms": 50,
+    "resume_cost.percent": 5,
+    "outage.all_ms": 1000,
+}
+"""The most that ours may need. Bulk's rate is held against frp http's in the same run."""
+
+_LABELS = {
+    "requests.cpu_us": "CPU a request, µs",
+    "requests.agent_cpu_us": "  of it the agent",
+    "requests.server_cpu_us": "  of it the server",
+    "requests.per_s": "requests a second",
+    "requests.p50_ms": "request p50, ms",
+    "requests.p99_ms": "request p99, ms",
+    "events.cpu_us": "CPU an event, µs (200 streams)",
+    "events.agent_cpu_us": "  of it the agent",
+    "events.server_cpu_us": "  of it the server",
+    "events.per_s": "events a second",
+    "events.p50_ms": "event p50, ms",
+    "events.p99_ms": "event p99, ms",
+    "bursts.cpu_us": "CPU an event, µs (bursts of 5 ms)",
+    "bursts.p50_ms": "  event p50, ms",
+    "bursts.p99_ms": "  event p99, ms",
+    "bulk.mib_s": "download, MiB/s",
+    "bulk.cpu_ms_mib": "download, CPU ms a MiB",
+    "bulk.agent_cpu_ms_mib": "  of it the agent",
+    "bulk.server_cpu_ms_mib": "  of it the server",
+    "upload.mib_s": "upload, MiB/s",
+    "upload.cpu_ms_mib": "upload, CPU ms a MiB",
+    "upload.agent_cpu_ms_mib": "  of it the agent",
+    "upload.server_cpu_ms_mib": "  of it the server",
+    "memory.kib": "memory a quiet stream, KiB",
+    "memory.agent_kib": "  of it the agent",
+    "memory.server_kib": "  of it the server",
+    "cancel.p50_ms": "visitor's close to service, p50 ms",
+    "cancel.p99_ms": "visitor's close to service, p99 ms",
+    "scale.few_cpu_us": "CPU an event, 100 streams, µs",
+    "scale.many_cpu_us": "CPU an event, 5,000 streams, µs",
+    "scale.ratio": "  5,000 over 100 streams",
+    "scale.many_p99_ms": "event p99, 5,000 streams, ms",
+    "rest.agent_mib": "agent at rest, MiB",
+    "rest.server_mib": "server at rest, MiB",
+    "status.ms": "tunnelctl status, ms",
+    "status.cpu_ms": "  of it CPU",
+    "resume_gap.p50_ms": "cut to the next event, p50 ms",
+    "resume_gap.max_ms": "cut to the next event, longest ms",
+    "resume_cost.on_cpu_us": "CPU an event with resume, µs",
+    "resume_cost.off_cpu_us": "CPU an event without, µs",
+    "resume_cost.percent": "  what resume costs, %",
+    "outage.lasted_s": "an outage with 1,000 streams, s",
+    "outage.all_ms": "  until all of them go on, ms",
+    "outage.grown_mib": "  memory both grew by in it, MiB",
+    "stampede.agents": "agents that lose their server",
+    "stampede.peak_dials_s": "  dials a second at the peak",
+    "stampede.closest_s": "  two dials of one agent at least, s",
+    "stampede.last_back_s": "  the last is back after the server, s",
+    "stampede.server_cpu_s": "  CPU of the server, s",
+    "stampede.herd_cpu_s": "  CPU of all agents, s",
+    "stampede.server_mib": "  server then, MiB",
+}
+_MORE_IS_BETTER = {"requests.per_s", "bulk.mib_s", "upload.mib_s", "events.per_s"}
+
+
+def _figure(value: Any) -> str:
+    if not isinstance(value, (int, float)) or value != value:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def render(results: dict[str, dict[str, Any]]) -> str:
+    """The table as text: a column for each program, peers with ours over theirs in brackets."""
+    names = list(results)
+    rows = [["", *names, "goal", ""] if "tunneld" in results else ["", *names]]
+    for key, label in _LABELS.items():
+        measure, _, number = key.partition(".")
+        values = {name: results[name].get(measure, {}).get(number) for name in names}
+        if all(value is None for value in values.values()):
+            continue
+        own = values.get("tunneld")
+        row = [label]
+        for name in names:
+            text = _figure(values[name])
+            if name != "tunneld" and isinstance(own, (int, float)) and values[name]:
+                text += f" ({own / values[name]:.2f})"
+            row.append(text)
+        if "tunneld" in results:
+            row += _judged(key, own, values)
+        rows.append(row)
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if at == 0 else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    failed = [
+        f"{name} {measure}: {numbers['error']}"
+        for name, measures in results.items()
+        for measure, numbers in measures.items()
+        if "error" in numbers
+    ]
+    return "\n".join([*lines, "(in brackets: ours over theirs)" if len(names) > 1 else "", *failed]).rstrip()
+
+
+def _judged(key: str, own: Any, values: dict[str, Any]) -> list[str]:
+    """The goal's cell and whether it is met."""
+    goal = values.get("frp http") if key == "bulk.mib_s" else GOALS.get(key)
+    if goal is None or not isinstance(own, (int, float)):
+        return ["", ""]
+    met = own >= goal if key in _MORE_IS_BETTER else own <= goal
+    return [("≥ " if key in _MORE_IS_BETTER else "≤ ") + _figure(goal), "met" if met else "MISSED"]

@@ -1,0 +1,33 @@
+"""What every test may use."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.sockets import short_dir
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--seed` replays what a chaos run did; `--thorough` lets it try every offset."""
+    parser.addoption("--seed", type=int, default=random.randrange(1 << 24), help="replay a chaos run")
+    parser.addoption("--thorough", action="store_true", help="chaos: every byte offset, not some by the seed")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """The seed, so that a run can be had again."""
+    return f"chaos seed: --seed {config.getoption('seed')}"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Markers of the tests with real programs; `make test-e2e` runs them."""
+    config.addinivalue_line("markers", "e2e: real daemons and real clients; a skip names what is missing")
+    config.addinivalue_line("markers", "chaos: real daemons, and faults by a seed; `make test-chaos` runs them")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A new folder with a path short enough for Unix sockets."""
+    with short_dir() as path:
+        yield path

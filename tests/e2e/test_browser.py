@@ -1,0 +1,109 @@
+"""Chromium's own EventSource through the tunnel: a tab that closes or goes elsewhere stops the service's work."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.support.wait import WebDriverWait
+
+from tests.e2e.conftest import need
+from tests.support.daemons import Pair
+from tests.support.services import SampleService
+
+APT = "apt-get install chromium chromium-driver"
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser(module_folder: Path) -> Iterator[webdriver.Chrome]:
+    """A headless Chromium with a profile of its own."""
+    program, driver = need("chromium", APT), need("chromedriver", APT)
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for flag in [*FLAGS, f"--user-data-dir={module_folder / 'profile'}"]:
+        options.add_argument(flag)
+    made = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield made
+    made.quit()
+
+
+def wait_events(browser: webdriver.Chrome, count: int) -> None:
+    WebDriverWait(browser, 15, poll_frequency=0.05).until(lambda driver: int(driver.title or 0) >= count)
+
+
+def open_page(browser: webdriver.Chrome, pair: Pair, name: str) -> str:
+    """A new tab on the service's page, its EventSource receiving; the request's id."""
+    browser.switch_to.new_window("tab")
+    browser.get(pair.url("app", f"/page?id={name}"))
+    wait_events(browser, 3)
+    (stream,) = [one for one in pair.agent.streams(kind="sse") if f"id={name}" in one["path"]]
+    return str(stream["request_id"])
+
+
+def assert_left(pair: Pair, one: str, marks: list[int]) -> None:
+    """Both logs say that the visitor left, and nothing of the stream is kept."""
+    agent, server = pair.processes
+    server.wait_line(f"🔌 SSE client disconnected: {one}", after=marks[1])
+    agent.wait_line(f"🛑 Cancelling stream: {one}", after=marks[0])
+    for process, mark in zip(pair.processes, marks, strict=True):
+        process.wait_line(f"🧹 Cleaned up stream: {one}", after=mark)
+    assert pair.agent.streams(request_id=one) == []
+
+
+def test_a_tab_that_closes_stops_the_work(browser: webdriver.Chrome, pair: Pair, service: SampleService) -> None:
+    home = browser.current_window_handle
+    one = open_page(browser, pair, "tab")
+    marks = [process.mark() for process in pair.processes]
+    left = time.monotonic_ns()
+    browser.close()
+    took = (service.wait_closed("tab") - left) / 1e6
+    browser.switch_to.window(home)
+    print(f"tab closed, the service saw it after {took:.1f} ms, Chromium's own part included")
+    assert took < 2000
+    assert_left(pair, one, marks)
+
+
+def test_navigating_away_stops_the_work(browser: webdriver.Chrome, pair: Pair, service: SampleService) -> None:
+    one = open_page(browser, pair, "away")
+    marks = [process.mark() for process in pair.processes]
+    left = time.monotonic_ns()
+    browser.get("about:blank")
+    took = (service.wait_closed("away") - left) / 1e6
+    print(f"navigated away, the service saw it after {took:.1f} ms, Chromium's own part included")
+    assert took < 2000
+    assert_left(pair, one, marks)
+
+
+def test_an_operators_cancel_stops_the_event_source(
+    browser: webdriver.Chrome, pair: Pair, service: SampleService
+) -> None:
+    one = open_page(browser, pair, "told")
+    assert pair.agent.ask("cancel", one) == {"cancelled": [one]}
+    service.wait_closed("told")
+    # EventSource comes back once (retry: 200), is answered 204 and gives up: CLOSED is 2
+    WebDriverWait(browser, 15, poll_frequency=0.05).until(
+        lambda driver: driver.execute_script("return source.readyState") == 2
+    )
+    assert [one for one in pair.agent.streams(kind="sse") if "id=told" in one["path"]] == []
+
+
+def test_event_source_comes_back_with_its_last_id(
+    browser: webdriver.Chrome, pair: Pair, service: SampleService
+) -> None:
+    """A cut that is not an operator's: the browser reconnects by itself and its Last-Event-ID passes through."""
+    browser.switch_to.new_window("tab")
+    browser.get(pair.url("app", "/page?id=back"))
+    wait_events(browser, 3)
+    pair.agent.process.kill()
+    service.wait_closed("back")
+    pair.agent.restart()
+    before = int(browser.find_element("id", "log").text.split()[-1])
+    wait_events(browser, int(browser.title) + 3)
+    after = int(browser.find_element("id", "log").text.split()[-1])
+    assert after > before, "the service began anew: Last-Event-ID did not reach it"
+    browser.get("about:blank")

@@ -1,0 +1,321 @@
+"""The control API as it is served: real sockets, a real client, a small agent in memory."""
+
+import asyncio
+import getpass
+import json
+import logging
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.control_agent import MemoryAgent, stream_info, tunnel_status
+from tunneld.control.app import create_app
+from tunneld.control.listener import ControlServer
+from tunneld.errors import CODES, ConfigError
+
+
+@pytest.fixture
+def agent() -> MemoryAgent:
+    agent = MemoryAgent()
+    agent.add(
+        stream_info("aa11", age_s=100, idle_s=50),
+        stream_info("aa22", kind="http", path="/upload", method="POST"),
+        stream_info("bb33", tunnel="other", age_s=5),
+    )
+    return agent
+
+
+@pytest.fixture
+async def path(agent: MemoryAgent, folder: Path) -> AsyncIterator[Path]:
+    async with ControlServer(create_app(agent), folder / "c.sock", readonly_socket=folder / "r.sock"):
+        yield folder / "c.sock"
+
+
+@pytest.fixture
+async def client(path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.AsyncHTTPTransport(uds=str(path))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        yield client
+
+
+def problem(answer: httpx.Response, code: str) -> dict[str, object]:
+    assert answer.status_code == CODES[code].status
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.headers["X-Tunnel-Error"] == code
+    body = answer.json()
+    assert (body["code"], body["status"], body["title"]) == (code, answer.status_code, CODES[code].title)
+    return body  # type: ignore[no-any-return]
+
+
+async def test_reads(agent: MemoryAgent, client: httpx.AsyncClient) -> None:
+    assert (await client.get("/v1/status")).json() == agent.status()
+    assert (await client.get("/v1/health")).json() == agent.health()
+    assert (await client.get("/v1/streams")).json() == {"streams": list(agent.live.values())}
+    assert [one["request_id"] for one in (await client.get("/v1/streams?tunnel=demo&kind=sse")).json()["streams"]] == [
+        "aa11"
+    ]
+    assert (await client.get("/v1/streams/aa22")).json() == agent.live["aa22"]
+    problem(await client.get("/v1/streams/aa"), "no_such_stream")
+    problem(await client.get("/v1/streams?kind=smtp"), "bad_argument")
+
+
+@pytest.mark.parametrize(("health", "status"), [("ok", 200), ("degraded", 200), ("down", 503)])
+async def test_health_is_told_by_the_status(
+    agent: MemoryAgent, client: httpx.AsyncClient, health: str, status: int
+) -> None:
+    agent.health_status = health
+    answer = await client.get("/v1/health")
+    assert (answer.status_code, answer.json()["status"]) == (status, health)
+    assert answer.headers["Content-Type"] == "application/json"
+
+
+async def test_cancel_one(agent: MemoryAgent, client: httpx.AsyncClient) -> None:
+    assert (await client.delete("/v1/streams/aa11")).json() == {"cancelled": ["aa11"]}
+    problem(await client.delete("/v1/streams/aa11"), "no_such_stream")
+    assert set(agent.live) == {"aa22", "bb33"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "cancelled"),
+    [
+        ({"tunnel": "demo"}, ["aa11", "aa22"]),
+        ({"kind": "http"}, ["aa22"]),
+        ({"path": "/up*"}, ["aa22"]),
+        ({"older_than_s": 10}, ["aa11", "aa22"]),
+        ({"idle_s": 1}, ["aa11"]),
+        ({"tunnel": "nix"}, []),
+        ({"all": True}, ["aa11", "aa22", "bb33"]),
+    ],
+)
+async def test_cancel_by_filter(
+    agent: MemoryAgent, client: httpx.AsyncClient, wanted: object, cancelled: list[str]
+) -> None:
+    assert (await client.post("/v1/streams/cancel", json=wanted)).json() == {"cancelled": cancelled}
+    assert not set(cancelled) & set(agent.live)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"tunnels":"demo"}',
+        b'{"all":false}',
+        b'{"older_than_s":"5"}',
+        b'{"older_than_s":-1}',
+        b'{"older_than_s":NaN}',
+        b'{"path":null}',
+        b'{"kind":"smtp"}',
+        b"[]",
+        b"{",
+        b"",
+        b"\xff",
+    ],
+)
+async def test_a_faulty_filter_cancels_nothing(agent: MemoryAgent, client: httpx.AsyncClient, body: bytes) -> None:
+    headers = {"Content-Type": "application/json"}
+    assert problem(await client.post("/v1/streams/cancel", content=body, headers=headers), "bad_argument")["detail"]
+    assert len(agent.live) == 3
+
+
+async def test_empty_filter_and_large_bodies_are_refused(agent: MemoryAgent, client: httpx.AsyncClient) -> None:
+    problem(await client.post("/v1/streams/cancel", json={}), "empty_filter")
+    answer = await client.post("/v1/streams/cancel", json={"path": "x" * 100_000})
+    problem(answer, "body_too_large")
+    assert len(agent.live) == 3
+
+
+async def test_changes(agent: MemoryAgent, client: httpx.AsyncClient) -> None:
+    agent.changed = ["tunnel demo: heartbeat.interval 30 s is now 10 s"]
+    assert (await client.post("/v1/reload")).json() == {"changed": agent.changed}
+    agent.faults = ["a.yaml:3: heartbaet: unknown key", "a.yaml:9: tunnels: expected a list"]
+    assert problem(await client.post("/v1/reload"), "bad_config")["faults"] == agent.faults
+    assert (await client.post("/v1/tunnels/demo/reconnect")).json() == {"tunnel": "demo", "was": "online"}
+    problem(await client.post("/v1/tunnels/nix/reconnect"), "no_such_tunnel")
+    assert (await client.post("/v1/drain")).json() == {"draining": True, "streams": 3, "timeout_s": 30.0}
+    assert (await client.put("/v1/log-level", json={"level": "debug"})).json() == {"level": "debug", "was": "info"}
+    problem(await client.put("/v1/log-level", json={"level": "loud"}), "bad_argument")
+    assert (agent.level, agent.draining) == ("debug", True)
+
+
+async def test_unknown_calls_and_later_ones(client: httpx.AsyncClient) -> None:
+    problem(await client.get("/v1/nothing"), "not_found")
+    assert (await client.get("/v1/drain")).headers["Allow"] == "POST"
+    problem(await client.get("/v1/drain"), "method_not_allowed")
+    for method, target in (("POST", "/v1/tunnels"), ("DELETE", "/v1/tunnels/demo"), ("GET", "/metrics")):
+        problem(await client.request(method, target), "not_yet")
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"Origin": "http://localhost"}, "web_page_refused"),
+        ({"Origin": "null"}, "web_page_refused"),
+        ({"Sec-Fetch-Site": "cross-site"}, "web_page_refused"),
+        ({"Sec-Fetch-Site": "same-origin"}, "web_page_refused"),
+        ({"Host": "evil.example"}, "misdirected"),
+        ({"Host": "localhost.evil.example"}, "misdirected"),
+        ({"Host": "localhost:80"}, "misdirected"),
+        ({"Host": "127.0.0.1"}, "misdirected"),
+        ({"Host": ""}, "misdirected"),
+    ],
+)
+async def test_web_pages_and_other_hosts_are_refused(
+    agent: MemoryAgent, client: httpx.AsyncClient, headers: dict[str, str], code: str
+) -> None:
+    for method, target in (("GET", "/v1/status"), ("POST", "/v1/drain"), ("DELETE", "/v1/streams/aa11")):
+        problem(await client.request(method, target, headers=headers), code)
+    assert (len(agent.live), agent.draining) == (3, False)
+
+
+async def test_read_only_socket(agent: MemoryAgent, path: Path) -> None:
+    transport = httpx.AsyncHTTPTransport(uds=str(path.with_name("r.sock")))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        assert (await client.get("/v1/status")).status_code == 200
+        for method, target in (
+            ("DELETE", "/v1/streams/aa11"),
+            ("POST", "/v1/streams/cancel"),
+            ("POST", "/v1/reload"),
+            ("POST", "/v1/drain"),
+            ("PUT", "/v1/log-level"),
+            ("PATCH", "/v1/anything"),
+        ):
+            problem(await client.request(method, target), "read_only")
+    assert (len(agent.live), agent.draining) == (3, False)
+
+
+async def test_every_change_is_logged_with_who_made_it(
+    agent: MemoryAgent, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "tunneld.control")
+    await client.get("/v1/status")
+    assert caplog.records == []
+    agent.faults = ["a.yaml:3: bad"]
+    await client.delete("/v1/streams/aa11")
+    await client.post("/v1/streams/cancel", json={"tunnel": "demo"})
+    await client.post("/v1/reload")
+    await client.post("/v1/tunnels/demo/reconnect")
+    await client.post("/v1/drain")
+    await client.put("/v1/log-level", json={"level": "error"})
+    await client.post("/v1/drain", headers={"Origin": "http://evil.example"})
+    actions = [record.__dict__["action"] for record in caplog.records]
+    assert actions == ["cancel", "cancel", "reload", "reconnect", "drain", "log-level", "refused"]
+    for record in caplog.records:
+        fields = record.__dict__
+        assert (fields["peer_pid"], fields["peer_uid"], fields["peer_gid"]) == (os.getpid(), os.geteuid(), os.getegid())
+        assert fields["peer_user"] == getpass.getuser()
+        assert f"pid {os.getpid()}" in record.getMessage()
+    assert caplog.records[2].levelname == "WARNING"
+    assert "aa22" in caplog.records[1].getMessage()
+
+
+async def test_events(agent: MemoryAgent, client: httpx.AsyncClient) -> None:
+    async with client.stream("GET", "/v1/events") as answer:
+        assert answer.headers["Content-Type"] == "text/event-stream"
+        lines = answer.aiter_lines()
+        assert await anext(lines) == ": subscribed"
+        agent.publish("tunnel", tunnel="demo", state="offline", was="online")
+        assert [await anext(lines) for _ in range(3)][1:] == ["id: 1", "event: tunnel"]
+        event = json.loads((await anext(lines)).removeprefix("data: "))
+        assert event["state"] == "offline"
+        assert event["time"].endswith("Z")
+    agent.subscribed.clear()
+    while agent.listeners:  # the close is noticed with no event to send
+        await asyncio.sleep(0)
+
+
+async def test_openapi_lists_every_call_and_every_answer(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+    calls = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
+    assert calls == {
+        ("GET", "/v1/health"),
+        ("GET", "/v1/status"),
+        ("GET", "/v1/streams"),
+        ("GET", "/v1/streams/{request_id}"),
+        ("DELETE", "/v1/streams/{request_id}"),
+        ("POST", "/v1/streams/cancel"),
+        ("POST", "/v1/reload"),
+        ("POST", "/v1/tunnels/{name}/reconnect"),
+        ("POST", "/v1/drain"),
+        ("PUT", "/v1/log-level"),
+        ("GET", "/v1/events"),
+    }
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+    for item in document["paths"].values():
+        for call in item.values():
+            assert {"200", "403", "421"} <= call["responses"].keys()
+            assert call["description"]
+    assert {"200", "503"} <= document["paths"]["/v1/health"]["get"]["responses"].keys()
+    schemas = document["components"]["schemas"]
+    assert schemas["StreamInfo"]["properties"].keys() == stream_info("x").keys()
+    assert schemas["TunnelStatus"]["properties"].keys() == tunnel_status("x").keys()
+    assert schemas["Filter"]["additionalProperties"] is False
+
+
+async def test_stop_ends_event_streams_and_leaves_nothing(agent: MemoryAgent, folder: Path) -> None:
+    server = ControlServer(create_app(agent), folder / "c.sock", mode=0o600)
+    await server.start()
+    assert stat.S_IMODE((folder / "c.sock").stat().st_mode) == 0o600
+    reader, writer = await asyncio.open_unix_connection(folder / "c.sock")
+    writer.write(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await reader.readuntil(b": subscribed\n\n")
+    idle = await asyncio.open_unix_connection(folder / "c.sock")
+    await server.stop()
+    await server.stop()
+    assert (await reader.read()).endswith(b"0\r\n\r\n")  # the response ended, it did not break
+    assert await idle[0].read() == b""
+    for one in (writer, idle[1]):
+        one.close()
+        await one.wait_closed()
+    assert list(folder.iterdir()) == []
+    assert agent.listeners == set()
+
+
+async def test_a_reader_that_reads_nothing_does_not_hold_the_stop_up(
+    agent: MemoryAgent, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunneld.control.listener.GRACE", 0.05)
+    async with ControlServer(create_app(agent), folder / "c.sock"):
+        reader, writer = await asyncio.open_unix_connection(folder / "c.sock", limit=1024)
+        writer.write(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await agent.subscribed.wait()
+        for _ in range(12):
+            agent.publish("alert", message="x" * 100_000)
+            await asyncio.sleep(0)
+    assert agent.listeners == set()
+    writer.close()
+    del reader
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x00\x16\x03\x01" * 10 + b"\r\n\r\n",
+        b"GET /v1/status HTTP/1.1\r\n\r\n",
+        b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
+        b"POST /v1/drain HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+    ],
+)
+async def test_bad_requests_end_their_own_connection(path: Path, client: httpx.AsyncClient, sent: bytes) -> None:
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(sent)
+    assert (await reader.read()).startswith(b"HTTP/1.1 4")
+    writer.close()
+    assert (await client.get("/v1/status")).status_code == 200
+
+
+async def test_failing_to_start_leaves_nothing(agent: MemoryAgent, folder: Path) -> None:
+    (folder / "r.sock").write_text("not a socket")
+    server = ControlServer(create_app(agent), folder / "c.sock", readonly_socket=folder / "r.sock")
+    with pytest.raises(ConfigError, match=r"control\.readonly_socket"):
+        await server.start()
+    assert [one.name for one in folder.iterdir()] == ["r.sock"]
+    async with ControlServer(create_app(agent), folder / "c.sock"):
+        with pytest.raises(ConfigError, match=f"already running as pid {os.getpid()}"):
+            await ControlServer(create_app(agent), folder / "c.sock").start()
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(folder / "c.sock"))

@@ -1,0 +1,175 @@
+"""A small agent in memory: what the control API and tunnelctl are tested against. Also runs as a program.
+
+``python -m tests.support.control_agent SOCKET [STREAMS]`` serves it until SIGTERM, for trying tunnelctl by hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import itertools
+import signal
+import sys
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from tunneld.control.app import create_app
+from tunneld.control.listener import ControlServer
+from tunneld.control.models import (
+    Drained,
+    Event,
+    Health,
+    LogLevelName,
+    Reconnected,
+    Reloaded,
+    Status,
+    StreamInfo,
+    TunnelStatus,
+)
+from tunneld.errors import ConfigError, VisitorError
+
+
+def stream_info(request_id: str, **changes: Any) -> StreamInfo:
+    values: dict[str, Any] = {
+        "request_id": request_id,
+        "tunnel": "demo",
+        "kind": "sse",
+        "method": "GET",
+        "path": "/sse?user=1",
+        "client": "127.0.0.1:40000",
+        "state": "open",
+        "age_s": 12.5,
+        "idle_s": 0.5,
+        "bytes_in": 0,
+        "bytes_out": 2048,
+        "events": 7,
+        "last_event_id": "7",
+    }
+    assert changes.keys() <= values.keys()
+    return values | changes  # type: ignore[return-value]
+
+
+def tunnel_status(name: str, **changes: Any) -> TunnelStatus:
+    values: dict[str, Any] = {
+        "name": name,
+        "state": "online",
+        "tunnel_id": name,
+        "public_url": f"http://127.0.0.1:8440/t/{name}/",
+        "host_url": f"http://{name}.localhost:8440/",
+        "service": "http://127.0.0.1:9000",
+        "connected_s": 61.0,
+        "reconnects": 0,
+        "last_error": None,
+        "active_streams": 0,
+        "heartbeat": {"interval_s": 30.0, "timeout_s": 10.0, "last_pong_s": 3.2},
+        "quality": {
+            "rtt_ms": {"last": None, "p50": None, "p95": None},
+            "jitter_ms": None,
+            "loss": None,
+            "grade": None,
+        },
+        "outages": {"count": 0, "seconds": 0.0, "replayed_bytes": 0, "streams_lost": 0, "last": None},
+    }
+    assert changes.keys() <= values.keys()
+    return values | changes  # type: ignore[return-value]
+
+
+class MemoryAgent:
+    """Has streams, tunnels and listeners in plain containers; keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.tunnels: dict[str, TunnelStatus] = {"demo": tunnel_status("demo")}
+        self.live: dict[str, StreamInfo] = {}
+        self.listeners: set[Callable[[Event], None]] = set()
+        self.subscribed = asyncio.Event()
+        self.level = "info"
+        self.faults: list[str] = []
+        self.changed: list[str] = []
+        self.draining = False
+        self.health_status: Any = "ok"
+        self._ids = itertools.count(1)
+
+    def add(self, *streams: StreamInfo) -> None:
+        for one in streams:
+            self.live[one["request_id"]] = one
+
+    def publish(self, kind: str, **fields: Any) -> None:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        event = {"id": next(self._ids), "type": kind, "time": now, **fields}
+        for listener in tuple(self.listeners):
+            listener(event)
+
+    def status(self) -> Status:
+        return {
+            "version": "0.1.0",
+            "pid": 4242,
+            "uptime_s": 3725.0,
+            "config_file": "/etc/tunneld/tunneld.yaml",
+            "server": "ws://127.0.0.1:8440",
+            "tunnels": list(self.tunnels.values()),
+            "totals": {
+                "tunnels": len(self.tunnels),
+                "online": sum(one["state"] == "online" for one in self.tunnels.values()),
+                "active_streams": len(self.live),
+                "streams": 12,
+                "bytes_in": 300,
+                "bytes_out": 5_242_880,
+            },
+        }
+
+    def health(self) -> Health:
+        detail = "connected to ws://127.0.0.1:8440"
+        return {
+            "status": self.health_status,
+            "checks": [{"name": "tunnel demo", "status": self.health_status, "detail": detail}],
+        }
+
+    def streams(self, tunnel: str | None = None, kind: str | None = None) -> list[StreamInfo]:
+        return [one for one in self.live.values() if tunnel in (None, one["tunnel"]) and kind in (None, one["kind"])]
+
+    def stream(self, request_id: str) -> StreamInfo | None:
+        return self.live.get(request_id)
+
+    def cancel(self, request_ids: Collection[str]) -> list[str]:
+        done = [one for one in request_ids if self.live.pop(one, None)]
+        for request_id in done:
+            self.publish("stream_closed", request_id=request_id, reason="operator")
+        return done
+
+    async def reload(self) -> Reloaded:
+        if self.faults:
+            raise ConfigError(self.faults)
+        return {"changed": self.changed}
+
+    def reconnect(self, name: str) -> Reconnected:
+        if name not in self.tunnels:
+            raise VisitorError("no_such_tunnel", f"no tunnel {name!r}; there are: {', '.join(self.tunnels)}")
+        return {"tunnel": name, "was": self.tunnels[name]["state"]}
+
+    def drain(self) -> Drained:
+        self.draining = True
+        return {"draining": True, "streams": len(self.live), "timeout_s": 30.0}
+
+    def set_log_level(self, level: LogLevelName) -> str:
+        was, self.level = self.level, level
+        return was
+
+    def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+        self.listeners.add(listener)
+        self.subscribed.set()
+        return lambda: self.listeners.discard(listener)
+
+
+async def _main(path: str, streams: int) -> None:
+    agent = MemoryAgent()
+    agent.add(*(stream_info(f"{number:08x}{'ab' * 4}", age_s=float(number)) for number in range(streams)))
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with ControlServer(create_app(agent), Path(path)):
+        print("ready", flush=True)
+        await stop.wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 3))

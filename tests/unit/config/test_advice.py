@@ -1,0 +1,88 @@
+from typing import Any
+
+from tests.unit.config.conftest import Write
+from tunneld.config import advice
+from tunneld.config.agent import AgentConfig
+from tunneld.config.server import ServerConfig
+
+
+def agent(**keys: Any) -> AgentConfig:
+    return AgentConfig.model_validate({"server": {"url": "ws://127.0.0.1:1"}, **keys})
+
+
+def test_keys_that_ask_for_later_work_are_named() -> None:
+    config = agent(
+        sse={"replay": "5m", "recover": True},
+        resume={"grace": "10s"},
+        metrics={"listen": "127.0.0.1:0"},
+        alerts=[{"when": "down"}],
+        tunnels=[
+            {"name": "a", "service": "http://h", "inspect": True, "access": {"mode": "key"}},
+            {"name": "b", "service": "http://h", "sse": {"recover": True}},
+        ],
+    )
+    assert advice.later_keys(config) == [
+        "metrics.listen",
+        "alerts",
+        "tunnels[a].access.mode",
+        "tunnels[a].inspect",
+    ]
+
+
+def test_keys_that_ask_for_nothing_are_not_named() -> None:
+    config = agent(
+        sse={"replay": 0, "recover": False, "keepalive": "3s"},
+        resume={"grace": 0},
+        alerts=[],
+        tunnels=[{"name": "a", "service": "http://h", "inspect": False, "access": {"mode": "open"}}],
+    )
+    assert advice.later_keys(config) == []
+    assert advice.later_keys(agent()) == []
+    assert advice.later_keys(ServerConfig()) == []
+    assert advice.later_keys(ServerConfig.model_validate({"auth": {"mode": "open"}, "admin": False})) == []
+
+
+def test_a_servers_keys() -> None:
+    config = ServerConfig.model_validate(
+        {"store": "memory:", "auth": {"v2": "token"}, "admin": {"token_file": "/t"}, "limits": {"v2_message": "1MiB"}}
+    )
+    assert advice.later_keys(config) == ["admin.token_file", "auth.v2", "store", "limits.v2_message"]
+
+
+def test_warnings_are_about_what_may_not_be_meant() -> None:
+    quiet = agent(tunnels=[{"name": "a", "service": "http://h"}])
+    assert advice.warnings(quiet) == []
+    assert advice.warnings(agent()) == ["tunnels: there is none, so nothing is served"]
+    far = quiet.model_copy(update={"server": agent(server={"url": "ws://tunnel.example.org"}).server})
+    [warning] = advice.warnings(far)
+    assert "wss://" in warning
+    missing = quiet.model_copy(update={"server": agent(server={"url": "wss://h", "token_file": "/no/token"}).server})
+    assert advice.warnings(missing) == ["server.token_file: /no/token: no such file yet"]
+    authority = agent(server={"url": "wss://tunnel.example.org", "ca_file": "/no/ca.pem"})
+    assert "server.ca_file: /no/ca.pem: no such file yet" in advice.warnings(authority)
+
+
+def test_descriptors_are_counted() -> None:
+    limit = advice.descriptor_limit()
+    assert limit is None or limit > 0
+    assert advice.descriptors_needed(agent(tunnels=[{"name": "a", "service": "http://h"}])) == 64 + 1001
+    assert advice.descriptors_needed(ServerConfig()) == 64 + 10_000 * 1001
+
+
+def test_secrets_that_others_can_read_are_faults(write: Write) -> None:
+    public, private = write("x", "public"), write("x", "private", 0o600)
+    assert advice.secret_faults(agent(server={"url": "ws://h", "token_file": private})) == []
+    assert advice.secret_faults(agent(server={"url": "ws://h", "token_file": "/no/token"})) == []
+    [fault] = advice.secret_faults(agent(server={"url": "ws://h", "token_file": public}))
+    assert fault.startswith(f"server.token_file: {public}: others can read")
+    config = ServerConfig.model_validate(
+        {
+            "listen": [{"port": 0, "tls": {"cert": public, "key": public}}],
+            "tls": {"cert": public, "key": private},
+            "admin": {"token_file": public},
+        }
+    )
+    assert [fault.partition(":")[0] for fault in advice.secret_faults(config)] == [
+        "admin.token_file",
+        "listen[0].tls.key",
+    ]

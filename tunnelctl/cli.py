@@ -1,0 +1,210 @@
+"""``tunnelctl``: argv → one verb → an exit status.
+
+0 done; 1 what was asked for failed; 2 usage; 3 the agent is not reachable. ``health``: 0 ok, 1 degraded, 2 down.
+The verb is found first, so that one small parser is built and options stand before or after it alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from tunnelctl import verbs
+from tunnelctl.client import Client, Refused
+from tunnelctl.render import Screen, clean
+from tunneld import __version__
+from tunneld.errors import TunneldError, UsageError
+
+__all__ = ["main"]
+
+SYSTEM_SOCKET = "/run/tunneld/control.sock"
+_LATER = frozenset({"open", "close", "info", "top", "doctor"})
+_WITH_VALUE = frozenset(
+    {"--socket", "--instance", "--tunnel", "--kind", "--path", "--older-than", "--idle"}
+)  # of any verb: what follows one of these is no verb
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One verb: what runs it, what it does, and its own arguments."""
+
+    run: Callable[[Client, argparse.Namespace, Screen], int]
+    summary: str
+    arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing a usage block of many lines."""
+        unknown = message.removeprefix("unrecognized arguments: ").split(" ")[0]
+        hint = ""
+        if unknown != message.split(" ", maxsplit=1)[0] and unknown.startswith("--"):
+            hint = _nearest(unknown.partition("=")[0], self._option_string_actions)
+        raise UsageError(f"{message}{hint}; see {self.prog} --help")
+
+
+def _nearest(word: str, known: Sequence[str] | dict[str, object] | dict[str, argparse.Action]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(word, list(known), 1, 0.5)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _of_streams(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tunnel", metavar="NAME", help="of this tunnel only")
+    parser.add_argument("--kind", choices=("sse", "http", "websocket"), help="of this kind only")
+
+
+def _of_cancel(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("ids", nargs="*", metavar="ID", help="request ids, or prefixes that fit one stream")
+    _of_streams(parser)
+    parser.add_argument("--path", metavar="GLOB", help="whose path fits, as '/sse*'; * takes any characters")
+    parser.add_argument("--older-than", metavar="TIME", help="begun at least so long ago: 30s, 2m, 1h")
+    parser.add_argument("--idle", metavar="TIME", help="quiet for at least so long")
+    parser.add_argument("--all", action="store_true", help="every stream")
+    parser.add_argument("--yes", "-y", action="store_true", help="do not ask before cancelling more than one")
+
+
+def _of_reconnect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the tunnel")
+
+
+def _of_completion(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
+
+
+VERBS: dict[str, Verb] = {
+    "status": Verb(verbs.status, "the agent, its tunnels and their public addresses"),
+    "health": Verb(verbs.health, "whether the agent does its work; exit 0 ok, 1 degraded, 2 down"),
+    "streams": Verb(verbs.streams, "every visitor's request that is under way", _of_streams),
+    "cancel": Verb(verbs.cancel, "end streams, by id or by filter", _of_cancel),
+    "reload": Verb(verbs.reload, "apply the changed configuration file"),
+    "reconnect": Verb(verbs.reconnect, "drop a tunnel's connection and dial again", _of_reconnect),
+    "drain": Verb(verbs.drain, "take no new streams, let those under way end, then leave"),
+    "events": Verb(verbs.events, "what happens, as it happens, until Ctrl-C"),
+    "completion": Verb(verbs.completion, "print the completion script of a shell", _of_completion),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status. Words of failure go to stderr, a line each."""
+    for stream in (sys.stdout, sys.stderr):
+        # A locale that lacks a character, or half a surrogate in an answer, must not end in a traceback.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        status = _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return status
+    except Refused as error:
+        for line in error.faults or str(error).splitlines():
+            print(f"tunnelctl: {clean(line)}", file=sys.stderr)
+        return error.exit_status
+    except TunneldError as error:
+        for line in str(error).splitlines():
+            print(f"tunnelctl: {clean(line)}", file=sys.stderr)
+        return error.exit_status
+    except BrokenPipeError:
+        # The reader has what it wanted (head, less). What is left in the buffer must not fail at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if os.environ.get("TUNNELD_DEBUG") == "1":
+            raise
+        text = clean(" ".join(f"{type(error).__name__}: {error}".split()))
+        print(
+            f"tunnelctl: {text}; is the agent of another version? Else a defect: TUNNELD_DEBUG=1 shows more",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _run(argv: list[str]) -> int:
+    verb, rest = _split(argv)
+    if verb is None:
+        if "--version" in rest:
+            print(f"tunnelctl {__version__}")
+            return 0
+        if "--help" in rest or "-h" in rest:
+            print(_help())
+            return 0
+        if rest and not all(one.startswith("-") for one in rest):
+            raise UsageError("give a verb; see tunnelctl --help")
+        print(_help(), file=sys.stderr)
+        return 2
+    if verb not in VERBS:
+        if verb in _LATER:
+            raise UsageError(f"{verb!r} comes with a later release")
+        raise UsageError(f"there is no {clean(verb)!r}{_nearest(verb, list(VERBS))}; see tunnelctl --help")
+    chosen = VERBS[verb]
+    parser = _Parser(prog=f"tunnelctl {verb}", description=chosen.summary, allow_abbrev=False, add_help=False)
+    chosen.arguments(parser)
+    parser.add_argument("--socket", metavar="PATH", help="the agent's control socket (or TUNNELD_SOCKET)")
+    parser.add_argument("--instance", metavar="NAME", help="the socket of that instance of the service")
+    parser.add_argument("--json", action="store_true", help="the API's own shapes")
+    parser.add_argument("--version", action="version", version=f"tunnelctl {__version__}")
+    parser.add_argument("-h", "--help", action="help", help="show this")
+    try:
+        args = parser.parse_intermixed_args(rest)
+    except SystemExit as done:  # argparse ends the process after --help and --version
+        return int(done.code or 0)
+    client = Client(_socket(args), timeout=60.0 if verb == "reload" else 10.0)
+    try:
+        return chosen.run(client, args, Screen.of_stdout())
+    finally:
+        client.close()
+
+
+def _split(argv: list[str]) -> tuple[str | None, list[str]]:
+    """Return the verb, None when there is none, and everything else in its order."""
+    skip = False
+    for index, one in enumerate(argv):
+        if skip:
+            skip = False
+        elif one in _WITH_VALUE:
+            skip = True
+        elif not one.startswith("-"):
+            return one, argv[:index] + argv[index + 1 :]
+    return None, argv
+
+
+def _socket(args: argparse.Namespace) -> str:
+    """Return the path of the socket that is meant."""
+    if args.socket is not None and args.instance is not None:
+        raise UsageError("give --socket or --instance, not both")
+    if args.socket is not None:
+        if not args.socket:
+            raise UsageError("--socket: give a path")
+        return str(args.socket)
+    if args.instance is not None:
+        if not args.instance or "/" in args.instance:
+            raise UsageError(f"--instance: {clean(args.instance)!r} is no name of an instance")
+        return f"/run/tunneld-{args.instance}/control.sock"
+    if given := os.environ.get("TUNNELD_SOCKET"):
+        return given
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    own = f"{runtime}/tunneld/control.sock" if runtime else ""
+    # A user's own agent is nearer to them than the machine's; root means the machine's.
+    places = [SYSTEM_SOCKET, own] if os.geteuid() == 0 else [own, SYSTEM_SOCKET]
+    return next((place for place in places if place and os.path.exists(place)), SYSTEM_SOCKET)
+
+
+def _help() -> str:
+    lines = ["usage: tunnelctl VERB [options]", "", "What a tunneld agent has connected.", ""]
+    lines += [f"  {name:<11} {verb.summary}" for name, verb in VERBS.items()]
+    lines += [
+        "",
+        "  --socket PATH    the agent's control socket (or TUNNELD_SOCKET)",
+        "  --instance NAME  the socket of that instance of the service",
+        "  --json           the API's own shapes",
+        "  --version        print the version",
+        "",
+        "Each verb has its own: tunnelctl VERB --help.",
+        "Exit: 0 done, 1 failed, 2 usage, 3 agent not reachable.",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,347 @@
+"""The agent: its tunnels as tasks, live reload, drain, and what happens as events for whoever listens."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any
+
+from tunneld.agent.exchange import Exchange
+from tunneld.agent.proxy import Proxy
+from tunneld.agent.tunnel import AgentTunnel, Dial, Identity, State
+from tunneld.agent.wake import WakeWatch
+from tunneld.config.agent import AgentConfig, TunnelConfig
+from tunneld.config.load import Changes, agent_token, diff, later_keys, load_agent
+from tunneld.errors import ConfigError, VisitorError
+from tunneld.lifecycle import raise_descriptor_limit, warn_about_descriptors
+from tunneld.telemetry import logs
+from tunneld.wire.tls import client_context
+
+__all__ = ["AgentDaemon", "Applied"]
+
+log = logging.getLogger("tunneld.agent")
+
+#: Sections of the file that hold from the next start only.
+_RESTART_SECTIONS = frozenset({"control", "metrics", "telemetry"})
+#: What `resume` and two of the limits wait for.
+_NEXT_SESSION = "resume: holds for a tunnel from its next session on"
+
+
+@dataclass(slots=True)
+class Applied:
+    """What a reload did, in lines for people: what changed, and what waits for a restart."""
+
+    changed: list[str] = field(default_factory=list)
+    restart: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Running:
+    tunnel: AgentTunnel
+    task: asyncio.Task[None]
+    check: asyncio.Task[None]
+
+
+class AgentDaemon:
+    """All tunnels of one process. `start` and `stop` belong to one task.
+
+    Args:
+        config: the file, loaded.
+        path: where it was loaded from, for the reload; None: nothing to reload from.
+    """
+
+    def __init__(self, config: AgentConfig, path: str | None) -> None:
+        self.config = config
+        self.path = path
+        self.started = monotonic()
+        self.draining = False
+        #: Of tunnels that are gone: streams, bytes from visitors, bytes to visitors.
+        self.totals = [0, 0, 0]
+        self._identity = Identity()
+        self._running: dict[str, _Running] = {}
+        self._listeners: dict[Callable[[dict[str, Any]], None], None] = {}
+        self._event_ids = itertools.count(1)
+        self._stack = AsyncExitStack()
+        self._group: asyncio.TaskGroup
+        self._dial: Dial
+        self._idle = asyncio.Event()
+
+    # -- life ------------------------------------------------------------------------------------------
+
+    @property
+    def drain_timeout(self) -> float:
+        """Seconds."""
+        return self.config.drain_timeout
+
+    @property
+    def tunnels(self) -> list[AgentTunnel]:
+        """In the order of the file."""
+        return [running.tunnel for running in self._running.values()]
+
+    async def start(self) -> None:
+        """Begin to dial; raises ConfigError when the credential or a certificate cannot be used."""
+        self._dial = _dial(self.config)
+        descriptors = raise_descriptor_limit()
+        wanted = sum(1 + 2 * tunnel.limits.max_streams for tunnel in self.config.tunnels)
+        warn_about_descriptors(descriptors, wanted, f"{len(self.config.tunnels)} tunnels with their streams")
+        for key in later_keys(self.config):
+            log.warning("%s has no effect yet: its work comes with a later version.", key, extra={"key": key})
+        self._stack.callback(WakeWatch(self._woke).close)
+        self._group = await self._stack.enter_async_context(asyncio.TaskGroup())
+        for config in self.config.tunnels:
+            self._open(config)
+
+    async def drain(self) -> None:
+        """Take no new streams; return when the open ones have ended."""
+        self.begin_drain()
+        while any(tunnel.active_streams for tunnel in self.tunnels):
+            self._idle.clear()
+            await self._idle.wait()
+
+    def begin_drain(self) -> int:
+        """Take no new streams from now on; returns how many are open."""
+        if not self.draining:
+            self.draining = True
+            log.info("Draining: no new streams are taken.")
+            for tunnel in self.tunnels:
+                tunnel.drain()
+            self._tell("drain", streams=self.active_streams)
+        return self.active_streams
+
+    async def stop(self) -> None:
+        """Cancel what is open with reason `shutdown`, close every tunnel."""
+        for name in list(self._running):
+            self._close(name, "shutdown")
+        await self._stack.aclose()
+
+    async def reload(self) -> Applied:
+        """Read the file again and apply what changed.
+
+        Raises:
+            ConfigError: the file cannot be used; nothing has changed.
+        """
+        if self.path is None:
+            raise ConfigError(["this agent was started without a configuration file: there is nothing to reload"])
+        config = load_agent(self.path)
+        dial = _dial(config)
+        changes = diff(self.config, config)
+        redial = (dial.url, dial.token) != (self._dial.url, self._dial.token) or "server" in changes.sections
+        self._dial = dial
+        applied = self._apply(config, changes)
+        if redial:
+            applied.changed.append("server: every tunnel dials anew")
+            for tunnel in self.tunnels:
+                tunnel.reconnect()
+        for line in applied.changed:
+            log.info("Reloaded: %s", line)
+        for line in applied.restart:
+            log.warning("Reloaded, but only a restart applies %s", line)
+        self._tell("reload", changed=applied.changed, restart=applied.restart)
+        return applied
+
+    def status_line(self) -> str:
+        """As ``systemctl status`` shows it."""
+        up = sum(1 for tunnel in self.tunnels if tunnel.state in ("online", "degraded"))
+        trips = [tunnel.round_trip for tunnel in self.tunnels if tunnel.round_trip is not None]
+        line = f"{up} of {len(self._running)} tunnels up, {self.active_streams} streams"
+        return f"{line}, rtt {max(trips) * 1000:.0f} ms" if trips else line
+
+    # -- what operators ask ----------------------------------------------------------------------------
+
+    @property
+    def active_streams(self) -> int:
+        """Streams under way on all tunnels."""
+        return sum(tunnel.active_streams for tunnel in self.tunnels)
+
+    def exchanges(self, tunnel: str | None = None) -> list[Exchange]:
+        """What is under way, oldest first."""
+        found = [
+            exchange
+            for running in self._running.values()
+            if tunnel is None or running.tunnel.name == tunnel
+            for exchange in running.tunnel.proxy.exchanges.values()
+        ]
+        return sorted(found, key=lambda exchange: exchange.started)
+
+    def exchange(self, request_id: str) -> Exchange | None:
+        """The stream of that request; None when it is gone."""
+        for running in self._running.values():
+            found = running.tunnel.proxy.exchanges.get(request_id)
+            if found is not None:
+                return found
+        return None
+
+    def cancel(self, request_id: str) -> bool:
+        """Cancel a stream with reason `operator`; False when it is gone."""
+        exchange = self.exchange(request_id)
+        if exchange is None:
+            return False
+        return self._running[exchange.tunnel].tunnel.proxy.cancel(request_id, "operator")
+
+    def reconnect(self, name: str) -> State:
+        """Dial anew; returns the state before. Raises VisitorError ``no_such_tunnel``."""
+        running = self._running.get(name)
+        if running is None:
+            raise VisitorError("no_such_tunnel", f"This agent has no tunnel named {name}.")
+        before = running.tunnel.state
+        running.tunnel.reconnect()
+        return before
+
+    def subscribe(self, listener: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
+        """Call `listener` for each event until the returned function is called."""
+        self._listeners[listener] = None
+        return lambda: self._listeners.pop(listener, None)
+
+    # -- inside ----------------------------------------------------------------------------------------
+
+    def _open(self, config: TunnelConfig) -> None:
+        proxy = Proxy(
+            config.name, config.service, config.limits, headers=config.headers, on_change=self._stream_changed
+        )
+        proxy.log_queries = self.config.log.queries
+        tunnel = AgentTunnel(
+            config,
+            self.config,
+            proxy=proxy,
+            identity=self._identity,
+            dial=lambda: self._dial,
+            changed=self._tunnel_changed,
+            heard=self._heartbeat,
+        )
+        task = self._group.create_task(tunnel.run(), name=f"tunnel {config.name}")
+        self._running[config.name] = _Running(tunnel, task, self._checking(tunnel))
+
+    def _checking(self, tunnel: AgentTunnel) -> asyncio.Task[None]:
+        return self._group.create_task(_check_service(tunnel), name=f"service check {tunnel.name}")
+
+    def _close(self, name: str, reason: str) -> None:
+        running = self._running.pop(name)
+        running.check.cancel()
+        running.tunnel.close(reason)
+        self.totals = [sum(column) for column in zip(self.totals, _sums(running.tunnel), strict=True)]
+
+    def _apply(self, config: AgentConfig, changes: Changes) -> Applied:
+        applied = Applied()
+        # What waits for a restart keeps its old value here, so that the next reload says so again.
+        self.config = config.model_copy(update={name: getattr(self.config, name) for name in _RESTART_SECTIONS})
+        for name in changes.removed:
+            self._close(name, "shutdown")
+            applied.changed.append(f"tunnel {name}: closed")
+        for tunnel in changes.repointed:
+            self._close(tunnel.name, "shutdown")
+            self._open(tunnel)
+            applied.changed.append(f"tunnel {tunnel.name}: points to {tunnel.service} now")
+        for tunnel in changes.added:
+            self._open(tunnel)
+            applied.changed.append(f"tunnel {tunnel.name}: opened")
+        retuned = {tunnel.name for tunnel in changes.retuned}
+        for tunnel in config.tunnels:
+            if tunnel.name in retuned or changes.sections & {"resume", "reconnect"}:
+                running = self._running[tunnel.name]
+                was = running.tunnel.config.service_check
+                running.tunnel.update(tunnel, config)
+                if tunnel.service_check != was:
+                    running.check.cancel()
+                    running.check = self._checking(running.tunnel)
+            if tunnel.name in retuned:
+                applied.changed.append(f"tunnel {tunnel.name}: changed in place")
+        for running in self._running.values():
+            running.tunnel.proxy.log_queries = config.log.queries
+        logs.set_level(config.log.level)  # also when an operator had set another meanwhile
+        for section in sorted(changes.sections - {"server"}):
+            line = _NEXT_SESSION if section == "resume" else section
+            (applied.restart if section in _RESTART_SECTIONS else applied.changed).append(line)
+        return applied
+
+    def _woke(self, why: str) -> None:
+        """Connections may be dead, and a wait for the next dial has lost its reason."""
+        if self._running:
+            log.debug("Looking after every connection: %s.", why)
+        for tunnel in self.tunnels:
+            tunnel.doubt()
+
+    def _tunnel_changed(self, tunnel: AgentTunnel, before: State) -> None:
+        outage = tunnel.take_outage()
+        more = {}
+        if outage is not None:
+            more = {
+                "resumed": outage.resumed,
+                "outage_s": outage.seconds,
+                "replayed_bytes": outage.replayed_bytes,
+                "streams_lost": outage.streams_lost,
+            }
+        self._tell("tunnel", tunnel=tunnel.name, state=tunnel.state, was=before, error=tunnel.last_error, **more)
+
+    def _heartbeat(self, tunnel: AgentTunnel, round_trip: float | None) -> None:
+        self._tell(
+            "heartbeat",
+            tunnel=tunnel.name,
+            ok=round_trip is not None,
+            rtt_ms=None if round_trip is None else round(round_trip * 1000, 3),
+        )
+
+    def _stream_changed(self, kind: str, exchange: Exchange, reason: str) -> None:
+        if reason:
+            self._idle.set()
+        if not self._listeners:
+            return
+        about: dict[str, Any] = {
+            "tunnel": exchange.tunnel,
+            "request_id": exchange.request_id,
+            "kind": exchange.kind,
+            "method": exchange.method,
+            "path": exchange.path,
+            "client": exchange.client,
+        }
+        if reason:
+            about |= {
+                "reason": reason,
+                "age_s": round(monotonic() - exchange.started, 3),
+                "bytes_in": exchange.bytes_in,
+                "bytes_out": exchange.bytes_out,
+            }
+        self._tell(kind, **about)
+
+    def _tell(self, kind: str, /, **fields: Any) -> None:
+        if not self._listeners:
+            return
+        stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        event = {"id": next(self._event_ids), "type": kind, "time": stamp, **fields}
+        for listener in list(self._listeners):
+            listener(event)
+
+    def sums(self) -> list[int]:
+        """Streams, bytes from visitors and bytes to visitors since the start, those under way included."""
+        return [sum(column) for column in zip(self.totals, *map(_sums, self.tunnels), strict=True)]
+
+
+def _sums(tunnel: AgentTunnel) -> list[int]:
+    over, live = tunnel.proxy.totals, tunnel.proxy.exchanges.values()
+    return [
+        over.streams,
+        over.bytes_in + sum(exchange.bytes_in for exchange in live),
+        over.bytes_out + sum(exchange.bytes_out for exchange in live),
+    ]
+
+
+def _dial(config: AgentConfig) -> Dial:
+    server = config.server
+    secure = server.url.startswith("wss:")
+    context = None
+    if secure or server.ca_file or server.client_cert:
+        context = client_context(ca_file=server.ca_file, client_cert=server.client_cert, client_key=server.client_key)
+    return Dial(server.url, agent_token(server), context if secure else None)
+
+
+async def _check_service(tunnel: AgentTunnel) -> None:
+    """Look at each interval whether the service answers: the tunnel is `degraded` while it does not."""
+    while True:
+        check = tunnel.config.service_check
+        tunnel.service(await tunnel.proxy.probe(check.path))
+        await asyncio.sleep(check.interval)

@@ -1,0 +1,149 @@
+"""The heads that one tunnel's service is sent and sends: the agent's share of the header rules."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+
+from tunneld.config.service import Service
+from tunneld.errors import CODES
+from tunneld.protocol.headers import (
+    BadHeader,
+    content_length,
+    encode_head,
+    from_service,
+    hop_by_hop,
+    lower,
+    valid_target,
+)
+from tunneld.protocol.messages import Headers, Open
+
+__all__ = ["CHUNKED", "REQUEST_ID", "TUNNEL_ERROR", "Heads", "problem"]
+
+#: Says which stream a request belongs to: visitor, service and both logs see the same id.
+REQUEST_ID = "X-Tunnel-Request-Id"
+#: Says that an answer is the agent's own and not the service's, and names its code. A service's headers of
+#: this kind (``X-Tunnel-*``) never pass, so the server can believe it.
+TUNNEL_ERROR = "X-Tunnel-Error"
+#: A length that stands for: the body is sent in chunks.
+CHUNKED = -1
+
+#: Methods whose empty body is said, since servers ask for a length (RFC 9110, 8.6).
+_WITH_CONTENT = frozenset(("POST", "PUT", "PATCH"))
+#: What may not come after a body (RFC 9110, 6.5.1): framing, routing, and what is acted on before the body.
+_NO_TRAILER = frozenset(
+    {"authorization", "cache-control", "content-encoding", "content-length", "content-range", "content-type"}
+    | {"cookie", "expect", "host", "location", "max-forwards", "pragma", "range", "set-cookie", "te", "trailer"}
+    | {"www-authenticate"}
+)
+_RETRY_AFTER = {"service_unreachable": "2"}  # s
+
+
+class Heads:
+    """Writes a service's request heads and cleans its answers'.
+
+    Args:
+        service: whose own authority ``Host`` is, unless `headers` sets another.
+        headers: name to value; each replaces what the visitor sent under that name.
+    """
+
+    __slots__ = ("_authority", "_fixed", "_replaced")
+
+    def __init__(self, service: Service, headers: Mapping[str, str]) -> None:
+        configured = {name.lower(): value for name, value in headers.items()}
+        self._authority = configured.get("host", service.authority)
+        self._fixed = [("Host", self._authority)]
+        self._fixed += [(name, value) for name, value in headers.items() if name.lower() != "host"]
+        self._replaced = frozenset(configured) | {"host", REQUEST_ID.lower()}
+
+    def request(self, request: Open, *, ended: bool) -> tuple[bytes, int]:
+        """The request's head, and the length of the body that follows it (0: none), or `CHUNKED`.
+
+        Args:
+            request: as the session gave it.
+            ended: no body follows.
+
+        Raises:
+            BadHeader: it cannot be said in HTTP/1.1, or could be read in two ways.
+        """
+        if not lower(request.method) or request.method == "CONNECT":
+            raise BadHeader("its method is not one that can be passed on")
+        if not valid_target(request.path):
+            raise BadHeader("its path has an octet that no path may have")
+        length = content_length(request.headers)
+        if ended and length:
+            raise BadHeader("it promises a body and has none")
+        ends_here = hop_by_hop(request.headers)
+        replaced = self._replaced
+        headers = self._fixed.copy()
+        trailers_wanted = False
+        for pair in request.headers:
+            name = lower(pair[0])
+            if name not in ends_here and name not in replaced:
+                headers.append(pair)
+            elif name == "te":
+                trailers_wanted = True  # the server lets nothing else through
+        headers.append((REQUEST_ID, request.request_id))
+        if trailers_wanted:
+            headers += [("TE", "trailers"), ("Connection", "TE")]
+        if length is None:
+            if not ended:
+                length = CHUNKED
+                headers.append(("Transfer-Encoding", "chunked"))
+            elif request.method in _WITH_CONTENT:
+                headers.append(("Content-Length", "0"))
+        return encode_head(f"{request.method} {request.path} HTTP/1.1", headers), length or 0
+
+    def last_chunk(self, trailers: Headers) -> bytes:
+        """The end of a body in chunks; trailers that cannot be said are left out."""
+        try:
+            return encode_head("0", self.trailers(trailers)) if trailers else b"0\r\n\r\n"
+        except BadHeader:
+            return b"0\r\n\r\n"
+
+    def answer(self, headers: Iterable[tuple[str, str]]) -> Headers:
+        """An answer's headers as they go to the server."""
+        return from_service(headers, authority=self._authority)
+
+    def trailers(self, trailers: Headers) -> Headers:
+        """Trailers of either direction without those that may not be trailers."""
+        if not trailers:
+            return trailers
+        ends_here = hop_by_hop(())
+        return [
+            (name, value)
+            for name, value in trailers
+            if (low := lower(name)) not in ends_here and low not in _NO_TRAILER and not low.startswith("x-tunnel-")
+        ]
+
+
+def problem(code: str, detail: str, request_id: str) -> tuple[Headers, bytes]:
+    """An answer of the agent's own (RFC 9457): its headers and its body.
+
+    Args:
+        code: a key of `CODES`.
+        detail: one sentence of this very case, fit for a visitor's eyes.
+        request_id: of the stream.
+    """
+    meaning = CODES[code]
+    document = json.dumps(
+        {
+            "type": f"urn:tunneld:error:{code}",
+            "title": meaning.title,
+            "status": meaning.status,
+            "detail": detail,
+            "code": code,
+            "advice": meaning.advice,
+            "request_id": request_id,
+        },
+        ensure_ascii=False,
+    ).encode()
+    headers = [
+        ("Content-Type", "application/problem+json"),
+        ("Content-Length", str(len(document))),
+        ("Cache-Control", "no-store"),
+        (TUNNEL_ERROR, code),
+    ]
+    if code in _RETRY_AFTER:
+        headers.append(("Retry-After", _RETRY_AFTER[code]))
+    return headers, document

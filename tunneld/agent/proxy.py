@@ -1,0 +1,263 @@
+"""One tunnel's proxy: takes the streams that its session opens to the service, and knows each of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from tunneld.agent.deadlines import Deadlines
+from tunneld.agent.exchange import STALL_CHECKS, Exchange
+from tunneld.agent.heads import Heads
+from tunneld.agent.origin import Origin
+from tunneld.agent.pool import Pool
+from tunneld.agent.probe import ServiceProbe
+from tunneld.config.agent import AgentLimits, TunnelConfig
+from tunneld.config.service import Service
+from tunneld.protocol.messages import Headers, Open
+from tunneld.protocol.streams import Sink, Stream
+
+__all__ = ["OnChange", "Proxy", "Totals"]
+
+log = logging.getLogger("tunneld.agent")
+
+#: Told ``stream_opened`` with an empty reason, and ``stream_closed`` with why.
+OnChange = Callable[[str, Exchange, str], None]
+
+_MAX_HEADER = 64 * 1024  # bytes; the server's default, until `connected` says what holds
+_OWN = frozenset(("done", "service"))  # ends that are not a cancelling of work under way
+
+
+@dataclass(slots=True)
+class Totals:
+    """What exchanges that are over amounted to.
+
+    Attributes:
+        streams: how many were accepted.
+        bytes_in: visitor to service.
+        bytes_out: service to visitor.
+        events: of SSE answers.
+        ended: reason to how many.
+    """
+
+    streams: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    events: int = 0
+    ended: dict[str, int] = field(default_factory=dict)
+
+
+class _Refused:
+    """The sink of a stream that was never taken on."""
+
+    __slots__ = ()
+
+    def head(self, status: int, headers: Headers) -> None:
+        """See `Sink`."""
+
+    def data(self, data: bytes) -> None:
+        """See `Sink`."""
+
+    def end(self, trailers: Headers) -> None:
+        """See `Sink`."""
+
+    def stopped(self) -> None:
+        """See `Sink`."""
+
+    def cancelled(self, reason: str) -> None:
+        """See `Sink`."""
+
+    def writable(self) -> None:
+        """See `Sink`."""
+
+
+_REFUSED = _Refused()
+
+
+class Proxy:
+    """Made in the loop that runs it; `close` and then `wait_closed` end it.
+
+    Args:
+        name: the tunnel's.
+        service: where requests go.
+        limits: `max_streams`, `stall`, `connect_timeout` and `response_timeout` of it are minded here.
+        headers: request headers to set, name to value; ``Host`` among them replaces the service's own.
+        tls: for ``https`` services; None: the system's authorities.
+        on_change: told of each exchange's begin and end; must not raise.
+
+    Attributes:
+        exchanges: request id to exchange, from its first byte to its last, in order of their begin.
+        totals: of those that are over.
+        head_limit: bytes that an answer's head may have, raw; set it to twice what `connected` says of
+            `max_header`. (Encoded it may have as many; the session minds that.)
+        log_queries: query strings are written to the log, too.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        service: Service,
+        limits: AgentLimits,
+        *,
+        headers: Mapping[str, str] | None = None,
+        tls: ssl.SSLContext | None = None,
+        on_change: OnChange | None = None,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.name = name
+        self.service = service
+        self.exchanges: dict[str, Exchange] = {}
+        self.totals = Totals()
+        self.heads = Heads(service, headers or {})
+        self.head_limit = 2 * _MAX_HEADER
+        self.origin = Origin(service, tls=tls)
+        self.pool = Pool(loop, self.origin)
+        self.connects: Deadlines[Exchange] = Deadlines(loop, limits.connect_timeout, Exchange.connect_expired)
+        self.answers: Deadlines[Exchange] = Deadlines(loop, limits.response_timeout, Exchange.answer_expired)
+        self.stalls: Deadlines[Exchange] = Deadlines(loop, limits.stall / STALL_CHECKS, Exchange.stall_check)
+        self.log_queries = False
+        self._headers = dict(headers or {})
+        self._failing = ""  # the code of the last failure, while nothing has gone well since
+        self._max_streams = limits.max_streams
+        self._on_change = on_change
+        self._closed = False
+
+    def update(self, config: TunnelConfig) -> None:
+        """Let a reloaded file's limits and headers hold from now on; open exchanges mind new timeouts too."""
+        limits = config.limits
+        self._max_streams = limits.max_streams
+        self.connects.after = limits.connect_timeout
+        self.answers.after = limits.response_timeout
+        self.stalls.after = limits.stall / STALL_CHECKS
+        self._headers = dict(config.headers)
+        self.heads = Heads(self.service, config.headers)
+
+    async def probe(self, path: str | None = None, *, timeout: float | None = None) -> str | None:
+        """Whether the service is well: None, or why not.
+
+        Args:
+            path: to GET, with the tunnel's headers; None: that it takes a connection is enough.
+            timeout: seconds; None: those of a connect.
+        """
+        probe = ServiceProbe(self.origin, path=path, headers=self._headers)
+        return await probe.probe(self.connects.after if timeout is None else timeout)
+
+    def accept(self, stream: Stream, request: Open, ended: bool) -> Sink:
+        """Take a stream on and send its request; the session calls this for each OPEN.
+
+        Args:
+            stream: just opened.
+            request: its head.
+            ended: the request has no body.
+
+        Returns:
+            What consumes the stream. The stream may be cancelled, or answered whole, by then.
+        """
+        if self._closed or len(self.exchanges) >= self._max_streams or stream.request_id in self.exchanges:
+            log.info(
+                "refusing stream %s: %d are under way",
+                stream.request_id,
+                len(self.exchanges),
+                extra={"tunnel": self.name, "request_id": stream.request_id, "reason": "refused"},
+            )
+            self._count("refused")
+            stream.cancel("refused")
+            return _REFUSED
+        exchange = Exchange(self, stream, request, ended)
+        self.exchanges[stream.request_id] = exchange
+        self.totals.streams += 1
+        if self._on_change is not None:
+            self._on_change("stream_opened", exchange, "")
+        exchange.start(request)
+        return exchange
+
+    def cancel(self, request_id: str, reason: str = "operator") -> bool:
+        """End an exchange now; False when there is none of that id."""
+        exchange = self.exchanges.get(request_id)
+        if exchange is None:
+            return False
+        exchange.cancel(reason)
+        return True
+
+    def hold(self) -> None:
+        """The tunnel has no connection: that time counts for no answer and no stall."""
+        self.answers.hold()
+        self.stalls.hold()
+
+    def go_on(self) -> None:
+        """It has one again, or its session is over."""
+        self.answers.go_on()
+        self.stalls.go_on()
+
+    def close(self, reason: str = "shutdown") -> None:
+        """End all exchanges with `reason` and close every connection; streams that still come are refused."""
+        self._closed = True
+        for exchange in list(self.exchanges.values()):
+            exchange.cancel(reason)
+        self.pool.close()
+        for deadlines in (self.connects, self.answers, self.stalls):
+            deadlines.clear()
+
+    async def wait_closed(self) -> None:
+        """After `close`: wait until nothing of this proxy runs any more."""
+        await self.pool.wait_closed()
+
+    def over(self, exchange: Exchange) -> None:
+        """An exchange has let go of its connection; it calls this once."""
+        self.connects.discard(exchange)
+        self.answers.discard(exchange)
+        self.stalls.discard(exchange)
+        self.exchanges.pop(exchange.request_id, None)
+        totals = self.totals
+        totals.bytes_in += exchange.bytes_in
+        totals.bytes_out += exchange.bytes_out
+        totals.events += exchange.events
+        self._count(exchange.reason)
+        if exchange.reason == "done":
+            self._failing = ""
+        self._log_end(exchange)
+        if self._on_change is not None:
+            self._on_change("stream_closed", exchange, exchange.reason)
+
+    def tell_fault(self, exchange: Exchange, detail: str, reason: str) -> None:
+        """Log why an exchange failed: as a warning the first time, and again once the service has done well."""
+        code = exchange.code or "service"
+        level = logging.DEBUG if code == self._failing else logging.WARNING
+        self._failing = code
+        log.log(level, "%s", detail, extra=self.described(exchange, reason))
+
+    def described(self, exchange: Exchange, reason: str) -> dict[str, object]:
+        """The fields of a log line about an exchange."""
+        extra: dict[str, object] = {
+            "tunnel": self.name,
+            "request_id": exchange.request_id,
+            "reason": reason,
+            "kind": exchange.kind,
+            "method": exchange.method,
+            "path": exchange.path if self.log_queries else exchange.path.partition("?")[0],
+            "duration_s": round(time.monotonic() - exchange.started, 4),
+            "bytes_in": exchange.bytes_in,
+            "bytes_out": exchange.bytes_out,
+        }
+        if exchange.code:
+            extra["code"] = exchange.code
+        if exchange.kind == "sse":
+            extra["events"] = exchange.events
+        return extra
+
+    def _count(self, reason: str) -> None:
+        ended = self.totals.ended
+        ended[reason] = ended.get(reason, 0) + 1
+
+    def _log_end(self, exchange: Exchange) -> None:
+        reason = exchange.reason
+        level = logging.DEBUG if reason == "done" and exchange.kind == "http" else logging.INFO
+        if not log.isEnabledFor(level):
+            return
+        extra = self.described(exchange, reason)
+        if reason not in _OWN:
+            log.info("🛑 Cancelling stream: %s", exchange.request_id, extra=extra)
+        log.log(level, "🧹 Cleaned up stream: %s", exchange.request_id, extra=extra)

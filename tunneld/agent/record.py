@@ -1,0 +1,94 @@
+"""What operators see of an exchange: the fields of the control API's streams."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from tunneld.protocol.messages import Open
+from tunneld.protocol.sse import EventCounter
+
+__all__ = ["Record"]
+
+
+class Record:
+    """One visitor's request, from its first byte to its last.
+
+    Attributes:
+        request_id: the stream's, as in both logs.
+        tunnel: the name of its tunnel.
+        kind: ``sse`` once the answer's Content-Type is ``text/event-stream``, ``http`` until then.
+        method: of the request.
+        path: as the service sees it, with its query.
+        client: the visitor's address.
+        state: ``connecting``, ``waiting`` (for the answer's head), ``streaming``, ``uploading`` (the answer
+            is over and the upload is not), ``sending`` (the service has no more to do with it, its last bytes wait
+            for the visitor), ``closed``.
+        started: monotonic seconds.
+        active: monotonic seconds of the last byte in either direction.
+        bytes_in: of the body, visitor to service.
+        bytes_out: of the body, service to visitor.
+        counter: of an SSE answer whose events can be told apart; None: it is none.
+        reason: why it ended; empty while it has not. ``done``, or one of the protocol's REASONS.
+        code: of the problem document that was the answer; empty when the service's own answer was.
+    """
+
+    __slots__ = (
+        "active",
+        "bytes_in",
+        "bytes_out",
+        "client",
+        "code",
+        "counter",
+        "kind",
+        "method",
+        "path",
+        "reason",
+        "request_id",
+        "started",
+        "state",
+        "tunnel",
+    )
+
+    def __init__(self, tunnel: str, request: Open) -> None:
+        self.request_id = request.request_id
+        self.tunnel = tunnel
+        self.kind = "http"
+        self.method = request.method
+        self.path = request.path
+        self.client = request.client
+        self.state = "connecting"
+        self.started = self.active = time.monotonic()
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.counter: EventCounter | None = None
+        self.reason = ""
+        self.code = ""
+
+    @property
+    def events(self) -> int:
+        """Events of an SSE answer so far."""
+        return 0 if self.counter is None else self.counter.events
+
+    @property
+    def last_event_id(self) -> str | None:
+        """As EventSource would know it; None when there is none."""
+        return None if self.counter is None else self.counter.last_event_id
+
+    def fields(self, now: float) -> dict[str, Any]:
+        """What the control API shows of a stream; `now` is monotonic seconds."""
+        return {
+            "request_id": self.request_id,
+            "tunnel": self.tunnel,
+            "kind": self.kind,
+            "method": self.method,
+            "path": self.path,
+            "client": self.client,
+            "state": self.state,
+            "age_s": round(now - self.started, 3),
+            "idle_s": round(max(0.0, now - self.active), 3),
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "events": self.events,
+            "last_event_id": self.last_event_id,
+        }

@@ -1,0 +1,153 @@
+"""What can be said of a configuration that is valid: keys without effect yet, limits that may not fit."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Callable
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from tunneld.config.agent import AgentConfig
+from tunneld.config.common import Model
+from tunneld.config.secrets import refuse_open_secret
+from tunneld.config.server import ServerConfig
+from tunneld.errors import ConfigError
+
+__all__ = ["descriptor_limit", "descriptors_needed", "later_keys", "secret_faults", "warnings"]
+
+_Wanted = Callable[[object], bool]
+
+
+def _any(value: object) -> bool:
+    """The key asks for something by standing there."""
+    return value is not None
+
+
+def _on(value: object) -> bool:
+    """The key asks for something unless it is off: false, 0, empty."""
+    return bool(value)
+
+
+def _not_open(value: object) -> bool:
+    return value != "open"
+
+
+# Keys of CONTRACT whose work comes with a later issue: remove a row here when its work is there.
+_BOTH: dict[str, _Wanted] = {"log.audit": _any}
+_AGENT: dict[str, _Wanted] = _BOTH | {
+    "server.proxy": _any,
+    "limits.memory": _any,
+    "metrics.listen": _any,
+    "metrics.token_file": _any,
+    "telemetry.otlp": _any,
+    "alerts": _on,
+}
+_TUNNEL: dict[str, _Wanted] = {
+    "access.mode": _not_open,
+    "inspect": _on,
+}
+_SERVER: dict[str, _Wanted] = _BOTH | {
+    "admin.listen": _any,
+    "admin.token_file": _any,
+    "auth.v2": lambda value: value != "refuse",
+    "store": _any,
+    "limits.v2_message": _any,
+}
+
+
+def later_keys(config: AgentConfig | ServerConfig) -> list[str]:
+    """The keys that the file sets and that have no effect yet, such as ``tunnels[demo].inspect``, in order."""
+    if isinstance(config, ServerConfig):
+        return _found(config, _SERVER, "")
+    keys = _found(config, _AGENT, "")
+    for tunnel in config.tunnels:
+        keys += _found(tunnel, _TUNNEL, f"tunnels[{tunnel.name}].")
+    return keys
+
+
+def _found(model: Model, table: dict[str, _Wanted], prefix: str) -> list[str]:
+    return [prefix + path for path, wanted in table.items() if _is_set(model, path, wanted)]
+
+
+def _is_set(model: Model, path: str, wanted: _Wanted) -> bool:
+    here: object = model
+    for key in path.split("."):
+        if not isinstance(here, Model) or key not in here.model_fields_set:
+            return False
+        here = getattr(here, key)
+    return wanted(here)
+
+
+def descriptors_needed(config: AgentConfig | ServerConfig) -> int:
+    """Descriptors that are open when every limit is reached: one a stream, one a tunnel, and some of its own."""
+    if isinstance(config, ServerConfig):
+        return 64 + config.limits.max_tunnels * (1 + config.limits.max_streams)
+    return 64 + sum(1 + tunnel.limits.max_streams for tunnel in config.tunnels)
+
+
+def descriptor_limit() -> int | None:
+    """Descriptors that this process may open once its soft limit is raised to the hard one; None: no limit."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return None if hard == resource.RLIM_INFINITY else hard
+
+
+def _secret_files(config: AgentConfig | ServerConfig) -> list[tuple[str, str]]:
+    """(key, path) of every file that holds a secret."""
+    if isinstance(config, AgentConfig):
+        found = [
+            ("server.token_file", config.server.token_file),
+            ("server.client_key", config.server.client_key),
+            ("metrics.token_file", config.metrics.token_file),
+        ]
+    else:
+        found = [("tls.key", config.tls.key if config.tls else None)]
+        if config.admin is not None:
+            found.append(("admin.token_file", config.admin.token_file))
+        found += [(f"listen[{i}].tls.key", item.tls.key if item.tls else None) for i, item in enumerate(config.listen)]
+    return [(key, path) for key, path in found if path is not None]
+
+
+def _public_files(config: AgentConfig | ServerConfig) -> list[tuple[str, str]]:
+    """(key, path) of every other file that the daemon reads."""
+    if isinstance(config, AgentConfig):
+        found = [("server.ca_file", config.server.ca_file), ("server.client_cert", config.server.client_cert)]
+    else:
+        found = [("tls.cert", config.tls.cert if config.tls else None)]
+        found += [(f"listen[{i}].tls.cert", one.tls.cert if one.tls else None) for i, one in enumerate(config.listen)]
+    return [(key, path) for key, path in found if path is not None]
+
+
+def secret_faults(config: AgentConfig | ServerConfig) -> list[str]:
+    """Secrets' files that are there and that others can read, one line each."""
+    faults: list[str] = []
+    for key, path in _secret_files(config):
+        try:
+            if os.access(path, os.F_OK):
+                refuse_open_secret(path)
+        except ConfigError as error:
+            faults += [f"{key}: {fault}" for fault in error.faults]
+    return faults
+
+
+def warnings(config: AgentConfig | ServerConfig) -> list[str]:
+    """What is valid and yet may not be what was meant, one line each."""
+    found = [f"{key}: has no effect yet; its work comes with a later release" for key in later_keys(config)]
+    files = _secret_files(config) + _public_files(config)
+    found += [f"{key}: {path}: no such file yet" for key, path in files if not os.access(path, os.F_OK)]
+    limit, needed = descriptor_limit(), descriptors_needed(config)
+    if limit is not None and needed > limit:
+        found.append(f"limits: full use would need {needed} descriptors; this system allows a process {limit}")
+    if isinstance(config, AgentConfig):
+        if not config.tunnels:
+            found.append("tunnels: there is none, so nothing is served")
+        if config.server.url.startswith("ws://") and not _loopback(urlsplit(config.server.url).hostname or ""):
+            found.append("server.url: ws:// is not encrypted, the token neither; use wss:// beyond this machine")
+    return found
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,380 @@
+"""The agent's configuration, as frozen models: every key of ``tunneld.yaml``.
+
+Durations are float seconds, sizes int bytes. The sections of a tunnel are whole: what the tunnel does not set itself is
+taken from the agent's defaults when the file is loaded, so that a reader looks at ``tunnel.heartbeat.interval`` alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+
+from tunneld.config.addresses import http_url, proxy_url, server_url
+from tunneld.config.common import (
+    Bytes,
+    EventBytes,
+    Faults,
+    FilePath,
+    Flag,
+    Interval,
+    Keepalive,
+    LogConfig,
+    MemoryBytes,
+    Mode,
+    Model,
+    Port,
+    ResumeConfig,
+    SocketPath,
+    Span,
+    StreamCount,
+    Text,
+    WindowBytes,
+    parse_address,
+)
+from tunneld.config.service import Service, parse_service
+from tunneld.config.units import format_duration, format_size, shown
+
+__all__ = [
+    "AccessConfig",
+    "AddressConfig",
+    "AgentConfig",
+    "AgentLimits",
+    "ControlConfig",
+    "HeartbeatConfig",
+    "MetricsConfig",
+    "ReconnectConfig",
+    "ServerLink",
+    "ServiceCheckConfig",
+    "SseConfig",
+    "TelemetryConfig",
+    "TunnelConfig",
+    "default_control_socket",
+]
+
+_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
+_SECTION = TypeVar("_SECTION", bound=Model)
+
+
+def _name(value: object) -> str:
+    if isinstance(value, str) and _LABEL.fullmatch(value):
+        return value
+    raise ValueError(
+        f"expected a DNS label: a-z, 0-9 and '-', at most 63 characters, no '-' at either end; not {shown(value)}"
+    )
+
+
+def _path(value: object) -> str:
+    if (
+        isinstance(value, str)
+        and value.startswith("/")
+        and value.isascii()
+        and value.isprintable()
+        and " " not in value
+    ):
+        return value
+    raise ValueError(f"expected a path that begins with '/', not {shown(value)}")
+
+
+def _service(value: object) -> Service:
+    return value if isinstance(value, Service) else parse_service(value)
+
+
+def default_control_socket(environ: Mapping[str, str] | None = None, uid: int | None = None) -> str:
+    """Where the control socket is when the file does not say.
+
+    A service manager's runtime directory first (``RUNTIME_DIRECTORY``); a plain user has ``XDG_RUNTIME_DIR``; else
+    ``/run/tunneld``.
+
+    Args:
+        environ: None: this process's.
+        uid: None: this process's.
+    """
+    environ = os.environ if environ is None else environ
+    uid = os.geteuid() if uid is None else uid
+    runtime = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    if runtime.startswith("/"):
+        return f"{runtime}/control.sock"
+    user = environ.get("XDG_RUNTIME_DIR", "")
+    if uid != 0 and user.startswith("/"):
+        return str(Path(user) / "tunneld" / "control.sock")
+    return "/run/tunneld/control.sock"
+
+
+class ServerLink(Model):
+    """The server that the agent dials.
+
+    Attributes:
+        url: ``ws://HOST[:PORT]`` or ``wss://…``, no path.
+        token_file: file of the credential; None: see `tunneld.config.secrets.agent_token`.
+        ca_file: PEM of the authorities to trust; None: the system's.
+        client_cert: PEM of a client certificate; None: none.
+        client_key: PEM of its key; None: in `client_cert`.
+        proxy: address of the proxy to go through; None: as HTTPS_PROXY and NO_PROXY say.
+    """
+
+    url: Annotated[str, BeforeValidator(server_url)]
+    token_file: FilePath | None = None
+    ca_file: FilePath | None = None
+    client_cert: FilePath | None = None
+    client_key: FilePath | None = None
+    proxy: Annotated[str, BeforeValidator(proxy_url)] | None = Field(default=None, repr=False)
+
+    @model_validator(mode="after")
+    def _key_needs_cert(self) -> Self:
+        if self.client_key is not None and self.client_cert is None:
+            raise ValueError("client_key needs client_cert beside it")
+        return self
+
+
+class HeartbeatConfig(Model):
+    """A silent peer is noticed after `interval` + `timeout` seconds (PROTOCOL, invariant 5)."""
+
+    interval: Interval = 30.0
+    timeout: Interval = 10.0
+
+
+class SseConfig(Model):
+    """How event streams are carried.
+
+    Attributes:
+        keepalive: seconds of quiet after which a comment is sent; 0: never.
+        max_event: bytes of one event that may wait for its end.
+        recover: go on from Last-Event-ID when the service breaks.
+        replay: seconds that a stream is kept for a visitor that left; 0: not at all.
+        replay_buffer: bytes of events kept for such a visitor.
+        identity: take Accept-Encoding off requests for events.
+    """
+
+    keepalive: Keepalive = 30.0
+    max_event: EventBytes = 256 << 10
+    recover: Flag = False
+    replay: Span = 0.0
+    replay_buffer: Bytes = 1 << 20
+    identity: Flag = True
+
+
+class ReconnectConfig(Model):
+    """Bounds of the random time between two dials (PROTOCOL, counting and resume); `initial` at most `max`."""
+
+    initial: Interval = 0.5
+    max: Interval = 60.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.initial > self.max:
+            raise ValueError(
+                f"initial ({format_duration(self.initial)}) is more than max ({format_duration(self.max)})"
+            )
+        return self
+
+
+class AgentLimits(Model):
+    """Bounds of what the agent holds, for each tunnel but `memory`, which is of the whole process.
+
+    Attributes:
+        max_streams: streams of one tunnel at a time.
+        stream_window: bytes of credit that a stream's direction starts with.
+        stream_window_max: bytes that it may grow to.
+        memory: bytes of all windows, replay and held events of the process.
+        stall: seconds after which a direction whose reader takes nothing is cancelled; 0: never.
+        connect_timeout: seconds for a connection to the service.
+        response_timeout: seconds for the head of its answer; 0: as long as it takes.
+    """
+
+    max_streams: StreamCount = 1000
+    stream_window: WindowBytes = 256 << 10
+    stream_window_max: WindowBytes = 4 << 20
+    memory: MemoryBytes = 512 << 20
+    stall: Span = 60.0
+    connect_timeout: Interval = 5.0
+    response_timeout: Span = 60.0
+
+
+def _window_faults(limits: AgentLimits, at: tuple[str | int, ...]) -> list[tuple[tuple[str | int, ...], str]]:
+    if limits.stream_window <= limits.stream_window_max:
+        return []
+    key = "stream_window" if "stream_window" in limits.model_fields_set else "stream_window_max"
+    text = (
+        f"stream_window ({format_size(limits.stream_window)}) is more than "
+        f"stream_window_max ({format_size(limits.stream_window_max)})"
+    )
+    return [((*at, key), text)]
+
+
+class ServiceCheckConfig(Model):
+    """How the service is probed: GET `path` every `interval` seconds; None: a TCP connect."""
+
+    path: Annotated[str, BeforeValidator(_path)] | None = None
+    interval: Interval = 30.0
+
+
+class AccessConfig(Model):
+    """Who may visit."""
+
+    mode: Literal["open", "key", "basic", "login"] = "open"
+
+
+class TunnelConfig(Model):
+    """One tunnel. `heartbeat`, `sse` and `limits` are whole once the file is loaded (see `effective`).
+
+    Attributes:
+        name: a DNS label.
+        service: where the requests go.
+        headers: request headers to set, name to value, as they are sent.
+    """
+
+    name: Annotated[str, BeforeValidator(_name)]
+    service: Annotated[Service, BeforeValidator(_service)]
+    heartbeat: HeartbeatConfig = HeartbeatConfig()
+    sse: SseConfig = SseConfig()
+    limits: AgentLimits = AgentLimits()
+    headers: dict[str, str] = Field(default_factory=dict, repr=False)
+    service_check: ServiceCheckConfig = ServiceCheckConfig()
+    access: AccessConfig = AccessConfig()
+    inspect: Flag = False
+
+    @field_validator("headers", mode="before")
+    @classmethod
+    def _sendable(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError(f"expected a mapping of header names to values, not {shown(value)}")
+        faults: list[tuple[tuple[str | int, ...], str]] = []
+        seen: dict[str, str] = {}
+        for name, text in value.items():
+            if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+                faults.append(((name,), "expected a header name: letters, digits and '-'"))
+            elif name.lower() in seen:
+                faults.append(((name,), f"{seen[name.lower()]} stands there already; header names have no case"))
+            elif name.lower() in ("connection", "transfer-encoding", "content-length", "upgrade", "te", "trailer"):
+                faults.append(((name,), "this header belongs to the connection and cannot be set"))
+            elif not isinstance(text, str) or not _sendable_value(text):
+                faults.append(((name,), "expected one line of text that HTTP can carry"))
+            seen.setdefault(str(name).lower(), str(name))
+        if faults:
+            raise Faults(faults)
+        return value
+
+    def effective(self, agent: AgentConfig) -> TunnelConfig:
+        """This tunnel with every key of `heartbeat`, `sse` and `limits` that it does not set taken from `agent`.
+
+        Raises:
+            Faults: the two together make no sense (a window over its maximum).
+        """
+        return self._over(agent.heartbeat, agent.sse, agent.limits)
+
+    def _over(self, heartbeat: HeartbeatConfig, sse: SseConfig, limits: AgentLimits) -> TunnelConfig:
+        merged = self.model_copy(
+            update={
+                "heartbeat": _merged(heartbeat, self.heartbeat),
+                "sse": _merged(sse, self.sse),
+                "limits": _merged(limits, self.limits),
+            }
+        )
+        faults = _window_faults(merged.limits, ("limits",)) if self.limits.model_fields_set else []
+        if faults:
+            raise Faults(faults)
+        return merged
+
+
+def _sendable_value(text: str) -> bool:
+    try:
+        text.encode("latin-1")
+    except UnicodeEncodeError:
+        return False
+    return text == text.strip() and all(char == "\t" or (char >= " " and char != "\x7f") for char in text)
+
+
+def _merged(defaults: _SECTION, own: _SECTION) -> _SECTION:
+    """`defaults` under the keys that `own` sets; the result still knows which those were."""
+    values = dict(defaults) | {key: getattr(own, key) for key in own.model_fields_set}
+    return type(defaults).model_construct(_fields_set=set(own.model_fields_set), **values)
+
+
+class ControlConfig(Model):
+    """The agent's Unix socket.
+
+    Attributes:
+        group: name or number of the group that owns it; None: the process's own.
+        readonly_socket: a second socket that changes nothing; None: none.
+    """
+
+    socket: SocketPath = Field(default_factory=default_control_socket)
+    group: Text | None = None
+    mode: Mode = 0o660
+    readonly_socket: SocketPath | None = None
+
+
+class AddressConfig(Model):
+    """A TCP address to listen on; port 0 is any free one."""
+
+    host: Text = "127.0.0.1"
+    port: Port
+
+
+class MetricsConfig(Model):
+    """Metrics on a listener of their own; None: only on the control socket."""
+
+    listen: Annotated[AddressConfig, BeforeValidator(parse_address)] | None = None
+    token_file: FilePath | None = None
+
+
+class TelemetryConfig(Model):
+    """Where traces go: `otlp` is an OTLP/HTTP address; None: nowhere."""
+
+    otlp: Annotated[str, BeforeValidator(http_url)] | None = None
+
+
+class AgentConfig(Model):
+    """Everything in ``tunneld.yaml``."""
+
+    server: ServerLink
+    heartbeat: HeartbeatConfig = HeartbeatConfig()
+    sse: SseConfig = SseConfig()
+    resume: ResumeConfig = ResumeConfig()
+    reconnect: ReconnectConfig = ReconnectConfig()
+    drain_timeout: Span = 30.0
+    limits: AgentLimits = AgentLimits()
+    tunnels: tuple[TunnelConfig, ...] = ()
+    control: ControlConfig = Field(default_factory=ControlConfig)
+    metrics: MetricsConfig = MetricsConfig()
+    log: LogConfig = LogConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
+    alerts: tuple[dict[str, Any], ...] = ()
+
+    @field_validator("limits", mode="after")
+    @classmethod
+    def _windows(cls, value: AgentLimits) -> AgentLimits:
+        if faults := _window_faults(value, ()):
+            raise Faults(faults)
+        return value
+
+    @field_validator("tunnels", mode="after")
+    @classmethod
+    def _whole(cls, value: tuple[TunnelConfig, ...], info: ValidationInfo) -> tuple[TunnelConfig, ...]:
+        faults: list[tuple[tuple[str | int, ...], str]] = []
+        whole: list[TunnelConfig] = []
+        seen: dict[str, int] = {}
+        sections = [info.data.get(key) for key in ("heartbeat", "sse", "limits")]
+        for index, tunnel in enumerate(value):
+            first = seen.setdefault(tunnel.name, index)
+            if first != index:
+                faults.append(((index, "name"), f"tunnels[{first}] has that name already"))
+            if None in sections:  # a fault of theirs is reported already
+                continue
+            try:
+                whole.append(tunnel._over(*sections))  # type: ignore[arg-type]
+            except Faults as error:
+                faults += [((index, *path), text) for path, text in error.faults]
+        if faults:
+            raise Faults(faults)
+        return tuple(whole)
+
+    def tunnel(self, name: str) -> TunnelConfig | None:
+        """The tunnel of that name; None when there is none."""
+        return next((tunnel for tunnel in self.tunnels if tunnel.name == name), None)

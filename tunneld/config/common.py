@@ -1,0 +1,163 @@
+"""What both files share: the frozen base model, the kinds of value, and the sections that stand in both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+
+from tunneld.config.units import (
+    Duration,
+    Size,
+    Whole,
+    parse_flag,
+    parse_mode,
+    parse_text,
+    shown,
+)
+
+__all__ = [
+    "MAX_SOCKET_PATH",
+    "MIN_RESUME_BUFFER",
+    "MIN_WINDOW",
+    "Bytes",
+    "Count",
+    "EventBytes",
+    "Faults",
+    "FilePath",
+    "Flag",
+    "Grace",
+    "HeaderBytes",
+    "Interval",
+    "Keepalive",
+    "LogConfig",
+    "MemoryBytes",
+    "MessageBytes",
+    "Mode",
+    "Model",
+    "Port",
+    "ReplayBytes",
+    "ResumeConfig",
+    "SocketPath",
+    "Span",
+    "StreamCount",
+    "Text",
+    "WindowBytes",
+    "parse_address",
+]
+
+MAX_SOCKET_PATH = 107
+"""Bytes of a Unix socket's path that the kernel takes (108 with its final NUL)."""
+MIN_WINDOW = 16 << 10
+"""Least `stream_window`, bytes (PROTOCOL, connecting)."""
+MIN_RESUME_BUFFER = 64 << 10
+"""Least `resume.buffer`, bytes (PROTOCOL, connecting)."""
+_MAX_WINDOW = (1 << 31) - 1
+
+
+class Faults(ValueError):
+    """Several faults that one validator found, each at its own place below the value that was validated.
+
+    Args:
+        faults: (path below the value, what is wrong).
+    """
+
+    def __init__(self, faults: list[tuple[tuple[str | int, ...], str]]) -> None:
+        super().__init__("; ".join(text for _, text in faults))
+        self.faults = faults
+
+
+class Model(BaseModel):
+    """Frozen, with no key but its own; a key that stands there with no value is as if it did not stand there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False, arbitrary_types_allowed=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_empty(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: item for key, item in value.items() if item is not None or key not in cls.model_fields}
+
+
+def _file_path(value: object) -> str:
+    text = parse_text(value)
+    return str(Path(text).expanduser()) if text.startswith("~/") else text
+
+
+def _socket_path(value: object) -> str:
+    path = _file_path(value)
+    if len(path.encode()) > MAX_SOCKET_PATH:
+        raise ValueError(
+            f"expected a socket path of at most {MAX_SOCKET_PATH} bytes (the kernel takes no more), "
+            f"not one of {len(path.encode())}"
+        )
+    return path
+
+
+def parse_address(value: object) -> Any:
+    """Turn ``HOST:PORT`` (``[::1]:9460`` for IPv6) into ``{"host", "port"}``; a mapping passes as it is.
+
+    Raises:
+        ValueError: not of that form.
+    """
+    if isinstance(value, dict) or not isinstance(value, (str, int)):
+        return value
+    host, colon, port = str(value).rpartition(":")
+    if not colon or not host or (":" in host and not host.startswith("[")):
+        raise ValueError(f"expected HOST:PORT such as 127.0.0.1:9460 or [::1]:9460, not {shown(value)}")
+    return {"host": host.removeprefix("[").removesuffix("]"), "port": port}
+
+
+# Kinds of value. Durations are float seconds, sizes int bytes.
+Text = Annotated[str, BeforeValidator(parse_text)]
+FilePath = Annotated[str, BeforeValidator(_file_path)]
+SocketPath = Annotated[str, BeforeValidator(_socket_path)]
+Flag = Annotated[bool, BeforeValidator(parse_flag)]
+Mode = Annotated[int, BeforeValidator(parse_mode)]
+Port = Annotated[int, BeforeValidator(Whole(0, 65535))]
+Count = Annotated[int, BeforeValidator(Whole(1, 10_000_000))]
+StreamCount = Annotated[int, BeforeValidator(Whole(1, 1_000_000))]
+Span = Annotated[float, BeforeValidator(Duration())]
+"""Any duration, 0 too."""
+Interval = Annotated[float, BeforeValidator(Duration(low=0.01))]
+"""A duration that something waits for: never 0."""
+Keepalive = Annotated[float, BeforeValidator(Duration(low=0.01, off=True))]
+"""0 turns it off."""
+Grace = Annotated[float, BeforeValidator(Duration(high=86400.0))]
+Bytes = Annotated[int, BeforeValidator(Size())]
+WindowBytes = Annotated[int, BeforeValidator(Size(low=MIN_WINDOW, high=_MAX_WINDOW))]
+HeaderBytes = Annotated[int, BeforeValidator(Size(low=1 << 10, high=16 << 20))]
+ReplayBytes = Annotated[int, BeforeValidator(Size(low=MIN_RESUME_BUFFER))]
+EventBytes = Annotated[int, BeforeValidator(Size(low=1 << 10, high=1 << 30))]
+MemoryBytes = Annotated[int, BeforeValidator(Size(low=1 << 20))]
+MessageBytes = Annotated[int, BeforeValidator(Size(low=64 << 10, high=1 << 30))]
+
+
+class ResumeConfig(Model):
+    """How long and how much of a session is kept when its connection dies (PROTOCOL, counting and resume).
+
+    Attributes:
+        grace: seconds; 0 keeps nothing.
+        buffer: bytes of DATA that wait unacknowledged, at least 64 KiB.
+    """
+
+    grace: Grace = 60.0
+    buffer: ReplayBytes = 4 << 20
+
+
+class LogConfig(Model):
+    """What is logged and how.
+
+    Attributes:
+        level: the least level that is written.
+        format: ``auto`` is the journal under systemd, text on a terminal, JSON lines elsewhere.
+        queries: query strings of visitors' addresses are written too.
+        audit: file of the audit trail; None: none.
+    """
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "text", "json", "journal"] = "auto"
+    queries: Flag = False
+    audit: FilePath | None = None

@@ -1,0 +1,67 @@
+"""What the control API asks of the agent. The agent's daemon has these methods; nothing here imports it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from tunneld.control.models import (
+    Drained,
+    Event,
+    Health,
+    LogLevelName,
+    Reconnected,
+    Reloaded,
+    Status,
+    StreamInfo,
+)
+
+__all__ = ["AgentFacade"]
+
+
+class AgentFacade(Protocol):
+    """The agent as its operators see it. All values are JSON-ready; called on the agent's own event loop.
+
+    Only what may wait is async. A `VisitorError` becomes the problem of its code.
+    """
+
+    def status(self) -> Status:
+        """Everything that ``tunnelctl status`` shows."""
+
+    def health(self) -> Health:
+        """Whether the agent does its work, check by check."""
+
+    def streams(self, tunnel: str | None = None, kind: str | None = None) -> list[StreamInfo]:
+        """Return the streams under way, oldest first; None takes every tunnel, every kind."""
+
+    def stream(self, request_id: str) -> StreamInfo | None:
+        """Return one of them, None when it is gone."""
+
+    def cancel(self, request_ids: Collection[str]) -> list[str]:
+        """Cancel these with reason ``operator``; return the ids that were there, pass over the others."""
+
+    async def reload(self) -> Reloaded:
+        """Apply the changed file.
+
+        Raises:
+            ConfigError: the file cannot be used; nothing has changed.
+        """
+
+    def reconnect(self, name: str) -> Reconnected:
+        """Drop the tunnel's connection, if any, and dial now; also ends the wait of a ``failed`` one.
+
+        Raises:
+            VisitorError: ``no_such_tunnel``.
+        """
+
+    def drain(self) -> Drained:
+        """Begin to drain: take no new streams, let those under way end. Returns at once; idempotent."""
+
+    def set_log_level(self, level: LogLevelName) -> str:
+        """Log from this level on, until the next reload; return the level that held."""
+
+    def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+        """Call `listener` for each event from now on, until the returned function is called.
+
+        The listener neither waits nor raises nor changes the event: it puts it into a bounded queue.
+        """

@@ -1,0 +1,144 @@
+"""What stands before every call: who asks, whether a web page asks, how much it sends. And the record of changes."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import logging
+import pwd
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from tunneld.errors import CODES
+from tunneld.wire.unix import Credentials
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ["MAX_BODY", "Guard", "Problem", "audit", "json_bytes"]
+
+MAX_BODY = 64 * 1024
+"""Bytes of a call's body; the largest that a call can need is a filter."""
+
+_READS = frozenset({"GET", "HEAD", "OPTIONS"})
+log = logging.getLogger("tunneld.control")
+
+
+def json_bytes(value: object) -> bytes:
+    """Return compact UTF-8 JSON; not-a-number and infinities become null, half a surrogate is escaped."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
+class Problem(Response):
+    """An error of RFC 9457 with our stable code, also in ``X-Tunnel-Error``."""
+
+    media_type = "application/problem+json"
+
+    def __init__(
+        self,
+        code: str,
+        detail: str = "",
+        *,
+        faults: list[str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        meaning = CODES[code]
+        body: dict[str, Any] = {
+            "type": f"urn:tunneld:error:{code}",
+            "title": meaning.title,
+            "status": meaning.status,
+            "detail": detail or meaning.advice,
+            "code": code,
+        }
+        if faults is not None:
+            body["faults"] = faults
+        super().__init__(json_bytes(body), meaning.status, {**(headers or {}), "X-Tunnel-Error": code})
+
+
+@functools.lru_cache(maxsize=256)
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return ""
+
+
+async def audit(scope: Mapping[str, Any], action: str, text: str, *, failed: bool = False) -> None:
+    """Log one change, done or refused, with the peer's credentials.
+
+    Args:
+        scope: of the request; its state carries the `Credentials` that the listener read.
+        action: the stable word of the change.
+        text: what was done, a phrase.
+        failed: it was asked for, but refused or not possible: a warning.
+    """
+    peer: Credentials | None = scope.get("state", {}).get("peer")
+    fields: dict[str, object] = {"action": action}
+    who = "an unknown peer"
+    if peer is not None:
+        # The name may come from a directory service over the network: never on the loop.
+        user = await asyncio.get_running_loop().run_in_executor(None, _user_name, peer.uid)
+        fields |= {"peer_pid": peer.pid, "peer_uid": peer.uid, "peer_gid": peer.gid, "peer_user": user}
+        who = f"{user or 'uid'} (pid {peer.pid}, uid {peer.uid}, gid {peer.gid})"
+    log.log(logging.WARNING if failed else logging.INFO, "control: %s, by %s", text, who, extra=fields)
+
+
+class Guard:
+    """ASGI middleware: refuses web pages, other hosts, large bodies, and changes on a read-only socket.
+
+    A browser reaches a Unix socket only through a forwarder; then `Origin`, `Sec-Fetch-Site` or a rebound
+    `Host` gives it away.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a refusal, or let the application answer (ASGI)."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        refusal = await _refusal(scope)
+        if refusal is not None:
+            await refusal(scope, receive, send)
+            return
+        await self._app(scope, _bounded(receive), send)
+
+
+async def _refusal(scope: Scope) -> Problem | None:
+    hosts = [value for name, value in scope["headers"] if name == b"host"]
+    names = {name for name, _ in scope["headers"]}
+    sites = {value for name, value in scope["headers"] if name == b"sec-fetch-site"}
+    if b"origin" in names or not sites <= {b"none"}:
+        await audit(scope, "refused", f"refused {scope['method']} {scope['path']!r} of a web page", failed=True)
+        return Problem("web_page_refused")
+    if len(hosts) != 1 or hosts[0].lower() != b"localhost":
+        return Problem("misdirected")
+    if scope["method"] not in _READS and scope.get("state", {}).get("readonly"):
+        await audit(scope, "refused", f"refused {scope['method']} {scope['path']!r}: read only", failed=True)
+        return Problem("read_only")
+    return None
+
+
+def _bounded(receive: Receive) -> Receive:
+    """Return a receive that refuses a body over `MAX_BODY` while the application reads it."""
+    seen = 0
+
+    async def bounded() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > MAX_BODY:
+            # FastAPI lets only this one through its body parser. The rest is not read, so the connection ends.
+            raise HTTPException(413, f"at most {MAX_BODY} bytes", {"Connection": "close"})
+        return message
+
+    return bounded

@@ -1,0 +1,72 @@
+"""The agent with its control socket, as one program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tunneld.agent.daemon import AgentDaemon
+from tunneld.config.agent import AgentConfig
+from tunneld.control.app import create_app
+from tunneld.control.listener import ControlServer
+from tunneld.control.view import AgentView
+from tunneld.lifecycle import main
+
+__all__ = ["AgentHost", "run"]
+
+
+class AgentHost:
+    """An agent daemon behind its control socket: what `lifecycle.serve` drives.
+
+    Args:
+        config: the file, loaded.
+        path: where it was loaded from; None: nothing to reload from.
+    """
+
+    def __init__(self, config: AgentConfig, path: str | None) -> None:
+        self.agent = AgentDaemon(config, path)
+        control = config.control
+        self._control = ControlServer(
+            create_app(AgentView(self.agent)),
+            Path(control.socket),
+            mode=control.mode,
+            group=control.group,
+            readonly_socket=Path(control.readonly_socket) if control.readonly_socket else None,
+        )
+
+    @property
+    def drain_timeout(self) -> float:
+        """Seconds."""
+        return self.agent.drain_timeout
+
+    async def start(self) -> None:
+        """The socket first: a second agent on it must not dial. Raises ConfigError."""
+        await self._control.start()
+        try:
+            await self.agent.start()
+        except BaseException:
+            await self._control.stop()
+            raise
+
+    async def drain(self) -> None:
+        """Take no new streams; return when the open ones have ended."""
+        await self.agent.drain()
+
+    async def stop(self) -> None:
+        """Close every tunnel, then the socket."""
+        try:
+            await self.agent.stop()
+        finally:
+            await self._control.stop()
+
+    async def reload(self) -> object:
+        """Apply the changed file; raises ConfigError."""
+        return await self.agent.reload()
+
+    def status_line(self) -> str:
+        """One line for an operator."""
+        return self.agent.status_line()
+
+
+def run(config: AgentConfig, path: str) -> int:
+    """Be the agent until a signal ends it; returns the exit status."""
+    return main(lambda: AgentHost(config, path), config.log.level, config.log.format)

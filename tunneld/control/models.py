@@ -1,0 +1,281 @@
+"""The shapes of the control API, shared with ``tunnelctl``.
+
+TypedDicts, because every answer is JSON that is built once and read once: no model classes live in the
+daemon's memory. pydantic reads them only when ``/openapi.json`` is asked for. ``tunnelctl`` imports this
+module for type checking alone: `typing_extensions` would cost it 20 ms of its start.
+
+Units: ``*_s`` seconds, ``*_ms`` milliseconds, ``bytes_*`` octets. ``None`` (JSON ``null``): not known yet.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import sys
+from typing import Any, Literal, NotRequired
+
+if sys.version_info >= (3, 12):
+    from typing import TypedDict
+else:  # pydantic can read only this one's annotations before Python 3.12
+    from typing_extensions import TypedDict
+
+__all__ = [
+    "EVENT_TYPES",
+    "LOG_LEVELS",
+    "STREAM_KINDS",
+    "Cancelled",
+    "Check",
+    "Drained",
+    "Event",
+    "Filter",
+    "Health",
+    "HealthStatus",
+    "Heartbeat",
+    "LogLevel",
+    "LogLevelName",
+    "NewLogLevel",
+    "OutageStatus",
+    "OutagesStatus",
+    "Problem",
+    "Quality",
+    "Reconnected",
+    "Reloaded",
+    "RoundTrip",
+    "Status",
+    "StreamInfo",
+    "StreamKind",
+    "Streams",
+    "Totals",
+    "TunnelState",
+    "TunnelStatus",
+    "matches",
+]
+
+HealthStatus = Literal["ok", "degraded", "down"]
+StreamKind = Literal["sse", "http", "websocket"]
+LogLevelName = Literal["debug", "info", "warning", "error"]
+TunnelState = Literal["connecting", "online", "degraded", "resuming", "offline", "failed", "draining", "closed"]
+
+STREAM_KINDS: tuple[StreamKind, ...] = ("sse", "http", "websocket")
+LOG_LEVELS: tuple[LogLevelName, ...] = ("debug", "info", "warning", "error")
+EVENT_TYPES = ("tunnel", "heartbeat", "stream_opened", "stream_closed", "reload", "drain", "alert", "lagged")
+"""What ``type`` of an event may be; readers ignore those they do not know.
+
+``tunnel``: a state change (``tunnel``, ``state``, ``was``, ``error``; after an outage also ``resumed``, ``outage_s``,
+``replayed_bytes``, ``streams_lost``). ``heartbeat``: a pong came or did not
+(``tunnel``, ``ok``, ``rtt_ms``). ``stream_opened``: ``tunnel``, ``request_id``, ``kind``, ``method``,
+``path``, ``client``. ``stream_closed``: the same and ``reason``, ``age_s``, ``bytes_in``, ``bytes_out``.
+``reload``, ``drain``: what changed. ``alert``: ``message``.
+``lagged``: this reader was too slow and is cut; ``dropped`` events were not told.
+"""
+
+
+class Check(TypedDict):
+    """One thing that health looks at; `detail` is a sentence for people."""
+
+    name: str
+    status: HealthStatus
+    detail: str
+
+
+class Health(TypedDict):
+    """Answer of ``GET /v1/health``: 200 for ok and degraded, 503 for down."""
+
+    status: HealthStatus
+    checks: list[Check]
+
+
+class Heartbeat(TypedDict):
+    """A tunnel's heartbeat: what holds, and seconds since the last pong."""
+
+    interval_s: float
+    timeout_s: float
+    last_pong_s: float | None
+
+
+class RoundTrip(TypedDict):
+    """Round trips of the heartbeat, in milliseconds."""
+
+    last: float | None
+    p50: float | None
+    p95: float | None
+
+
+class Quality(TypedDict):
+    """How good a tunnel's connection is; all null until it is measured."""
+
+    rtt_ms: RoundTrip
+    jitter_ms: float | None
+    loss: float | None
+    grade: str | None
+
+
+class OutageStatus(TypedDict):
+    """One outage that is over: when the connection was lost (ISO 8601 UTC), for how long, and what it cost."""
+
+    at: str
+    seconds: float
+    resumed: bool
+    replayed_bytes: int
+    streams_lost: int
+
+
+class OutagesStatus(TypedDict):
+    """Outages of a tunnel since the agent's start: sums, and the last one that is over."""
+
+    count: int
+    seconds: float
+    replayed_bytes: int
+    streams_lost: int
+    last: OutageStatus | None
+
+
+class TunnelStatus(TypedDict):
+    """One tunnel of ``GET /v1/status``."""
+
+    name: str
+    state: TunnelState
+    tunnel_id: str | None
+    public_url: str | None
+    host_url: str | None
+    service: str
+    connected_s: float | None
+    reconnects: int
+    last_error: str | None
+    active_streams: int
+    heartbeat: Heartbeat
+    quality: Quality
+    outages: NotRequired[OutagesStatus]
+
+
+class Totals(TypedDict):
+    """Sums over the life of the agent process; `active_streams` is now."""
+
+    tunnels: int
+    online: int
+    active_streams: int
+    streams: int
+    bytes_in: int
+    bytes_out: int
+
+
+class Status(TypedDict):
+    """Answer of ``GET /v1/status``; `server` is the URL the agent dials, without credentials."""
+
+    version: str
+    pid: int
+    uptime_s: float
+    config_file: str | None
+    server: str | None
+    tunnels: list[TunnelStatus]
+    totals: Totals
+
+
+class StreamInfo(TypedDict):
+    """One visitor's request that is under way; `path` is as the service sees it, with its query."""
+
+    request_id: str
+    tunnel: str
+    kind: StreamKind
+    method: str
+    path: str
+    client: str
+    state: str
+    age_s: float
+    idle_s: float
+    bytes_in: int
+    bytes_out: int
+    events: int
+    last_event_id: str | None
+
+
+class Streams(TypedDict):
+    """Answer of ``GET /v1/streams``."""
+
+    streams: list[StreamInfo]
+
+
+class Filter(TypedDict, total=False):
+    """Body of ``POST /v1/streams/cancel``: all that is given must hold; `path` is a glob."""
+
+    tunnel: str
+    kind: StreamKind
+    path: str
+    older_than_s: float
+    idle_s: float
+    all: Literal[True]
+
+
+class Cancelled(TypedDict):
+    """The request ids of the streams that were cancelled."""
+
+    cancelled: list[str]
+
+
+class Reloaded(TypedDict):
+    """What a reload changed, a line for people each; `restart`: what holds only after a restart."""
+
+    changed: list[str]
+    restart: NotRequired[list[str]]
+
+
+class Reconnected(TypedDict):
+    """The tunnel that dials again, and the state it was in."""
+
+    tunnel: str
+    was: TunnelState
+
+
+class Drained(TypedDict):
+    """Draining has begun: no new streams; `streams` are left and have `timeout_s` to end."""
+
+    draining: Literal[True]
+    streams: int
+    timeout_s: float
+
+
+class NewLogLevel(TypedDict):
+    """Body of ``PUT /v1/log-level``."""
+
+    level: LogLevelName
+
+
+class LogLevel(TypedDict):
+    """Answer of ``PUT /v1/log-level``: what holds, what held."""
+
+    level: LogLevelName
+    was: str
+
+
+class Problem(TypedDict):
+    """An error (RFC 9457); `code` is stable and also in ``X-Tunnel-Error``; `faults` one line each."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    faults: NotRequired[list[str]]
+
+
+Event = dict[str, Any]
+"""An event of ``GET /v1/events``: `id` (rising int), `type`, `time` (ISO 8601 UTC), the keys of its type."""
+
+for _body in (Filter, NewLogLevel):
+    # What callers send is checked strictly: no "5" for 5, no key that would be passed over in silence.
+    setattr(_body, "__pydantic_config__", {"extra": "forbid", "strict": True})  # noqa: B010 (mypy knows no such key)
+
+
+def matches(stream: StreamInfo, wanted: Filter) -> bool:
+    """Whether a stream passes every key of the filter. A path's glob is held against it with and without query."""
+    path = wanted.get("path")
+    return (
+        ("tunnel" not in wanted or stream["tunnel"] == wanted["tunnel"])
+        and ("kind" not in wanted or stream["kind"] == wanted["kind"])
+        and stream["age_s"] >= wanted.get("older_than_s", 0)
+        and stream["idle_s"] >= wanted.get("idle_s", 0)
+        and (
+            path is None
+            or fnmatch.fnmatchcase(stream["path"], path)
+            or fnmatch.fnmatchcase(stream["path"].partition("?")[0], path)
+        )
+    )

@@ -1,0 +1,175 @@
+"""The agent as the control API shows it: the daemon's own objects as the shapes of `models`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+from dataclasses import asdict
+from time import monotonic
+from typing import cast
+
+from tunneld import __version__
+from tunneld.agent.daemon import AgentDaemon
+from tunneld.agent.tunnel import AgentTunnel
+from tunneld.control.models import (
+    Check,
+    Drained,
+    Event,
+    Health,
+    HealthStatus,
+    LogLevelName,
+    OutagesStatus,
+    OutageStatus,
+    Reconnected,
+    Reloaded,
+    Status,
+    StreamInfo,
+    TunnelStatus,
+)
+from tunneld.telemetry import logs
+from tunneld.telemetry.outages import Outages
+
+__all__ = ["AgentView"]
+
+_TUNNEL_HEALTH: dict[str, HealthStatus] = {"online": "ok", "degraded": "degraded", "resuming": "degraded"}
+
+
+class AgentView:
+    """An `AgentFacade` over a running daemon."""
+
+    def __init__(self, daemon: AgentDaemon) -> None:
+        self._daemon = daemon
+        self._level: str = daemon.config.log.level
+
+    def status(self) -> Status:
+        """Everything that ``tunnelctl status`` shows."""
+        daemon, now = self._daemon, monotonic()
+        tunnels = daemon.tunnels
+        streams, bytes_in, bytes_out = daemon.sums()
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_s": round(now - daemon.started, 3),
+            "config_file": daemon.path,
+            "server": daemon.config.server.url,
+            "tunnels": [_tunnel_status(tunnel, now) for tunnel in tunnels],
+            "totals": {
+                "tunnels": len(tunnels),
+                "online": sum(1 for tunnel in tunnels if tunnel.state in ("online", "degraded")),
+                "active_streams": daemon.active_streams,
+                "streams": streams,
+                "bytes_in": bytes_in,
+                "bytes_out": bytes_out,
+            },
+        }
+
+    def health(self) -> Health:
+        """Ok: every tunnel is; down: none is up though there are some; degraded: anything between."""
+        checks: list[Check] = [
+            {
+                "name": f"tunnel {tunnel.name}",
+                "status": _TUNNEL_HEALTH.get(tunnel.state, "down"),
+                "detail": _in_words(tunnel),
+            }
+            for tunnel in self._daemon.tunnels
+        ]
+        found = {check["status"] for check in checks}
+        overall: HealthStatus = "ok"
+        if found == {"down"}:
+            overall = "down"
+        elif found - {"ok"}:
+            overall = "degraded"
+        return {"status": overall, "checks": checks}
+
+    def streams(self, tunnel: str | None = None, kind: str | None = None) -> list[StreamInfo]:
+        """Streams under way, oldest first."""
+        now = monotonic()
+        return [
+            cast(StreamInfo, exchange.fields(now))
+            for exchange in self._daemon.exchanges(tunnel)
+            if kind is None or exchange.kind == kind
+        ]
+
+    def stream(self, request_id: str) -> StreamInfo | None:
+        """One of them."""
+        exchange = self._daemon.exchange(request_id)
+        return None if exchange is None else cast(StreamInfo, exchange.fields(monotonic()))
+
+    def cancel(self, request_ids: Collection[str]) -> list[str]:
+        """Cancel these; the ids that were there."""
+        return [request_id for request_id in request_ids if self._daemon.cancel(request_id)]
+
+    async def reload(self) -> Reloaded:
+        """Apply the changed file; raises ConfigError."""
+        applied = await self._daemon.reload()
+        self._level = self._daemon.config.log.level
+        return {"changed": applied.changed, "restart": applied.restart}
+
+    def reconnect(self, name: str) -> Reconnected:
+        """Dial anew; raises VisitorError."""
+        return {"tunnel": name, "was": self._daemon.reconnect(name)}
+
+    def drain(self) -> Drained:
+        """Begin to drain."""
+        return {
+            "draining": True,
+            "streams": self._daemon.begin_drain(),
+            "timeout_s": self._daemon.drain_timeout,
+        }
+
+    def set_log_level(self, level: LogLevelName) -> str:
+        """Log from this level on."""
+        before, self._level = self._level, level
+        logs.set_level(level)
+        return before
+
+    def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+        """Call `listener` for each event."""
+        return self._daemon.subscribe(listener)
+
+
+def _tunnel_status(tunnel: AgentTunnel, now: float) -> TunnelStatus:
+    said = tunnel.connected
+    wished = tunnel.config.heartbeat
+    return {
+        "name": tunnel.name,
+        "state": tunnel.state,
+        "tunnel_id": said.tunnel_id if said else None,
+        "public_url": said.public_url if said else None,
+        "host_url": said.host_url if said else None,
+        "service": str(tunnel.config.service),
+        "connected_s": None if tunnel.connected_at is None else round(now - tunnel.connected_at, 3),
+        "reconnects": tunnel.reconnects,
+        "last_error": tunnel.last_error,
+        "active_streams": tunnel.active_streams,
+        "heartbeat": {
+            "interval_s": said.heartbeat.interval if said else wished.interval,
+            "timeout_s": said.heartbeat.timeout if said else wished.timeout,
+            "last_pong_s": None if tunnel.last_pong_at is None else round(now - tunnel.last_pong_at, 3),
+        },
+        "quality": {
+            "rtt_ms": {"last": None, "p50": None, "p95": None},
+            "jitter_ms": None,
+            "loss": None,
+            "grade": None,
+        },
+        "outages": _outages(tunnel.outages),
+    }
+
+
+def _outages(outages: Outages) -> OutagesStatus:
+    last = outages.last
+    return {
+        "count": outages.count,
+        "seconds": round(outages.seconds, 3),
+        "replayed_bytes": outages.replayed_bytes,
+        "streams_lost": outages.streams_lost,
+        "last": None if last is None else cast(OutageStatus, asdict(last)),
+    }
+
+
+def _in_words(tunnel: AgentTunnel) -> str:
+    if tunnel.state == "online":
+        return "The tunnel is up and its service answers."
+    why = (tunnel.last_error or "").rstrip(".")
+    return f"The tunnel is {tunnel.state}: {why}." if why else f"The tunnel is {tunnel.state}."

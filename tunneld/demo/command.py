@@ -1,0 +1,237 @@
+"""Server, agent and the sample service on loopback, in one process and with nothing to configure."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shlex
+import shutil
+import socket
+import sys
+import tempfile
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from tunneld import lifecycle
+from tunneld.agent.daemon import AgentDaemon
+from tunneld.config.load import load_agent, load_server
+from tunneld.control.host import AgentHost
+from tunneld.demo.hosting import Hosted
+from tunneld.demo.service import create_app
+from tunneld.errors import ConfigError
+from tunneld.server.daemon import ServerDaemon
+from tunneld.telemetry import logs
+
+__all__ = ["Demo", "run"]
+
+_LONGEST = 80  # of a folder whose socket still fits into sockaddr_un, and into a line to paste
+_START = 15.0  # seconds for the tunnel to come up
+_SIDES = {
+    "control": "agent",
+    "daemon": "demo",
+    "demo": "service",
+    "ingress": "server",
+    "proxy": "agent",
+    "tunnel": "agent",
+    "tunnels": "server",
+}
+
+# `store: "memory:"` and `admin` on the port that is printed belong here as soon as they have an effect; until then the
+# server would warn that they have none.
+_SERVER = """\
+listen: {{host: 127.0.0.1, port: {public}}}
+public_url: http://127.0.0.1:{public}
+domain: localhost
+auth: {{mode: open}}
+drain_timeout: 1s
+log: {{level: {level}}}
+"""
+
+_AGENT = """\
+server: {{url: ws://127.0.0.1:{public}}}
+drain_timeout: 1s
+control: {{socket: {folder}/control.sock}}
+log: {{level: {level}}}
+tunnels:
+  - name: demo
+    service: http://127.0.0.1:{service}
+"""
+
+_WORDS = """\
+tunneld demo: a server, an agent and a sample service, all on this machine
+
+Open this page:  http://127.0.0.1:{public}/t/demo/
+Dashboard:       http://127.0.0.1:{admin}/dashboard (comes with a later version)
+
+Events as they come, until Ctrl-C:
+{curl}
+
+What is connected, and how to cancel it:
+{streams}
+{cancel}
+
+Ctrl-C ends all of it. The logs of all three follow.
+"""
+
+
+def run(*, level: logs.Level = "info", format: logs.Format = "auto") -> int:
+    """Run the demo until SIGINT or SIGTERM; returns the exit status.
+
+    Args:
+        level: of the logs.
+        format: of the logs.
+    """
+    logs.setup(level, format)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_tell_side)
+    folder = _folder()
+    try:
+        demo = Demo(folder, level)
+        return lifecycle.run(lambda: lifecycle.serve(demo, announce=demo.announce))
+    except ConfigError as error:
+        return lifecycle.die(error)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        logs.close()
+
+
+class Demo:
+    """All three as one daemon.
+
+    Args:
+        folder: of the configuration files and the control socket; it is the caller's to remove.
+        level: of the logs, as the configuration files say it.
+    """
+
+    drain_timeout = 0.0
+    """Whoever stops a demo does not want to wait for its streams."""
+
+    def __init__(self, folder: Path, level: logs.Level = "info") -> None:
+        self._folder = folder
+        self._level = level
+        self._stack = AsyncExitStack()
+        self._agent: AgentHost | None = None
+        self._server: ServerDaemon | None = None
+        self.words = ""
+
+    async def start(self) -> None:
+        """Return when the page answers through the tunnel."""
+        async with AsyncExitStack() as stack:
+            await self._start(stack)
+            self._stack = stack.pop_all()
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        service = _listen(9000)
+        stack.callback(service.close)
+        ports = {"public": _free_port(8440), "admin": _free_port(8441), "service": service.getsockname()[1]}
+        commands = _commands(ports["public"], self._folder)
+        self.words = _WORDS.format(**ports, **commands)
+
+        hosted = Hosted(create_app(commands=commands), service)
+        stack.push_async_callback(hosted.stop)
+        await hosted.start()
+
+        path = self._write("server.yaml", _SERVER, ports)
+        self._server = ServerDaemon(load_server(path), path)
+        stack.push_async_callback(self._server.stop)
+        await self._server.start()
+
+        path = self._write("tunneld.yaml", _AGENT, ports)
+        self._agent = AgentHost(load_agent(path), path)
+        stack.push_async_callback(self._agent.stop)
+        await self._agent.start()
+        await _online(self._agent.agent)
+
+    async def drain(self) -> None:
+        """Nothing waits for a demo."""
+
+    async def stop(self) -> None:
+        """Agent, server and service, in this order."""
+        await self._stack.aclose()
+
+    async def reload(self) -> object:
+        """Both files again."""
+        assert self._agent is not None
+        assert self._server is not None
+        return [await self._server.reload(), await self._agent.reload()]
+
+    def status_line(self) -> str:
+        """One line for an operator."""
+        return "demo" if self._agent is None else f"demo: {self._agent.status_line()}"
+
+    def announce(self) -> None:
+        """Say on stdout what there is to see."""
+        print(self.words, flush=True)
+
+    def _write(self, name: str, text: str, ports: dict[str, int]) -> str:
+        path = self._folder / name
+        path.write_text(text.format(**ports, folder=self._folder, level=self._level), encoding="utf-8")
+        path.chmod(0o600)
+        return str(path)
+
+
+async def _online(agent: AgentDaemon) -> None:
+    """Wait until the tunnel stands."""
+    (tunnel,) = agent.tunnels
+    changed = asyncio.Event()
+    unsubscribe = agent.subscribe(lambda _: changed.set())
+    try:
+        async with asyncio.timeout(_START):
+            while tunnel.state != "online":
+                changed.clear()
+                await changed.wait()
+    except TimeoutError:
+        fault = tunnel.last_error or "no answer"
+        raise ConfigError([f"the demo's tunnel did not come up: {fault}"]) from None
+    finally:
+        unsubscribe()
+
+
+def _folder() -> Path:
+    folder = tempfile.mkdtemp(prefix="tunneld-")
+    if len(folder) > _LONGEST:
+        Path(folder).rmdir()
+        folder = tempfile.mkdtemp(prefix="tunneld-", dir="/tmp")
+    return Path(folder)
+
+
+def _listen(port: int) -> socket.socket:
+    """A loopback listener, on `port` if it is free."""
+    try:
+        return socket.create_server(("127.0.0.1", port))
+    except OSError:
+        return socket.create_server(("127.0.0.1", 0))
+
+
+def _free_port(wanted: int) -> int:
+    with _listen(wanted) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _commands(port: int, folder: Path) -> dict[str, str]:
+    """What a user pastes into a shell that stands where this one does."""
+    tunnelctl = f"{_tunnelctl()} --socket {shlex.quote(str(folder / 'control.sock'))}"
+    return {
+        "curl": f"curl -N http://127.0.0.1:{port}/t/demo/sse",
+        "streams": f"{tunnelctl} streams",
+        "cancel": f"{tunnelctl} cancel --all",
+    }
+
+
+def _tunnelctl() -> str:
+    ours = Path(sys.executable).with_name("tunnelctl")
+    if not ours.exists():
+        return f"{shlex.quote(sys.executable)} -m tunnelctl"
+    found = shutil.which("tunnelctl")
+    if found is not None and Path(found) == ours:
+        return "tunnelctl"
+    here = Path.cwd()
+    return shlex.quote(str(ours.relative_to(here) if ours.is_relative_to(here) else ours))
+
+
+def _tell_side(record: logging.LogRecord) -> bool:
+    """Put into each record which of the three speaks: here, and only here, they share one log."""
+    room = record.name.removeprefix("tunneld.").partition(".")[0]
+    record.side = _SIDES.get(room, room)
+    return True

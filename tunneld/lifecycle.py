@@ -1,0 +1,239 @@
+"""What both daemons do around their work: logs, signals, the service manager, the descriptor limit, the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from time import monotonic
+from typing import Any, Protocol, TypeVar
+
+from tunneld.errors import ConfigError
+from tunneld.telemetry import logs
+from tunneld.telemetry.systemd import Notifier
+
+__all__ = ["Daemon", "die", "main", "raise_descriptor_limit", "run", "serve", "warn_about_descriptors"]
+
+log = logging.getLogger("tunneld.daemon")
+_T = TypeVar("_T")
+
+#: Descriptors that a process needs besides those of streams and tunnels.
+_OWN_DESCRIPTORS = 64
+#: Seconds between two status lines to the service manager while nothing else happens.
+_STATUS_EVERY = 10.0
+
+
+class Daemon(Protocol):
+    """A role, as its life is driven from here."""
+
+    @property
+    def drain_timeout(self) -> float:
+        """Seconds that open streams have to end by themselves after SIGTERM."""
+
+    async def start(self) -> None:
+        """Return when the daemon serves; raises ConfigError when it cannot."""
+
+    async def drain(self) -> None:
+        """Take no new streams and return when the open ones have ended; cancelled when the time is over."""
+
+    async def stop(self) -> None:
+        """End what is left, visibly, and let go of everything."""
+
+    async def reload(self) -> object:
+        """Apply the changed file; raises ConfigError and changes nothing when it is bad."""
+
+    def status_line(self) -> str:
+        """One line for an operator."""
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of open files to the hard one; returns what holds."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+        except (OSError, ValueError):  # not ours to raise: the warning below tells
+            pass
+    return soft
+
+
+def warn_about_descriptors(available: int, wanted: int, what: str) -> None:
+    """Say at start when the configured limits could need more descriptors than there are."""
+    if wanted + _OWN_DESCRIPTORS > available:
+        log.warning(
+            "The limits allow %s, which may need %d descriptors; this process may open %d. "
+            "Raise LimitNOFILE= (or ulimit -n), or lower the limits.",
+            what,
+            wanted + _OWN_DESCRIPTORS,
+            available,
+        )
+
+
+def run(main: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    """Run a coroutine on uvloop where it is installed, on asyncio's own loop elsewhere."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main())
+
+
+def main(make: Callable[[], Daemon], level: logs.Level, format: logs.Format) -> int:
+    """Be one daemon until a signal ends it; returns the exit status.
+
+    Args:
+        make: called on the running loop.
+        level: of the log.
+        format: of the log.
+    """
+    logs.setup(level, format)
+
+    async def live() -> int:
+        return await serve(make())
+
+    try:
+        return run(live)
+    except ConfigError as error:
+        return die(error)
+    finally:
+        logs.close()
+
+
+async def serve(daemon: Daemon, *, announce: Callable[[], None] | None = None) -> int:
+    """Start a daemon and serve until SIGTERM or SIGINT: drain, then leave. A second signal leaves at once.
+
+    Args:
+        announce: called when it serves.
+
+    Returns:
+        The exit status: 0, or 1 when a task of the daemon failed (the error is logged).
+    """
+    loop = asyncio.get_running_loop()
+    notifier = Notifier()
+    signals = _Signals(loop)
+    try:
+        await daemon.start()
+        notifier.ready(daemon.status_line())
+        if announce is not None:
+            announce()
+        reports = loop.create_task(_report(daemon, notifier), name="systemd reports")
+        try:
+            await _until_told(daemon, notifier, signals)
+            notifier.stopping()
+            notifier.extend_timeout(daemon.drain_timeout + 5)
+            await _drain(daemon, signals)
+        finally:
+            reports.cancel()
+            await asyncio.wait([reports])
+            await daemon.stop()
+    except BaseExceptionGroup as group:
+        log.critical("A task of the daemon failed; leaving.", exc_info=group)
+        return 1
+    finally:
+        signals.close()
+        notifier.close()
+    log.info("Stopped.")
+    return 0
+
+
+class _Signals:
+    """SIGTERM and SIGINT as an event that counts, SIGHUP as another."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.stops = 0
+        self.hangups = 0
+        self.changed = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._hangup)
+
+    def _stop(self) -> None:
+        self.stops += 1
+        self.changed.set()
+
+    def _hangup(self) -> None:
+        self.hangups += 1
+        self.changed.set()
+
+    def close(self) -> None:
+        """Give the signals back."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self._loop.remove_signal_handler(number)
+
+
+async def _until_told(daemon: Daemon, notifier: Notifier, signals: _Signals) -> None:
+    """Serve until the first stop signal; reload at each SIGHUP."""
+    while not signals.stops:
+        await signals.changed.wait()
+        signals.changed.clear()
+        while signals.hangups:
+            signals.hangups = 0
+            await _reload(daemon, notifier)
+
+
+async def _reload(daemon: Daemon, notifier: Notifier) -> None:
+    notifier.reloading()
+    try:
+        await daemon.reload()
+    except ConfigError as error:
+        for fault in error.faults:
+            log.error("The reload changed nothing: %s", fault)
+    finally:
+        notifier.ready(daemon.status_line())
+
+
+async def _drain(daemon: Daemon, signals: _Signals) -> None:
+    """Let open streams end for `drain_timeout`, or until the next stop signal."""
+    if daemon.drain_timeout:
+        log.info("Stopping: open streams have %g s to end.", daemon.drain_timeout)
+    else:
+        log.info("Stopping at once: drain_timeout is 0.")
+    first = signals.stops
+    loop = asyncio.get_running_loop()
+    draining = loop.create_task(_quietly(daemon.drain), name="drain")
+    ends_at = monotonic() + daemon.drain_timeout
+    try:
+        while not draining.done() and signals.stops == first and monotonic() < ends_at:
+            signals.changed.clear()
+            told = loop.create_task(signals.changed.wait(), name="second signal")
+            try:
+                await asyncio.wait([draining, told], timeout=ends_at - monotonic(), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                told.cancel()
+                await asyncio.wait([told])
+    finally:
+        draining.cancel()
+        await asyncio.wait([draining])
+
+
+async def _quietly(drain: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await drain()
+    except asyncio.CancelledError:
+        raise
+    except Exception:
+        log.exception("Draining failed; leaving.")
+        raise
+
+
+async def _report(daemon: Daemon, notifier: Notifier) -> None:
+    """Tell the service manager that the very loop that moves the bytes still turns, and what it does."""
+    if not notifier.active:
+        return
+    every = min(notifier.interval or _STATUS_EVERY, _STATUS_EVERY)
+    while True:
+        await asyncio.sleep(every)
+        notifier.watchdog()
+        notifier.status(daemon.status_line())
+
+
+def die(error: ConfigError) -> int:
+    """Say why a daemon cannot start; returns its exit status."""
+    print(error, file=sys.stderr)
+    return error.exit_status

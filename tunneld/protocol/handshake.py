@@ -1,0 +1,144 @@
+"""What holds on a connection: an agent's wishes against a server's bounds. Pure.
+
+"The smaller of wish and bound wins"; a heartbeat or keepalive that is out of bounds is moved to the nearer one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+
+from tunneld.errors import RemoteError
+from tunneld.protocol.messages import Connected, HeartbeatSettings, Hello, ResumeSettings, Settings, SseSettings
+from tunneld.protocol.replay import MIN_BUFFER
+from tunneld.protocol.windows import MAX_CREDIT, MIN_WINDOW
+
+__all__ = ["Agreed", "Bounds", "agree", "agree_live", "check_connected", "check_hello", "check_live", "live_settings"]
+
+_MAX_DIAL = 2**63
+_MAX_NAME = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """A server's own values and limits; seconds and bytes."""
+
+    heartbeat: HeartbeatSettings
+    heartbeat_min: float
+    heartbeat_max: float
+    sse: SseSettings
+    keepalive_min: float
+    keepalive_max: float
+    resume: ResumeSettings
+    max_streams: int
+    stream_window: int
+
+
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """What `connected` says."""
+
+    heartbeat: HeartbeatSettings
+    sse: SseSettings
+    resume: ResumeSettings
+    max_streams: int
+    stream_window: int
+
+
+def check_hello(hello: Hello) -> None:
+    """Refuse a hello whose values cannot be; raises RemoteError ``bad_hello``."""
+    if not 0 < len(hello.instance) <= _MAX_NAME:
+        raise RemoteError("bad_hello", "`instance` must have 1 to 128 characters")
+    if not 0 <= hello.dial < _MAX_DIAL:
+        raise RemoteError("bad_hello", "`dial` must be a number from 0")
+    resuming = (hello.session_id, hello.resume_token, hello.received)
+    if any(part is not None for part in resuming) and any(part is None for part in resuming):
+        raise RemoteError("bad_hello", "to resume takes `session_id`, `resume_token` and `received` together")
+    if hello.received is not None and hello.received < 0:
+        raise RemoteError("bad_hello", "`received` must be a number from 0")
+    wishes = hello.wishes
+    check_live(wishes.heartbeat, wishes.sse, code="bad_hello")
+    if wishes.resume is not None and not (_sane(wishes.resume.grace) and wishes.resume.buffer >= 0):
+        raise RemoteError("bad_hello", "`wishes.resume` out of range")
+    for value in (wishes.max_streams, wishes.stream_window):
+        if value is not None and value < 1:
+            raise RemoteError("bad_hello", "`max_streams` and `stream_window` must be at least 1")
+
+
+def check_connected(said: Connected, *, most_header: int) -> None:
+    """Refuse a `connected` whose values cannot be; raises RemoteError ``protocol_error``.
+
+    Args:
+        said: the server's.
+        most_header: bytes; a larger `max_header` is not taken.
+    """
+    if not (
+        MIN_WINDOW <= said.stream_window <= MAX_CREDIT
+        and said.max_streams >= 1
+        and 0 < said.max_header <= most_header
+        and _sane(said.resume.grace)
+        and (not said.resume.grace or said.resume.buffer >= MIN_BUFFER)
+    ):
+        raise RemoteError("protocol_error", "connected with values out of range")
+    check_live(said.heartbeat, said.sse, code="protocol_error")
+
+
+def check_live(heartbeat: HeartbeatSettings | None, sse: SseSettings | None, *, code: str) -> None:
+    """Refuse settings that cannot be; raises RemoteError with `code`."""
+    if heartbeat is not None and not (_sane(heartbeat.interval) and heartbeat.interval and _sane(heartbeat.timeout)):
+        raise RemoteError(code, "heartbeat.interval must be seconds above 0, .timeout seconds from 0")
+    if sse is not None and not (_sane(sse.keepalive) and sse.max_event > 0):
+        raise RemoteError(code, "sse.keepalive must be seconds from 0, sse.max_event bytes from 1")
+    if sse is not None and not (_sane(sse.replay) and sse.replay_buffer >= 0):
+        raise RemoteError(code, "sse.replay must be seconds from 0, sse.replay_buffer bytes from 0")
+
+
+def agree(hello: Hello, bounds: Bounds) -> Agreed:
+    """What holds for a hello that `check_hello` let pass."""
+    wishes = hello.wishes
+    heartbeat, sse = agree_live(wishes.heartbeat, wishes.sse, bounds)
+    resume = wishes.resume or bounds.resume
+    return Agreed(
+        heartbeat=heartbeat,
+        sse=sse,
+        resume=ResumeSettings(
+            grace=min(resume.grace, bounds.resume.grace),
+            buffer=max(MIN_BUFFER, min(resume.buffer, bounds.resume.buffer)),
+        ),
+        max_streams=min(wishes.max_streams or bounds.max_streams, bounds.max_streams),
+        stream_window=max(MIN_WINDOW, min(wishes.stream_window or bounds.stream_window, bounds.stream_window)),
+    )
+
+
+def agree_live(
+    heartbeat: HeartbeatSettings | None, sse: SseSettings | None, bounds: Bounds
+) -> tuple[HeartbeatSettings, SseSettings]:
+    """What holds of the values that a live reload may change."""
+    beat = heartbeat or bounds.heartbeat
+    interval = min(max(beat.interval, bounds.heartbeat_min), bounds.heartbeat_max)
+    timeout = min(max(beat.timeout, min(bounds.heartbeat_min, 1.0)), bounds.heartbeat_max)
+    events = sse or bounds.sse
+    keepalive = events.keepalive
+    if keepalive:  # 0 is off, whatever the minimum says
+        keepalive = min(max(keepalive, bounds.keepalive_min), bounds.keepalive_max)
+    return (
+        HeartbeatSettings(interval, timeout),
+        SseSettings(
+            keepalive=keepalive,
+            max_event=min(events.max_event, bounds.sse.max_event),
+            identity=events.identity,
+            recover=events.recover,
+            replay=events.replay,
+            replay_buffer=events.replay_buffer,
+        ),
+    )
+
+
+def live_settings(message: Settings, bounds: Bounds) -> tuple[HeartbeatSettings, SseSettings]:
+    """What holds after an agent's `settings`; raises RemoteError ``protocol_error``."""
+    check_live(message.heartbeat, message.sse, code="protocol_error")
+    return agree_live(message.heartbeat, message.sse, bounds)
+
+
+def _sane(seconds: float) -> bool:
+    return isfinite(seconds) and 0 <= seconds <= 86400 * 365

@@ -1,0 +1,278 @@
+"""What the tunnel says in JSON: text messages, and the heads inside OPEN, HEAD and END.
+
+Shapes are checked by msgspec while it decodes, in C. Unknown keys are ignored, so a newer peer may say more.
+Header and path bytes are latin-1 text, written as UTF-8 and not escaped.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from tunneld.errors import RemoteError
+
+__all__ = [
+    "Connected",
+    "ErrorMessage",
+    "GoAway",
+    "Head",
+    "Headers",
+    "HeartbeatSettings",
+    "Hello",
+    "Message",
+    "Open",
+    "Ping",
+    "Pong",
+    "ResumeSettings",
+    "Settings",
+    "SseSettings",
+    "StreamCancel",
+    "Wishes",
+    "decode_head",
+    "decode_open",
+    "decode_text",
+    "decode_trailers",
+    "encode",
+]
+
+#: (name, value) pairs in order, latin-1 text as on the wire.
+Headers: TypeAlias = list[tuple[str, str]]
+
+
+#: What one text may hold is bounded, so that what is echoed, logged or kept of it is.
+_Short: TypeAlias = Annotated[str, Meta(max_length=64)]
+_Name: TypeAlias = Annotated[str, Meta(max_length=256)]
+_Words: TypeAlias = Annotated[str, Meta(max_length=2048)]
+_Number: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+_Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=366 * 86400)]
+
+
+class HeartbeatSettings(msgspec.Struct, frozen=True):
+    """Seconds, both."""
+
+    interval: float
+    timeout: float
+
+
+class SseSettings(msgspec.Struct, frozen=True):
+    """Seconds, bytes; `keepalive` 0 is off.
+
+    Attributes:
+        recover: go on from Last-Event-ID when the service broke.
+        replay: seconds that a stream is kept for a visitor that left; 0: not at all.
+        replay_buffer: bytes of events kept for such a visitor.
+    """
+
+    keepalive: float = 30.0
+    max_event: int = 256 * 1024
+    identity: bool = True
+    recover: bool = False
+    replay: float = 0.0
+    replay_buffer: int = 1024 * 1024
+
+
+class ResumeSettings(msgspec.Struct, frozen=True):
+    """Seconds that a session is kept without a connection (0: not at all), bytes of the replay buffer."""
+
+    grace: float = 0.0
+    buffer: int = 4 * 1024 * 1024
+
+
+class Wishes(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an agent would like; the server's bounds decide. None: no wish."""
+
+    heartbeat: HeartbeatSettings | None = None
+    sse: SseSettings | None = None
+    resume: ResumeSettings | None = None
+    max_streams: int | None = None
+    stream_window: int | None = None
+
+
+class Hello(msgspec.Struct, omit_defaults=True, tag="hello", tag_field="type"):
+    """The agent's first message. With `session_id` it asks to resume that session."""
+
+    instance: str
+    dial: int
+    agent_version: _Short = ""
+    wishes: Wishes = Wishes()
+    session_id: _Name | None = None
+    resume_token: _Name | None = None
+    received: int | None = None
+
+
+class Connected(msgspec.Struct, tag="connected", tag_field="type"):
+    """The server's answer to `hello`: who the tunnel is and what holds on it. Every key is written, null or not."""
+
+    tunnel_id: _Name
+    public_url: _Words
+    session_id: _Name
+    resume_token: _Name
+    heartbeat: HeartbeatSettings
+    sse: SseSettings
+    resume: ResumeSettings
+    max_streams: int
+    stream_window: int
+    max_header: int
+    host_url: _Words | None = None
+    resumed: bool = False
+    resume_refused: _Short | None = None
+    received: _Number = 0
+    server_version: _Short = ""
+
+
+class Settings(msgspec.Struct, omit_defaults=True, tag="settings", tag_field="type"):
+    """A live reload: what holds from now on. Not counted."""
+
+    heartbeat: HeartbeatSettings | None = None
+    sse: SseSettings | None = None
+
+
+class Ping(msgspec.Struct, tag="ping", tag_field="type"):
+    """`timestamp` is ISO 8601 UTC; the pong echoes both."""
+
+    timestamp: _Short
+    seq: _Number
+
+
+class Pong(msgspec.Struct, tag="pong", tag_field="type"):
+    """The echo of a ping."""
+
+    timestamp: _Short
+    seq: _Number
+
+
+class StreamCancel(msgspec.Struct, tag="stream_cancel", tag_field="type"):
+    """Both directions of a stream are over. Counted."""
+
+    request_id: str
+    reason: str
+
+
+class GoAway(msgspec.Struct, tag="goaway", tag_field="type"):
+    """No new streams here. Not counted."""
+
+    reason: _Words
+    retry_after: _Seconds = 0.0
+
+
+class ErrorMessage(msgspec.Struct, tag="error", tag_field="type"):
+    """From the server; the connection closes after it."""
+
+    code: _Short
+    message: _Words = ""
+    retry_after: _Seconds | None = None
+
+
+Message: TypeAlias = Hello | Connected | Settings | Ping | Pong | StreamCancel | GoAway | ErrorMessage
+
+
+class Open(msgspec.Struct):
+    """A visitor's request.
+
+    Attributes:
+        request_id: 1 to 128 visible ASCII characters.
+        path: path and query exactly as the visitor sent them, the tunnel's prefix taken off; begins with "/".
+        client: the visitor's address, for people: at most 256 visible ASCII characters, none when it is not known.
+    """
+
+    request_id: str
+    method: str
+    path: str
+    headers: Headers
+    client: str = ""
+
+
+class Head(msgspec.Struct):
+    """A service's answer, without its body. 1xx may come before the final one."""
+
+    status: int
+    headers: Headers
+
+
+_encoder = msgspec.json.Encoder()
+_text: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
+_any = msgspec.json.Decoder(dict[str, Any])
+_open = msgspec.json.Decoder(Open)
+_head = msgspec.json.Decoder(Head)
+_trailers = msgspec.json.Decoder(Headers)
+_TYPES = frozenset({"hello", "connected", "settings", "ping", "pong", "stream_cancel", "goaway", "error"})
+_T = TypeVar("_T")
+_MAX_ID = 128
+_MAX_CLIENT = 256
+_VISIBLE = re.compile(r"[!-~]+").fullmatch
+
+#: Encode any of these shapes as UTF-8 JSON.
+encode = _encoder.encode
+
+
+def decode_text(payload: bytes) -> Message | None:
+    """A text message; None when its type is one that this version does not know (a newer peer).
+
+    Raises:
+        RemoteError: ``protocol_error``: not JSON, not an object with a `type`, a field missing or of a wrong
+            shape.
+    """
+    try:
+        return _text.decode(payload)
+    except (ValueError, RecursionError) as error:
+        fault = error
+    try:
+        kind = _any.decode(payload).get("type")
+    except (ValueError, RecursionError):
+        kind = None
+    if isinstance(kind, str) and kind not in _TYPES:
+        return None
+    raise RemoteError("protocol_error", f"a text message that cannot be read: {fault}") from fault
+
+
+def decode_open(payload: bytes) -> Open:
+    """The payload of an OPEN; raises RemoteError ``protocol_error``."""
+    request = _decode(_open, payload, "OPEN")
+    if not _VISIBLE(request.request_id) or len(request.request_id) > _MAX_ID:
+        raise RemoteError("protocol_error", "an OPEN whose request id is not 1 to 128 visible ASCII characters")
+    if request.client and (len(request.client) > _MAX_CLIENT or not _VISIBLE(request.client)):
+        raise RemoteError("protocol_error", "an OPEN whose client address cannot be")
+    if not _is_plain(payload):
+        _check_latin1("OPEN", request.headers, request.method, request.path)
+    return request
+
+
+def decode_head(payload: bytes) -> Head:
+    """The payload of a HEAD; raises RemoteError ``protocol_error``."""
+    head = _decode(_head, payload, "HEAD")
+    if not 100 <= head.status <= 999:
+        raise RemoteError("protocol_error", f"a HEAD with status {head.status}")
+    if not _is_plain(payload):
+        _check_latin1("HEAD", head.headers)
+    return head
+
+
+def decode_trailers(payload: bytes) -> Headers:
+    """The payload of an END, which may be empty; raises RemoteError ``protocol_error``."""
+    if not payload:
+        return []
+    trailers = _decode(_trailers, payload, "END")
+    if not _is_plain(payload):
+        _check_latin1("END", trailers)
+    return trailers
+
+
+def _is_plain(payload: bytes) -> bool:
+    """All of its text is ASCII, told without looking at each string."""
+    return payload.isascii() and b"\\u" not in payload
+
+
+def _check_latin1(what: str, headers: Headers, *texts: str) -> None:
+    for text in (*texts, *(part for pair in headers for part in pair)):
+        if not text.isascii() and max(text) > "\xff":
+            raise RemoteError("protocol_error", f"{what} with text that is not latin-1")
+
+
+def _decode(decoder: msgspec.json.Decoder[_T], payload: bytes, what: str) -> _T:
+    try:
+        return decoder.decode(payload)
+    except (ValueError, RecursionError) as error:
+        raise RemoteError("protocol_error", f"{what} that cannot be read: {error}") from error

@@ -1,0 +1,419 @@
+"""One visitor's request as a stream: its states as a table, its credit, what waits to be sent.
+
+A stream has two directions, each ended by its own END. The same class serves at both ends; what differs is
+where each direction starts: the side that opens expects a HEAD before DATA, the other does not.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from tunneld.errors import LocalError, RemoteError
+from tunneld.protocol.messages import Headers
+from tunneld.protocol.outgoing import HeadTooLarge, Outbox
+from tunneld.protocol.windows import MAX_CREDIT, ReceiveWindow
+
+if TYPE_CHECKING:
+    from tunneld.protocol.session import Session
+
+__all__ = [
+    "MAX_INFORMATIONAL",
+    "REASONS",
+    "Chunk",
+    "Direction",
+    "Event",
+    "HeadTooLarge",
+    "Sink",
+    "Stream",
+    "step",
+]
+
+Chunk: TypeAlias = bytes | memoryview
+#: Who or what ended a stream that did not end by itself.
+REASONS = ("visitor", "service", "operator", "peer_lost", "limit", "shutdown", "refused")
+#: Heads with a 1xx status that one stream may carry.
+MAX_INFORMATIONAL = 8
+#: A source is paused when this many bytes wait to be sent, and goes on when half of it is left.
+HIGH_WATER = 64 * 1024
+LOW_WATER = HIGH_WATER // 2
+
+
+class Direction(IntEnum):
+    """Where one direction of a stream stands."""
+
+    HEAD_DUE = 0
+    BODY = 1
+    #: The receiver said STOP; what comes is dropped until END.
+    HEAD_DUE_STOPPED = 2
+    BODY_STOPPED = 3
+    ENDED = 4
+
+
+class Event(IntEnum):
+    """What can happen to a direction."""
+
+    INFORMATIONAL = 0
+    HEAD = 1
+    DATA = 2
+    END = 3
+    STOP = 4
+
+
+_D, _E = Direction, Event
+#: (state, event) -> state. A missing key is an error: of the peer when it sent the event, else our own.
+_TABLE: dict[tuple[Direction, Event], Direction] = {
+    (_D.HEAD_DUE, _E.INFORMATIONAL): _D.HEAD_DUE,
+    (_D.HEAD_DUE, _E.HEAD): _D.BODY,
+    (_D.HEAD_DUE, _E.STOP): _D.HEAD_DUE_STOPPED,
+    (_D.BODY, _E.DATA): _D.BODY,
+    (_D.BODY, _E.END): _D.ENDED,
+    (_D.BODY, _E.STOP): _D.BODY_STOPPED,
+    (_D.HEAD_DUE_STOPPED, _E.INFORMATIONAL): _D.HEAD_DUE_STOPPED,
+    (_D.HEAD_DUE_STOPPED, _E.HEAD): _D.BODY_STOPPED,
+    (_D.HEAD_DUE_STOPPED, _E.END): _D.ENDED,
+    (_D.HEAD_DUE_STOPPED, _E.STOP): _D.HEAD_DUE_STOPPED,
+    (_D.BODY_STOPPED, _E.DATA): _D.BODY_STOPPED,
+    (_D.BODY_STOPPED, _E.END): _D.ENDED,
+    (_D.BODY_STOPPED, _E.STOP): _D.BODY_STOPPED,
+    (_D.ENDED, _E.STOP): _D.ENDED,
+}
+
+
+def step(state: Direction, event: Event) -> Direction | None:
+    """The state after `event`; None where the event may not happen."""
+    return _TABLE.get((state, event))
+
+
+class Sink(Protocol):
+    """What consumes a stream.
+
+    The session calls while it reads a message or builds one; no call may raise, each may use the stream.
+    After `cancelled`, or the consumer's own `Stream.cancel`, nothing more is called.
+    """
+
+    def head(self, status: int, headers: Headers) -> None:
+        """The answer's head (where the stream was opened only); 1xx may come before the final one."""
+
+    def data(self, data: bytes) -> None:
+        """Bytes of the peer's direction, in order; `Stream.took` gives their credit back."""
+
+    def end(self, trailers: Headers) -> None:
+        """The peer's direction ended cleanly."""
+
+    def stopped(self) -> None:
+        """The peer takes no more of our direction; what waited was dropped and END goes out by itself."""
+
+    def cancelled(self, reason: str) -> None:
+        """Both directions are over, by the peer or because the session is gone."""
+
+    def writable(self) -> None:
+        """After `Stream.send` returned False: read your source again."""
+
+
+class Stream:
+    """Made by `Session.open` or by an OPEN that came; never by hand."""
+
+    __slots__ = (
+        "_credit",
+        "_informational",
+        "_outbox",
+        "_paused",
+        "_pending",
+        "_queue",
+        "_receiving",
+        "_sending",
+        "_session",
+        "_trailers",
+        "_window",
+        "cancelled",
+        "closed",
+        "handed_over",
+        "id",
+        "in_ready",
+        "queued",
+        "request_id",
+        "sink",
+        "when_sent",
+        "window_waits",
+    )
+
+    def __init__(
+        self,
+        session: Session,
+        outbox: Outbox,
+        stream_id: int,
+        request_id: str,
+        *,
+        opened_here: bool,
+        window: int,
+        maximum: int,
+    ) -> None:
+        self._session = session
+        self._outbox = outbox
+        self.id = stream_id
+        self.request_id = request_id
+        self.sink: Sink | None = None
+        #: Called when both directions have ended in order and every byte that was sent is in a message (its END is next
+        #: in line): for a consumer that has handed its last bytes over. `Sink.cancelled` tells of the other end.
+        self.when_sent: Callable[[], None] | None = None
+        #: Both directions have ended, or the stream was cancelled.
+        self.closed = False
+        self.cancelled = False
+        #: The OPEN has reached the socket (or came from it): only then does the peer know the stream.
+        self.handed_over = not opened_here
+        #: What waits in the outbox: control frames, a turn, credit. The outbox keeps these.
+        self.queued = 0
+        self.in_ready = False
+        self.window_waits = False
+        self._receiving = Direction.HEAD_DUE if opened_here else Direction.BODY
+        self._sending = Direction.BODY if opened_here else Direction.HEAD_DUE
+        self._informational = 0
+        self._credit = window
+        self._window = ReceiveWindow(window, maximum)
+        self._queue: deque[Chunk] | None = None
+        self._pending = 0
+        self._trailers: Headers | None = None
+        self._paused = False
+
+    # -- what a consumer does --------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> int:
+        """Bytes given to `send` that no message carries yet."""
+        return self._pending
+
+    @property
+    def sending_ended(self) -> bool:
+        """Our direction has ended, or its END waits behind its bytes."""
+        return self._sending is Direction.ENDED or self._trailers is not None
+
+    @property
+    def receiving_ended(self) -> bool:
+        """The peer's direction has ended."""
+        return self._receiving is Direction.ENDED
+
+    def send_head(self, status: int, headers: Headers, *, end: bool = False) -> None:
+        """Send a HEAD; with `end` the answer has no body.
+
+        Raises:
+            HeadTooLarge: encoded it is over twice `max_header`; nothing was sent and the stream stands.
+            LocalError: a head was sent before, or too many with 1xx.
+        """
+        if self.closed or self._sending is Direction.ENDED:
+            return
+        informational = 100 <= status < 200 and status != 101
+        after = _TABLE.get((self._sending, Event.INFORMATIONAL if informational else Event.HEAD))
+        self._informational += informational
+        if after is None or self._informational > MAX_INFORMATIONAL:
+            raise LocalError(f"stream {self.request_id}: a head with status {status} where none may stand")
+        self._outbox.head(self, status, headers, end=end and not informational)
+        self._sending = after
+        if end and not informational:
+            self._end_sending()
+
+    def send(self, data: bytes) -> bool:
+        """Queue DATA; False asks to pause the source until `Sink.writable`. Dropped when the peer said STOP."""
+        if self._sending is not Direction.BODY or self._trailers is not None:
+            if self.closed or self._sending is Direction.ENDED:
+                return True
+            raise LocalError(f"stream {self.request_id}: DATA before HEAD or after END")
+        if not data:
+            return not self._paused
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append(data)
+        self._pending += len(data)
+        if self._credit > 0 and not self.in_ready:
+            self.in_ready = True
+            self._outbox.ready(self)
+        if self._pending >= HIGH_WATER:
+            self._paused = True
+            self._outbox.hurry()
+            return False
+        if self._pending > self._credit:
+            self._paused = True
+            return False
+        return True
+
+    def send_end(self, trailers: Headers | None = None) -> bool:
+        """End our direction after all that was sent; False when the trailers were too large and are left out."""
+        if self.closed or self._sending is Direction.ENDED or self._trailers is not None:
+            return True
+        if self._sending is not Direction.BODY:
+            raise LocalError(f"stream {self.request_id}: END before HEAD")
+        fits = not trailers or self._outbox.fits(trailers)
+        self._trailers = trailers if trailers and fits else []
+        if not self._pending:
+            self._outbox.end(self, self._trailers)
+            self._end_sending()
+        return fits
+
+    def stop(self) -> None:
+        """Take no more DATA: neither `data` nor `end` is called again. The peer answers with END."""
+        if self.closed or self._receiving in (
+            Direction.ENDED,
+            Direction.HEAD_DUE_STOPPED,
+            Direction.BODY_STOPPED,
+        ):
+            return
+        self._receiving = _TABLE[self._receiving, Event.STOP]
+        self._outbox.stop(self)
+
+    def cancel(self, reason: str) -> None:
+        """End both directions now and tell the peer why (one of `REASONS`). Nothing is called afterwards."""
+        if not self.closed:
+            self._session.cancel(self, reason)
+
+    def took(self, count: int) -> None:
+        """The consumer has taken `count` of the bytes that `Sink.data` gave it: their credit may go back."""
+        if self._window.took(count) and not self.window_waits and not self.closed:
+            if self._receiving is Direction.ENDED:
+                return
+            self.window_waits = True
+            self._outbox.window_due(self)
+
+    # -- what the session does -------------------------------------------------------------------------
+
+    def release(self) -> None:
+        """Drop what waits and let go of the consumer; the session has taken the stream off its table."""
+        self.closed = True
+        self._sending = self._receiving = Direction.ENDED
+        self._queue = None
+        self._pending = 0
+        self._trailers = None
+        self.sink = None
+        self.when_sent = None
+
+    def on_head(self, status: int, headers: Headers, *, end: bool) -> None:
+        """A HEAD came; raises RemoteError."""
+        informational = 100 <= status < 200 and status != 101
+        if informational:
+            self._informational += 1
+            if self._informational > MAX_INFORMATIONAL or end:
+                raise RemoteError("protocol_error", f"a HEAD with END and 1xx, or more than {MAX_INFORMATIONAL} of 1xx")
+        self._receive(Event.INFORMATIONAL if informational else Event.HEAD)
+        if self._receiving is not Direction.HEAD_DUE_STOPPED and self._receiving is not Direction.BODY_STOPPED:
+            sink = self.sink
+            if sink is not None:
+                sink.head(status, headers)
+        if end and not self.closed:
+            self.on_end([])
+
+    def on_data(self, data: bytes) -> None:
+        """DATA came; raises RemoteError."""
+        if not data:
+            raise RemoteError("protocol_error", "an empty DATA")
+        self._window.received(len(data))
+        if self._receiving is Direction.BODY:
+            sink = self.sink
+            if sink is not None:
+                sink.data(data)
+        else:
+            self._receive(Event.DATA)
+
+    def on_end(self, trailers: Headers) -> None:
+        """END came; raises RemoteError."""
+        silent = self._receiving in (Direction.HEAD_DUE_STOPPED, Direction.BODY_STOPPED)
+        self._receive(Event.END)
+        sink = self.sink
+        if sink is not None and not silent:
+            sink.end(trailers)
+        self._close_if_over()
+
+    def on_stop(self) -> None:
+        """STOP came: drop what waits, answer END. Ignored when our direction has ended."""
+        if self._sending is Direction.ENDED:
+            return
+        self._queue = None
+        self._pending = 0
+        self._paused = False
+        self._trailers = None
+        self._outbox.end(self, [])
+        sink = self.sink
+        self._end_sending()
+        if sink is not None:
+            sink.stopped()
+
+    def on_window(self, credit: int) -> None:
+        """WINDOW came; raises RemoteError ``flow_control`` on more credit than any window has."""
+        if self._sending is Direction.ENDED:
+            return
+        self._credit += credit
+        if self._credit > MAX_CREDIT:
+            raise RemoteError("flow_control", f"{self._credit} bytes of credit at one time")
+        if self._pending and not self.in_ready:
+            self.in_ready = True
+            self._outbox.ready(self)
+        elif self._paused and not self._pending:
+            self._outbox.drained.append(self)
+
+    def take_turn(self, limit: int) -> tuple[Sequence[Chunk], int, bool]:
+        """Take at most `limit` bytes that credit allows: (chunks, their size, our direction ends with them)."""
+        queue = self._queue
+        size = min(limit, self._credit, self._pending)
+        if queue is None or not size:
+            return (), 0, False
+        taken: list[Chunk] = []
+        left = size
+        while left:
+            chunk = queue[0]
+            if len(chunk) <= left:
+                taken.append(queue.popleft())
+                left -= len(chunk)
+            else:
+                view = memoryview(chunk)  # a large chunk goes in several turns: its rest is not copied each time
+                taken.append(view[:left])
+                queue[0] = view[left:]
+                left = 0
+        self._credit -= size
+        self._pending -= size
+        if not self._pending:
+            self._queue = None
+        if self._paused and self._pending <= LOW_WATER and self._credit > 0:
+            self._outbox.drained.append(self)
+        return taken, size, not self._pending and self._trailers is not None
+
+    def finish_sending(self) -> None:
+        """The session has written or queued our END."""
+        self._end_sending()
+
+    def grant(self, now: float, round_trip: float | None) -> int:
+        """The credit of a WINDOW that goes out now; 0 for none."""
+        self.window_waits = False
+        if self.closed or self._receiving is not Direction.BODY:
+            return 0
+        return self._window.grant(now, round_trip)
+
+    def tell_writable(self) -> None:
+        """Let the consumer read its source again, if it still waits for that."""
+        if self._paused and not self.closed:
+            self._paused = False
+            if self.sink is not None:
+                self.sink.writable()
+
+    @property
+    def can_go_on(self) -> bool:
+        """Bytes wait and credit allows some of them."""
+        return self._pending > 0 and self._credit > 0
+
+    @property
+    def end_trailers(self) -> Headers:
+        """The trailers of an END that is due."""
+        return self._trailers or []
+
+    def _receive(self, event: Event) -> None:
+        after = _TABLE.get((self._receiving, event))
+        if after is None:
+            raise RemoteError("protocol_error", f"{event.name} where the peer's direction is {self._receiving.name}")
+        self._receiving = after
+
+    def _end_sending(self) -> None:
+        self._sending = Direction.ENDED
+        self._close_if_over()
+
+    def _close_if_over(self) -> None:
+        if self._sending is Direction.ENDED and self._receiving is Direction.ENDED and not self.closed:
+            self._session.finish(self)

@@ -1,0 +1,242 @@
+"""The server: listeners, the visitors' ingress, the agents' connections, and their end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from time import monotonic
+from urllib.parse import parse_qs, urlsplit
+
+from tunneld.config.load import diff, later_keys, load_server
+from tunneld.config.server import ListenConfig, ServerConfig
+from tunneld.errors import ConfigError, VisitorError
+from tunneld.lifecycle import main, raise_descriptor_limit, warn_about_descriptors
+from tunneld.protocol.frames import max_message
+from tunneld.protocol.handshake import Bounds
+from tunneld.protocol.messages import HeartbeatSettings, ResumeSettings, SseSettings
+from tunneld.server.auth import OPEN_OWNER, Gate
+from tunneld.server.ingress import Ingress, TunnelOffer
+from tunneld.server.listeners import Listeners
+from tunneld.server.registry import Registry
+from tunneld.server.tunnels import TunnelConnection, TunnelPolicy
+from tunneld.telemetry import logs
+from tunneld.wire.http1 import RequestHead
+from tunneld.wire.ws_accept import Acceptance
+
+__all__ = ["ServerDaemon", "run"]
+
+log = logging.getLogger("tunneld.server")
+
+SUBPROTOCOL = "tunneld.v3"
+_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+#: Seconds after which the first agent that was sent away may come back, and how many may in each second from then on.
+#: Each spreads itself over half as long again.
+_COME_BACK = 1.0
+_BACK_A_SECOND = 500
+#: Sections of the file that hold from the next start only.
+_RESTART_SECTIONS = frozenset({"listen", "admin", "public_url", "domain", "tls", "store"})
+
+
+class ServerDaemon:
+    """One server. `start` and `stop` belong to one task.
+
+    Args:
+        config: the file, loaded.
+        path: where it was loaded from, for the reload; None: nothing to reload from.
+    """
+
+    def __init__(self, config: ServerConfig, path: str | None) -> None:
+        self.config = config
+        self.path = path
+        self.started = monotonic()
+        self.connections: set[TunnelConnection] = set()
+        self.registry: Registry
+        self.ingress: Ingress
+        self._gate = Gate(config)
+        self._listeners = Listeners(config)
+        self._public_url = config.public_url or ""
+        self._draining = False
+        self._gone = asyncio.Event()
+
+    # -- life ------------------------------------------------------------------------------------------
+
+    @property
+    def drain_timeout(self) -> float:
+        """Seconds."""
+        return self.config.drain_timeout
+
+    @property
+    def listening(self) -> list[tuple[ListenConfig, str]]:
+        """(listener, address as bound) of each socket."""
+        return self._listeners.addresses
+
+    async def start(self) -> None:
+        """Bind and serve; raises ConfigError with one line a fault."""
+        config = self.config
+        self._gate.check()
+        descriptors = raise_descriptor_limit()
+        limits = config.limits
+        warn_about_descriptors(
+            descriptors,
+            limits.max_tunnels + limits.max_streams,
+            f"{limits.max_tunnels} tunnels and {limits.max_streams} streams on one of them",
+        )
+        for key in later_keys(config):
+            log.warning("%s has no effect yet: its work comes with a later version.", key, extra={"key": key})
+        self._listeners.open()
+        self._public_url = config.public_url or self._own_url()
+        self.registry = Registry(max_tunnels=limits.max_tunnels, max_waiting=limits.max_waiting, urls=self._urls)
+        self.ingress = Ingress(config, self.registry, connect_tunnel=self._offered, ready=self._is_ready)
+        await self._listeners.serve(lambda listener, tls: self.ingress.protocol_factory(listener, tls=tls))
+        for listener, address in self.listening:
+            log.info("Listening on %s for %s", address, " and ".join(listener.serve), extra={"address": address})
+
+    async def drain(self) -> None:
+        """Take no new visitors, tell the agents to go; return when every open stream has ended."""
+        self._begin_drain()
+        await self.ingress.close(self.drain_timeout)
+
+    def _begin_drain(self) -> None:
+        if self._draining:
+            return
+        self._draining = True
+        self._listeners.close()
+        for connection, after in self._sent_away():
+            connection.go_away(after)
+
+    async def stop(self) -> None:
+        """End what is open with reason `shutdown`, visibly; return when every connection is gone."""
+        self._begin_drain()
+        await self.ingress.close(0)
+        for connection, after in self._sent_away():
+            connection.shut(after)
+        while self.connections:  # each ends within its close timeout
+            self._gone.clear()
+            await self._gone.wait()
+
+    def _sent_away(self) -> list[tuple[TunnelConnection, float]]:
+        """Every agent, and the seconds after which it may come back: all at once would be a stampede."""
+        return [(each, _COME_BACK + number / _BACK_A_SECOND) for number, each in enumerate(self.connections)]
+
+    async def reload(self) -> list[str]:
+        """Read the file again; returns the sections that changed. Raises ConfigError and changes nothing."""
+        if self.path is None:
+            raise ConfigError(["this server was started without a configuration file: there is nothing to reload"])
+        config = load_server(self.path)
+        Gate(config).check()
+        changes = diff(self.config, config)
+        # What waits for a restart keeps its old value here, so that nothing of it holds by half.
+        config = config.model_copy(update={name: getattr(self.config, name) for name in _RESTART_SECTIONS})
+        self.config = config
+        self._gate = Gate(config)
+        self.ingress.configure(config)
+        self.registry.configure(max_tunnels=config.limits.max_tunnels, max_waiting=config.limits.max_waiting)
+        logs.set_level(config.log.level)
+        for connection in list(self.connections):
+            connection.retune()
+        for section in sorted(changes.sections):
+            if section in _RESTART_SECTIONS:
+                log.warning("Reloaded, but only a restart applies %s", section)
+            else:
+                log.info("Reloaded: %s", section)
+        return sorted(changes.sections)
+
+    def status_line(self) -> str:
+        """As ``systemctl status`` shows it."""
+        online = sum(1 for tunnel in self.registry.all() if tunnel.online)
+        return f"{online} tunnels up, {len(self.ingress.exchanges)} streams"
+
+    # -- tunnels ---------------------------------------------------------------------------------------
+
+    def policy(self) -> TunnelPolicy:
+        """What agents may wish, as the configuration says now."""
+        config = self.config
+        beat, sse, limits = config.heartbeat, config.sse, config.limits
+        return TunnelPolicy(
+            bounds=Bounds(
+                heartbeat=HeartbeatSettings(beat.interval, beat.timeout),
+                heartbeat_min=beat.min,
+                heartbeat_max=beat.max,
+                sse=SseSettings(sse.keepalive, sse.max_event, True),
+                keepalive_min=sse.min,
+                keepalive_max=sse.max,
+                resume=ResumeSettings(config.resume.grace, config.resume.buffer),
+                max_streams=limits.max_streams,
+                stream_window=limits.stream_window,
+            ),
+            max_header=limits.max_header,
+            stream_window_max=limits.stream_window_max,
+            hello_timeout=limits.hello_timeout,
+        )
+
+    def _offered(self, offer: TunnelOffer, head: RequestHead, leftover: bytes) -> None:
+        """An agent asks for ``/tunnel/connect``."""
+        try:
+            name = self._allowed_name(head)
+            accepting = Acceptance(head, subprotocols=[SUBPROTOCOL])
+        except VisitorError as error:
+            more = [("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")] if error.status == 426 else []
+            challenge = [("WWW-Authenticate", "Bearer")] if error.status == 401 else []
+            offer.problem(error, [*more, *challenge])
+            return
+        pipe = accepting.take(
+            asyncio.get_running_loop(),
+            offer.take(),
+            leftover,
+            max_message=max_message(self.config.limits.max_header),
+        )
+        served = TunnelConnection(
+            pipe,
+            name,
+            peer=offer.client or "unix",
+            owner=OPEN_OWNER,
+            policy=self.policy,
+            registry=self.registry,
+            forget=self._forget,
+        )
+        self.connections.add(served)
+        pipe.handler = served.link
+
+    def _allowed_name(self, head: RequestHead) -> str:
+        if self._draining:
+            raise VisitorError("shutdown", "This server is stopping.", retry_after=1)
+        query = parse_qs(head.target.partition("?")[2], keep_blank_values=True)
+        names = query.get("name", [])
+        if len(names) != 1 or not _LABEL.fullmatch(names[0]):
+            raise VisitorError("bad_name", "The query must carry one `name`, a DNS label.")
+        self._gate.allow(head, names[0])
+        self.registry.check_owner(names[0], OPEN_OWNER)
+        self.registry.check_room(names[0])
+        return names[0]
+
+    def _forget(self, connection: TunnelConnection) -> None:
+        self.connections.discard(connection)
+        self._gone.set()
+
+    # -- inside ----------------------------------------------------------------------------------------
+
+    def _is_ready(self) -> bool:
+        return not self._draining
+
+    def _own_url(self) -> str:
+        """Where visitors find this server when the file does not say: the first listener that serves them."""
+        for listener, address in self.listening:
+            if "visitors" in listener.serve and listener.unix is None:
+                secure = listener.tls is not None or self.config.tls is not None
+                shown = address.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")  # noqa: S104 - shown only
+                return f"{'https' if secure else 'http'}://{shown}"
+        return "http://localhost"
+
+    def _urls(self, name: str) -> tuple[str, str | None]:
+        parts = urlsplit(self._public_url)
+        host_url = None
+        if self.config.domain is not None:
+            port = f":{parts.port}" if parts.port else ""
+            host_url = f"{parts.scheme}://{name}.{self.config.domain}{port}"
+        return f"{self._public_url}/t/{name}", host_url
+
+
+def run(config: ServerConfig, path: str) -> int:
+    """Be the server until a signal ends it; returns the exit status."""
+    return main(lambda: ServerDaemon(config, path), config.log.level, config.log.format)

@@ -1,0 +1,480 @@
+"""One visitor's request on its way: the visitor's connection on one side, a tunnel's stream on the other.
+
+Bytes pass in the callbacks of either side; nothing is queued here. What a slow visitor has not taken is in its
+transport, counted against `limits.memory`, and its credit is withheld. Each end has one reason, the same word in
+the log and in every API: ``done`` for a clean one, else one of `REASONS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from tunneld.errors import CODES, VisitorError
+from tunneld.protocol.headers import BadHeader, Headers, get, is_encoded, lower, prefers_html, to_visitor
+from tunneld.protocol.messages import Open, encode
+from tunneld.protocol.sse import REMEMBERED
+from tunneld.protocol.streams import Stream
+from tunneld.server.events import NOBODY, EventBody
+from tunneld.server.recovery import Recovery
+from tunneld.server.replay import Missed, Recording, gap_event
+from tunneld.server.stops import stop_key
+from tunneld.server.visit import Visit, passable, seconds
+
+if TYPE_CHECKING:
+    from tunneld.server.ingress import Ingress
+    from tunneld.server.registry import Tunnel
+    from tunneld.wire.http_server import ServerConnection
+
+__all__ = ["Exchange"]
+
+log = logging.getLogger("tunneld.ingress")
+
+_RETRY_AFTER = 5  # seconds, where the tunnel may be back any moment
+# What a stream that was cancelled before its head is answered: reason -> (code, seconds of Retry-After).
+_BEFORE_HEAD = {
+    "service": ("service_broke", None),
+    "peer_lost": ("peer_lost", None),
+    "limit": ("service_timeout", None),
+    "operator": ("cancelled", None),
+    "shutdown": ("shutdown", _RETRY_AFTER),
+    "refused": ("refused", 1),
+}
+
+
+class Exchange(Visit):
+    """A request under way; `Sink` of its stream and `Consumer` of its connection."""
+
+    __slots__ = (
+        "_answered",
+        "_cookies",
+        "_host",
+        "_opened",
+        "_prefix",
+        "_recording",
+        "_recovery",
+        "_request",
+        "_stop",
+        "_stream",
+        "_timer",
+        "_whole",
+    )
+
+    def __init__(
+        self,
+        ingress: Ingress,
+        connection: ServerConnection,
+        tunnel: Tunnel,
+        request: Open,
+        *,
+        whole: bool,
+        prefix: str,
+        host: str,
+        cookies: list[str] | None = None,
+    ) -> None:
+        super().__init__(ingress, connection, tunnel, request)
+        self._request: Open | None = request  # until the answer's head
+        self._whole = whole  # our direction of the stream has ended
+        self._answered = False
+        self._prefix = prefix
+        self._host = host
+        self._stream: Stream | None = None
+        self._cookies = cookies  # that a visitor who comes back may be known by
+        self._opened: bytes | None = None  # the request of an event stream, for its recovery
+        self._recovery: Recovery | None = None
+        self._recording: Recording | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._stop: tuple[bytes, Headers] | None = None  # for the list of clients that are told to stop
+
+    # -- to the tunnel -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Open the stream, now or when the tunnel is back."""
+        if self.tunnel.online:
+            self._open()
+        else:
+            self._wait()
+
+    def _open(self) -> None:
+        assert self._request is not None
+        self.state = "open"
+        try:
+            self._stream = self.tunnel.open(self._request, self, ended=self._whole)
+        except VisitorError as error:
+            self._answer(error, "limit" if error.code != "tunnel_offline" else "peer_lost")
+            return
+        if not self._whole:
+            self.connection.resume_body()
+
+    def _wait(self) -> None:
+        """Wait for the tunnel, as long as `limits.hold` allows."""
+        until = min(self.tunnel.offline_since, self.started) + self._ingress.limits.hold
+        left = until - monotonic()
+        self.state = "waiting"
+        if left <= 0:
+            self._hold_over()
+            return
+        try:
+            self.tunnel.wait(self._back)
+        except VisitorError as error:
+            self._answer(error, "limit")
+            return
+        self.connection.hold_body()
+        self._timer = self._ingress.loop.call_later(left, self._hold_over)
+
+    def _hold_over(self) -> None:
+        detail = f"The tunnel {self.tunnel.name} is not connected."
+        self._answer(VisitorError("tunnel_offline", detail, retry_after=_RETRY_AFTER), "peer_lost")
+
+    def _back(self) -> None:
+        self._stop_timer()
+        self._open()
+
+    # -- Consumer: the visitor ---------------------------------------------------------------------------
+
+    def body(self, data: bytes) -> bool:
+        """Bytes of the request's body."""
+        self.bytes_in += len(data)
+        return self._stream is None or self._stream.send(data)
+
+    def body_end(self, trailers: Headers) -> None:
+        """The request is whole."""
+        self._whole = True
+        if self._stream is not None and not self._stream.send_end(passable(trailers)):
+            log.warning("trailers of %s are too large and were dropped", self.request_id, extra=self._fields())
+        if self._answered:
+            self._over("done")
+
+    def body_fault(self, error: VisitorError) -> None:
+        """The body is not valid, or over its limit."""
+        reason = "limit" if error.code == "body_too_large" else "visitor"
+        self._cancel_stream(reason)
+        self._answer(error, reason)
+
+    def drained(self) -> None:
+        """The visitor takes bytes again: their credit goes back."""
+        if self._owed or self._ahead:
+            owed = self._owed
+            self._settle()
+            if self._stream is not None:
+                self._stream.took(owed)
+
+    def stalled(self) -> None:
+        """The visitor takes nothing, for too long or with too much waiting."""
+        connection = self.connection
+        if self._keep():
+            connection.reset()
+        else:
+            self.cancel("limit")
+
+    def gone(self) -> None:
+        """The visitor has left."""
+        if not self._keep():
+            self._cancel_stream("visitor")
+            self._log_left(0)
+            self._over("visitor")
+
+    def _log_left(self, kept: float) -> None:
+        if self.kind == "sse":
+            extra = {**self._fields(), "reason": "visitor", **({"kept_s": kept} if kept else {})}
+            log.info("🔌 SSE client disconnected: %s", self.request_id, extra=extra)
+
+    # -- visitors that come back -------------------------------------------------------------------------
+
+    def _keep(self) -> bool:
+        """Keep the stream for a visitor that has left; False when it is to end."""
+        kept = self._recording.keep() if self._recording is not None and not self._answered else 0
+        if not kept or self._events is None:
+            return False
+        self.connection.consumer = None
+        self.connection = NOBODY
+        self._events.detach()
+        self.state = "kept"
+        self.drained()
+        self._log_left(kept)
+        return True
+
+    def come_back(self, connection: ServerConnection, client: str, event_id: str, missed: Missed) -> None:
+        """The visitor is back, maybe before its old connection looked dead: go on with the next event."""
+        recording, events = self._recording, self._events
+        assert recording is not None
+        assert events is not None
+        old, self.connection = self.connection, connection
+        old.reset()
+        self.drained()
+        recording.returned()
+        self.client = client
+        if self._stop is not None:
+            self._stop = stop_key(self.tunnel.name, self.path, client, recording.asked), self._stop[1]
+        connection.begin(self)
+        connection.send_head(self.status, list(recording.headers), length=None)
+        connection.settle()
+        events.attach(connection)
+        self.state = "streaming" if self._stream is not None or recording.whole else "recovering"
+        size = sum(map(len, missed.chunks))
+        extra = {**self._fields(), "bytes_replayed": size, "gap": missed.gap}
+        log.info("↩ SSE client is back: %s", self.request_id, extra=extra)
+        if missed.gap:
+            connection.send(gap_event(event_id))
+        for chunk in missed.chunks:
+            connection.send(chunk)
+        if recording.whole:
+            self._answered = True
+            self._over("done")
+            connection.finish([])
+        elif connection.congested:
+            self._ahead += size
+            self._ingress.holds(self, size)
+
+    def leave(self) -> None:
+        """The visitor that left will not come back in time."""
+        self._cancel_stream("visitor")
+        self._over("visitor")
+
+    # -- Sink: the service -------------------------------------------------------------------------------
+
+    def head(self, status: int, headers: Headers) -> None:
+        """The answer's head, or one with 1xx."""
+        request = self._request
+        if request is None:
+            return
+        try:
+            if status == 101:
+                raise BadHeader("a 101 to a request without upgrade")
+            if status < 200:
+                self.connection.send_informational(status, to_visitor(headers, prefix=self._prefix))
+            else:
+                self._head(status, headers, request)
+        except BadHeader as error:
+            log.warning("bad answer to %s: %s", self.request_id, error, extra=self._fields())
+            self._cancel_stream("service")
+            self._answer(VisitorError("bad_answer"), "service")
+
+    def _head(self, status: int, headers: Headers, request: Open) -> None:
+        content_type, length, code = "", None, None
+        for name, value in headers:
+            kind = lower(name)
+            if kind == "content-type":
+                content_type = value
+            elif kind == "content-length":
+                if length is not None or not (value.isascii() and value.isdigit() and len(value) <= 18):
+                    raise BadHeader("Content-Length is not one decimal number")
+                length = int(value)
+            elif kind == "x-tunnel-error":
+                code = value
+        sse = content_type[:17].lower() == "text/event-stream" and content_type[17:18] in ("", ";", " ", "\t")
+        if code in CODES and prefers_html(get(request.headers, "accept") or ""):
+            # the agent's own error, to a person
+            self._cancel_stream("service")
+            self._answer(VisitorError(code, retry_after=seconds(get(headers, "retry-after"))), "service")
+            return
+        cleaned = to_visitor(headers, prefix=self._prefix, authority=self._host, event_stream=sse)
+        cleaned.append(("X-Tunnel-Request-Id", self.request_id))
+        if code in CODES:
+            cleaned.append(("X-Tunnel-Error", code))
+        if self._cookies is not None and sse and status == 200 and not is_encoded(headers):
+            replays = self._ingress.replays
+            self._recording = replays.record(self, request, cleaned, prefix=self._prefix, cookies=self._cookies)
+        self.connection.send_head(status, cleaned, length=None if sse else length)
+        self.status = status
+        self.state = "streaming"
+        if sse:
+            self._begin_events(status, headers, request)
+        self._request = None
+
+    def _begin_events(self, status: int, headers: Headers, request: Open) -> None:
+        self.kind = "sse"
+        self.connection.settle()
+        if self.method == "GET":
+            key = stop_key(self.tunnel.name, self.path, self.client, request.headers)
+            self._stop = key, [pair for pair in headers if lower(pair[0]).startswith(("access-control-", "vary"))]
+        if status == 200 and self.method != "HEAD" and not is_encoded(headers):
+            if self.method == "GET" and self.tunnel.grace > 0:
+                self._opened = encode(request)
+            if self._recording is not None:
+                self._events = self._recording.begin(self.connection, self._prefix)
+            else:
+                remember = REMEMBERED if self._opened is not None else 0
+                self._events = EventBody(
+                    self._ingress.loop, self.connection, self.tunnel, self._prefix, remember=remember
+                )
+
+    def data(self, data: bytes) -> None:
+        """Bytes of the answer's body."""
+        size = len(data)
+        self.bytes_out += size
+        self.active = monotonic()
+        connection = self.connection
+        if self._events is not None:
+            self._events.feed(data, self.active)
+        elif not connection.send(data):
+            self._break("the answer is longer than its Content-Length")
+            return
+        if connection.congested:
+            self._owe(size)
+        elif self._stream is not None:
+            self._stream.took(size)
+
+    def go_on(self, stream: Stream | None) -> None:
+        """Another stream serves the request from now on; None: none does for a while (server/recovery.py)."""
+        self._stream = stream
+        self._ahead += self._owed  # what waits for the visitor was another stream's: no credit goes back for it
+        self._owed = 0
+
+    def recovered(self) -> None:
+        """The stream that goes on has a good head."""
+        self.state = "kept" if self.connection is NOBODY else "streaming"
+
+    def pass_on(self, events: bytes, size: int) -> None:
+        """Events of the stream that goes on, for which it sent `size` bytes."""
+        if self.reason or self._events is None:
+            return
+        self.bytes_out += size
+        self.active = monotonic()
+        self._events.feed(events, self.active)
+        if self.connection.congested:
+            self._owe(size)
+        elif self._stream is not None:
+            self._stream.took(size)
+
+    def end(self, trailers: Headers) -> None:
+        """The answer is whole."""
+        connection = self.connection
+        if self._events is not None:
+            self._events.end()
+        if not (connection.answered and connection.whole):
+            self._break("the answer is shorter than its Content-Length, or has no head")
+            return
+        if connection is NOBODY and self._recording is not None:
+            self._stream = None
+            self._recording.whole = True
+            return
+        self._answered = True
+        if self._whole:
+            self._over("done")
+        try:
+            connection.finish(passable(trailers) if connection.takes_trailers else [])
+        except BadHeader:
+            connection.finish([])
+
+    def stopped(self) -> None:
+        """The service takes no more of the request's body."""
+        if self.reason:
+            return
+        self._whole = True
+        if self._answered:
+            self._over("done")
+        self.connection.discard_body()
+
+    def cancelled(self, reason: str) -> None:
+        """The stream is over on both sides."""
+        if self.reason:
+            return
+        self._stream = None
+        if self._request is not None:
+            if reason == "refused" and not self.tunnel.online and not self.bytes_in:
+                self._wait()
+                return
+            code, seconds = _BEFORE_HEAD.get(reason, ("service_broke", None))
+            self._answer(VisitorError(code, retry_after=seconds), reason)
+        elif reason == "operator" and self.kind == "sse":
+            self._tell_to_stop()
+        elif not self._recovers(reason):
+            self._abort(reason)
+
+    def _recovers(self, reason: str) -> bool:
+        """Whether the event stream that was lost may go on in another answer."""
+        if self._recovery is None and self._opened is not None and self._events is not None:
+            if not self._events.splitter.recoverable:
+                return False
+            self._recovery = Recovery(self, self._events, self._opened)
+        return self._recovery is not None and self._recovery.lost(reason)
+
+    def give_up(self, reason: str) -> None:
+        """The event stream that was lost does not go on."""
+        self._cancel_stream("service")
+        self._abort(reason)
+
+    def writable(self) -> None:
+        """The tunnel takes more of the request's body."""
+        if not self.reason:
+            self.connection.resume_body()
+
+    # -- ends --------------------------------------------------------------------------------------------
+
+    def cancel(self, reason: str) -> None:
+        """End it from this side: `operator`, `limit` or `shutdown`. Nothing happens once it is over."""
+        if self.reason:
+            return
+        log.info("🛑 Cancelling stream: %s", self.request_id, extra={**self._fields(), "reason": reason})
+        self._cancel_stream(reason)
+        self.cancelled(reason)
+
+    def _tell_to_stop(self) -> None:
+        """An operator ended an event stream: cleanly, and its client is told not to come back for a while."""
+        connection = self.connection
+        if self._stop is not None:
+            self._ingress.stops.add(*self._stop, monotonic())
+        self._over("operator")
+        connection.finish([])
+
+    def _break(self, detail: str) -> None:
+        """The answer is not what it said it was."""
+        log.warning("%s", detail, extra=self._fields())
+        self._cancel_stream("service")
+        self._answer(VisitorError("bad_answer"), "service")
+
+    def _abort(self, reason: str) -> None:
+        connection = self.connection
+        self._over(reason)
+        connection.reset()
+
+    def _answer(self, error: VisitorError, reason: str) -> None:
+        """Answer with a problem, or abort what was begun."""
+        connection = self.connection
+        request, self._request = self._request, None
+        if connection.answered or request is None:
+            self._abort(reason)
+            return
+        self.status = error.status
+        self._over(reason)
+        self._ingress.answer(connection, error, self.request_id, request.headers)
+
+    def _cancel_stream(self, reason: str) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.cancel(reason)
+
+    def _over(self, reason: str) -> None:
+        """The one place where an exchange ends."""
+        if self.reason:
+            return
+        self.reason = reason
+        if self.state == "waiting":
+            self.tunnel.unwait(self._back)
+        self.state = "done"
+        self._stream = None
+        self._request = None
+        if self._owed or self._ahead:
+            self._settle()
+        self._stop_timer()
+        if self._events is not None:
+            self._events.close()
+        if self._recovery is not None:
+            self._recovery.close()
+        if self._recording is not None:
+            self._recording.close()
+        if self.connection.consumer is self:
+            self.connection.consumer = None
+        self._ingress.forget(self)
+        plain = reason == "done" and self.kind == "http"
+        if log.isEnabledFor(logging.DEBUG if plain else logging.INFO):
+            level = logging.DEBUG if plain else logging.INFO
+            log.log(level, "🧹 Cleaned up stream: %s", self.request_id, extra=self._fields())
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,413 @@
+"""Visitors in: which request goes where, and what they share (CONTRACT "Public addresses").
+
+`Ingress` makes a `ServerConnection` for each visitor, finds the tunnel that an address means, and lets an `Exchange`
+carry the request. `/tunnel/connect` is handed to the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from email.utils import formatdate
+from functools import lru_cache
+from ipaddress import ip_address
+from time import monotonic
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from tunneld.config.server import ListenConfig, ServerConfig, ServerLimits
+from tunneld.errors import VisitorError
+from tunneld.protocol.headers import Headers, accepts_event_stream, client_address, get, to_service
+from tunneld.protocol.messages import Open
+from tunneld.protocol.windows import MemoryBudget
+from tunneld.server.exchange import Exchange
+from tunneld.server.problems import problem
+from tunneld.server.registry import Registry, Tunnel
+from tunneld.server.replay import Replays, without_cookie
+from tunneld.server.stops import StopList, stop_key
+from tunneld.server.visit import Visit
+from tunneld.wire.http1 import RequestHead
+from tunneld.wire.http_server import ServerConnection
+
+__all__ = ["Ingress", "Listener", "TunnelOffer"]
+
+log = logging.getLogger("tunneld.ingress")
+
+_CONNECT = "/tunnel/connect"
+_IDS = 4096  # bytes of randomness taken at a time: 256 ids
+
+
+class Listener:
+    """What a connection must know of the listener it came by.
+
+    Args:
+        tls: visitors speak TLS on it.
+    """
+
+    __slots__ = ("scheme", "tunnels", "unix", "visitors")
+
+    def __init__(self, config: ListenConfig, *, tls: bool) -> None:
+        self.visitors = "visitors" in config.serve
+        self.tunnels = "tunnels" in config.serve
+        self.unix = config.unix is not None
+        self.scheme = "https" if tls else "http"
+
+
+class TunnelOffer:
+    """A connection that asks to become a tunnel: `take` it, or answer with a `problem`, now or later.
+
+    Attributes:
+        client: its address; that which a trusted proxy names, if one stands between.
+    """
+
+    __slots__ = ("_connection", "_ingress", "client", "head")
+
+    def __init__(self, ingress: Ingress, connection: ServerConnection, head: RequestHead, client: str) -> None:
+        self._ingress = ingress
+        self._connection = connection
+        self.head = head
+        self.client = client
+
+    @property
+    def closed(self) -> bool:
+        """The peer has left, or it was taken or answered."""
+        return self._connection.closed or not self._connection.offered
+
+    def take(self) -> asyncio.Transport:
+        """The transport, for `set_protocol`; it may be paused. Not when `closed`."""
+        return self._connection.take()
+
+    def problem(self, error: VisitorError, headers: Headers | None = None) -> None:
+        """Answer and end the connection; nothing happens when it is `closed`."""
+        if not self.closed:
+            self._connection.answer_offer()
+            self._ingress.answer(self._connection, error, self._ingress.new_id(), self.head.headers, headers)
+
+
+class ConnectTunnel(Protocol):
+    """What the daemon does with a request for ``/tunnel/connect``."""
+
+    def __call__(self, offer: TunnelOffer, head: RequestHead, leftover: bytes) -> None:
+        """Take the offer or answer it; `leftover` is input that came behind the head."""
+
+
+class Ingress:
+    """All visitors of one server; `Service` of their connections.
+
+    Args:
+        config: what holds now; `configure` changes it.
+        registry: of tunnels.
+        connect_tunnel: is given what asks for ``/tunnel/connect``.
+        ready: whether ``/readyz`` says yes.
+
+    Attributes:
+        exchanges: request id -> the request under way.
+        connections: every open connection that is not a tunnel.
+        stops: clients that are told to stop.
+        budget: bytes held for slow visitors.
+        replays: event streams whose visitors may come back.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        registry: Registry,
+        *,
+        connect_tunnel: ConnectTunnel,
+        ready: Callable[[], bool],
+        budget: MemoryBudget | None = None,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.draining = False
+        self.exchanges: dict[str, Exchange] = {}
+        self.connections: set[ServerConnection] = set()
+        self.stops = StopList()
+        self.budget = budget or MemoryBudget(config.limits.memory)
+        self.replays = Replays(self.budget, config.sse.replay_total)
+        self._registry = registry
+        self._connect_tunnel = connect_tunnel
+        self._ready = ready
+        self._stalled: dict[Visit, None] = {}  # the longest stalled first
+        self._ids = ""
+        self._empty: asyncio.Event | None = None
+        self.configure(config)
+
+    def configure(self, config: ServerConfig) -> None:
+        """Apply a configuration; connections and requests that are open go on by it."""
+        self.limits: ServerLimits = config.limits
+        self.log_queries = config.log.queries
+        self.budget.limit = config.limits.memory
+        self.replays.total = config.sse.replay_total
+        self._trusted = config.trusted_proxies
+        self._suffix = f".{config.domain}" if config.domain else ""
+        own = urlsplit(config.public_url).hostname if config.public_url else None
+        self._own_host = own or ""
+        self._is_trusted = lru_cache(1024)(self._trusts)
+        self._named_by = lru_cache(1024)(self._name_in_host)
+
+    def protocol_factory(self, config: ListenConfig, *, tls: bool = False) -> Callable[[], ServerConnection]:
+        """What ``loop.create_server`` wants for this listener."""
+        listener = Listener(config, tls=tls)
+        return lambda: ServerConnection(self, listener)
+
+    def new_id(self) -> str:
+        """A request id: 128 random bits, in hex."""
+        if not self._ids:
+            self._ids = os.urandom(_IDS).hex()
+        one, self._ids = self._ids[:32], self._ids[32:]
+        return one
+
+    # -- Service of connections --------------------------------------------------------------------------
+
+    def opened(self, connection: ServerConnection) -> None:
+        """A visitor connected."""
+        self.connections.add(connection)
+
+    def closed(self, connection: ServerConnection) -> None:
+        """A connection is over, or became a tunnel's."""
+        self.connections.discard(connection)
+        if self._empty is not None and not self.connections:
+            self._empty.set()
+
+    def fault(self, connection: ServerConnection, head: RequestHead | None, error: VisitorError) -> None:
+        """Answer a request that cannot be served."""
+        request_id = self.new_id()
+        log.debug(
+            "refused a request: %s",
+            error,
+            extra={"request_id": request_id, "code": error.code, "client": connection.address},
+        )
+        self.answer(connection, error, request_id, head.headers if head is not None else [])
+
+    def request(self, connection: ServerConnection, head: RequestHead) -> None:
+        """Route a request by its address."""
+        target = head.target
+        listener = connection.listener
+        assert isinstance(listener, Listener)
+        name = self._named_by(head.host) if self._suffix and head.host else None
+        try:
+            if name is not None and listener.visitors:
+                self._to_tunnel(connection, head, listener, name, target, "")
+            elif target.startswith("/t/") and listener.visitors:
+                self._by_path(connection, head, listener)
+            else:
+                self._own(connection, head, listener, target.partition("?")[0])
+        except VisitorError as error:
+            self.fault(connection, head, error)
+
+    def _name_in_host(self, host: str) -> str | None:
+        """The tunnel that this Host names; None when it is not of our domain, or our own."""
+        bare = host.lower().partition(":")[0].removesuffix(".")  # of an IPv6 address "[" is left: no name of ours
+        if not bare.endswith(self._suffix) or bare == self._own_host:
+            return None
+        return bare[: -len(self._suffix)]
+
+    def _by_path(self, connection: ServerConnection, head: RequestHead, listener: Listener) -> None:
+        target = head.target
+        query = target.find("?")
+        slash = target.find("/", 3, query if query >= 0 else len(target))
+        end = slash if slash >= 0 else query if query >= 0 else len(target)
+        name = target[3:end]
+        if not name:
+            raise VisitorError("not_found")
+        if slash >= 0:
+            self._to_tunnel(connection, head, listener, name, target[slash:], target[:slash])
+            return
+        if self._registry.find(name) is None:
+            raise _unknown(name)
+        location = f"/t/{name}/{target[query:] if query >= 0 else ''}"
+        self._answer_text(connection, 308, "", [("Location", location)])
+
+    def _own(self, connection: ServerConnection, head: RequestHead, listener: Listener, path: str) -> None:
+        """The server's own addresses."""
+        if path == _CONNECT and listener.tunnels:
+            self._offer(connection, head, listener)
+            return
+        if path not in ("/healthz", "/readyz"):
+            raise VisitorError("not_found")
+        if head.method not in ("GET", "HEAD"):
+            error = VisitorError("method_not_allowed")
+            self.answer(connection, error, self.new_id(), head.headers, [("Allow", "GET, HEAD")])
+        elif path == "/healthz":
+            self._answer_text(connection, 200, "ok\n")
+        elif self._ready() and not self.draining:
+            self._answer_text(connection, 200, "ready\n")
+        else:
+            self._answer_text(connection, 503, "not ready\n", [("Retry-After", "1")])
+
+    def _offer(self, connection: ServerConnection, head: RequestHead, listener: Listener) -> None:
+        if head.length:
+            raise VisitorError("bad_request", "A request for a tunnel has no body.")
+        leftover = connection.offer()
+        offer = TunnelOffer(self, connection, head, self._client(connection, head, listener))
+        self._connect_tunnel(offer, head, leftover)
+
+    def _to_tunnel(
+        self, connection: ServerConnection, head: RequestHead, listener: Listener, name: str, path: str, prefix: str
+    ) -> None:
+        tunnel = self._registry.find(name)
+        if tunnel is None:
+            raise _unknown(name)
+        if self.draining:
+            raise VisitorError("shutdown", retry_after=5)
+        if head.upgrade and "websocket" in head.upgrade:
+            raise VisitorError("no_websocket")
+        client = self._client(connection, head, listener)
+        plain = head.method == "GET"
+        asked, cookies = head.headers, None
+        if plain and (tunnel.sse.replay > 0 or self.replays):
+            asked, cookies = without_cookie(asked)
+        if plain and len(self.stops) and self._stopped(connection, asked, tunnel.name, path, client):
+            return
+        if cookies and self._back(connection, asked, tunnel, prefix + path, client, cookies):
+            return
+        headers = to_service(
+            asked,
+            client=client,
+            peer=connection.address,
+            trusted=self._trusted_peer(connection, listener),
+            scheme=listener.scheme,
+            host=head.host,
+            prefix=prefix,
+            drop_encoding=plain and tunnel.identity and accepts_event_stream(asked),
+        )
+        request = Open(self.new_id(), head.method, path, headers, client)
+        exchange = Exchange(
+            self,
+            connection,
+            tunnel,
+            request,
+            whole=not head.length,
+            prefix=prefix,
+            host=head.host,
+            cookies=cookies if tunnel.sse.replay > 0 else None,
+        )
+        self.exchanges[request.request_id] = exchange
+        connection.begin(exchange)
+        exchange.start()
+
+    def _back(
+        self,
+        connection: ServerConnection,
+        asked: Headers,
+        tunnel: Tunnel,
+        path: str,
+        client: str,
+        cookies: list[str],
+    ) -> bool:
+        """Let a visitor that comes back go on with the event stream that it left."""
+        found = self.replays.find(tunnel.name, path, asked, cookies)
+        if found is None:
+            return False
+        recording, missed = found
+        recording.exchange.come_back(connection, client, get(asked, "last-event-id") or "", missed)
+        return True
+
+    def _stopped(self, connection: ServerConnection, asked: Headers, tunnel: str, path: str, client: str) -> bool:
+        """Answer 204 to a client whose event stream an operator ended."""
+        found = self.stops.find(stop_key(tunnel, path, client, asked), monotonic())
+        if found is None:
+            return False
+        connection.send_head(204, [*found, ("X-Tunnel-Request-Id", self.new_id())], length=None)
+        connection.finish([])
+        return True
+
+    # -- addresses ---------------------------------------------------------------------------------------
+
+    def _trusts(self, address: str) -> bool:
+        """A trusted proxy; a Unix peer, which has no address, is one."""
+        if not address:
+            return True
+        try:
+            parsed = ip_address(address.partition("%")[0])
+        except ValueError:
+            return False
+        mapped = getattr(parsed, "ipv4_mapped", None)
+        return any((mapped or parsed) in network for network in self._trusted)
+
+    def _trusted_peer(self, connection: ServerConnection, listener: Listener) -> bool:
+        return listener.unix or (bool(self._trusted) and self._is_trusted(connection.address))
+
+    def _client(self, connection: ServerConnection, head: RequestHead, listener: Listener) -> str:
+        if not self._trusted_peer(connection, listener):
+            return connection.address
+        return client_address(head.headers, connection.address, self._is_trusted)
+
+    # -- answers -----------------------------------------------------------------------------------------
+
+    def answer(
+        self,
+        connection: ServerConnection,
+        error: VisitorError,
+        request_id: str,
+        asked: Headers,
+        extra: Headers | None = None,
+    ) -> None:
+        """Answer the request under way with a problem."""
+        status, headers, body = problem(error, request_id, asked, extra=extra)
+        headers.append(("Date", formatdate(usegmt=True)))
+        connection.send_head(status, headers, length=len(body))
+        if connection.has_body:
+            connection.send(body)
+        connection.finish([])
+
+    def _answer_text(self, connection: ServerConnection, status: int, text: str, extra: Headers | None = None) -> None:
+        headers: Headers = [
+            ("Content-Type", "text/plain; charset=utf-8"),
+            ("Content-Length", str(len(text))),
+            ("Cache-Control", "no-store"),
+            ("Date", formatdate(usegmt=True)),
+            ("X-Tunnel-Request-Id", self.new_id()),
+            *(extra or ()),
+        ]
+        connection.send_head(status, headers, length=len(text))
+        if text and connection.has_body:
+            connection.send(text.encode())
+        connection.finish([])
+
+    # -- exchanges ---------------------------------------------------------------------------------------
+
+    def forget(self, exchange: Exchange) -> None:
+        """An exchange is over."""
+        self.exchanges.pop(exchange.request_id, None)
+
+    def holds(self, exchange: Visit, size: int) -> None:
+        """`size` more bytes wait in a visitor's transport; over the limit, who stalls the longest must go."""
+        self.budget.add(size)
+        self._stalled[exchange] = None
+        while self.budget.over and self._stalled:
+            next(iter(self._stalled)).stalled()
+
+    def released(self, exchange: Visit, size: int) -> None:
+        """The visitor took `size` bytes, or left them."""
+        self.budget.sub(size)
+        self._stalled.pop(exchange, None)
+
+    async def close(self, grace: float) -> None:
+        """End all: idle connections now, requests when they are done or after `grace` seconds (``shutdown``)."""
+        self.draining = True
+        self.replays.close()
+        self._empty = asyncio.Event()
+        for connection in list(self.connections):
+            connection.end_idle()
+        await self._emptied(grace)
+        for exchange in list(self.exchanges.values()):
+            exchange.cancel("shutdown")
+        await self._emptied(1.0)
+        for connection in list(self.connections):
+            connection.abort()
+        await self._emptied(1.0)
+
+    async def _emptied(self, seconds: float) -> None:
+        assert self._empty is not None
+        if self.connections:
+            try:
+                await asyncio.wait_for(self._empty.wait(), seconds)
+            except TimeoutError:
+                pass
+
+
+def _unknown(name: str) -> VisitorError:
+    return VisitorError("no_such_tunnel", f"No tunnel named {name[:63]!r} is known here.")

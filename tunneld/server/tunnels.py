@@ -1,0 +1,376 @@
+"""The tunnels' side of the server: one `TunnelConnection` a WebSocket, from the upgrade to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from secrets import token_hex, token_urlsafe
+from time import monotonic, time
+
+from tunneld import __version__
+from tunneld.errors import RemoteError, VisitorError
+from tunneld.link import Link, Pipe
+from tunneld.protocol.handshake import Agreed, Bounds, agree, agree_live, check_hello, live_settings
+from tunneld.protocol.messages import (
+    Connected,
+    GoAway,
+    HeartbeatSettings,
+    Hello,
+    Message,
+    ResumeSettings,
+    Settings,
+    SseSettings,
+)
+from tunneld.protocol.resume import Kept, Tokens
+from tunneld.protocol.session import Session, SessionSettings
+from tunneld.server.conflicts import PAUSE, Conflict
+from tunneld.server.registry import Registry, Tunnel
+
+__all__ = ["TunnelConnection", "TunnelPolicy"]
+
+#: Close codes by which an agent says that the server broke the protocol: its session is gone.
+_FAULTS = (1002, 1009)
+
+log = logging.getLogger("tunneld.tunnels")
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelPolicy:
+    """What a server allows its agents.
+
+    Attributes:
+        bounds: of what they may wish.
+        max_header: bytes.
+        stream_window_max: bytes that receive windows may grow to.
+        hello_timeout: seconds.
+    """
+
+    bounds: Bounds
+    max_header: int
+    stream_window_max: int
+    hello_timeout: float
+
+
+class TunnelConnection:
+    """One agent's connection: waits for `hello`, then serves the name until the connection ends.
+
+    Args:
+        pipe: the WebSocket; set its handler to `self.link`.
+        tunnel_name: from the query of the upgrade, allowed already.
+        peer: the agent's address, for people.
+        owner: of the credential that it came with.
+        policy: asked anew at each hello and at each change, so that a reload holds.
+        registry: of names.
+        forget: called with this connection when it is over.
+    """
+
+    def __init__(
+        self,
+        pipe: Pipe,
+        tunnel_name: str,
+        *,
+        peer: str,
+        owner: str,
+        policy: Callable[[], TunnelPolicy],
+        registry: Registry,
+        forget: Callable[[TunnelConnection], None],
+    ) -> None:
+        self.name = tunnel_name
+        self.peer = peer
+        self.link = Link(pipe, self, name=tunnel_name)
+        self.tunnel: Tunnel | None = None
+        self.session: Session | None = None
+        self.hello: Hello | None = None
+        self.round_trip: float | None = None
+        self._policy = policy
+        self._registry = registry
+        self._forget = forget
+        self._owner = owner
+        self._closed = False
+        self._leaving = ""  # the reason of the agent's goaway
+        self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
+            policy().hello_timeout, self._no_hello
+        )
+
+    # -- what the server asks ----------------------------------------------------------------------------
+
+    def replaced(self, *, resumed: bool) -> None:
+        """A newer connection took the name over, and with `resumed` the session too."""
+        self._stop_timer()
+        if resumed:
+            self.session = None
+        else:
+            self._end_session("peer_lost", "replaced by a newer connection")
+        self.link.refuse("replaced", "a newer connection took this tunnel over")
+        if self._closed:
+            self._forget(self)
+
+    def go_away(self, retry_after: float) -> None:
+        """The server is about to leave: no new streams, those that are open may end."""
+        if self.tunnel is not None and self.tunnel.connection is self:
+            self.tunnel.hold(monotonic())
+        self.link.go_away("shutdown", retry_after)
+
+    def shut(self, retry_after: float) -> None:
+        """The server leaves now: what is open ends with reason `shutdown`, and the agent is told of each."""
+        session = self.session
+        if session is not None:
+            for stream in list(session.streams.values()):
+                stream.cancel("shutdown")
+            self.link.flush()
+        self._end_session("shutdown", "the server is stopping")
+        self.link.refuse("going_away", "the server is stopping", retry_after=retry_after)
+        if self._closed:
+            self._forget(self)
+
+    def retune(self) -> None:
+        """The server's own bounds or defaults were reloaded: say what holds now."""
+        if self.tunnel is None or self.hello is None or self.session is None:
+            return
+        wishes = self.hello.wishes
+        self._apply(*agree_live(wishes.heartbeat, wishes.sse, self._policy().bounds), tell=True)
+
+    # -- LinkOwner ---------------------------------------------------------------------------------------
+
+    def link_text(self, link: Link, message: Message) -> None:
+        """Hello, settings and goaway; anything else is the agent's error."""
+        if isinstance(message, Hello):
+            if self.session is not None:
+                raise RemoteError("protocol_error", "a second hello")
+            self._said_hello(message)
+        elif self.session is None:
+            raise RemoteError("bad_hello", f"{type(message).__name__} where hello was due")
+        elif isinstance(message, Settings):
+            self._said_settings(message)
+        elif isinstance(message, GoAway):
+            self._leaving = message.reason or "drain"
+            if self.tunnel is not None and self.tunnel.connection is self:
+                self.tunnel.hold(monotonic())
+            log.info("The agent of %s goes away: %s", self.name, message.reason, extra={"tunnel": self.name})
+        else:
+            raise RemoteError("protocol_error", f"{type(message).__name__} from the agent")
+
+    def link_fault(self, link: Link, error: RemoteError) -> None:
+        """The agent broke the protocol: its session ends, if one stands."""
+        if self.hello is None and error.code == "protocol_error":
+            error = RemoteError("bad_hello", error.detail)
+        log.warning("✗ Tunnel error for %s: %s", self.name, error, extra={"tunnel": self.name, "code": error.code})
+        self._end_session("peer_lost", str(error))
+        link.fail(error, tell=True)
+
+    def link_silent(self, link: Link, *, dead: bool) -> None:
+        """The agent is silent."""
+        if dead:
+            self._lose("the agent was silent for longer than interval + timeout")
+            link.abort()
+
+    def link_heard(self, link: Link, round_trip: float | None) -> None:
+        """A pong came."""
+        if round_trip is not None:
+            self.round_trip = round_trip
+
+    def link_closed(self, link: Link, code: int | None, reason: str) -> None:
+        """The connection is gone. The session waits for the agent, unless the agent said that it will not come back."""
+        self._closed = True
+        why = f"closed ({code}{f' {reason}' if reason else ''})" if code else "the connection was lost"
+        if code in _FAULTS or (self._leaving and code in (1000, 1001)):
+            left = "shutdown" if self._leaving == "shutdown" else "peer_lost"
+            self._end_session(left, why, for_good=code not in _FAULTS)
+        else:
+            self._lose(why)
+        if self.session is None:
+            self._stop_timer()
+            self._forget(self)
+
+    # -- inside ------------------------------------------------------------------------------------------
+
+    def _no_hello(self) -> None:
+        self._timer = None
+        log.warning("✗ Tunnel error for %s: no hello came", self.name, extra={"tunnel": self.name, "peer": self.peer})
+        self.link.refuse("hello_timeout", "no hello came in time")
+
+    def _said_hello(self, hello: Hello) -> None:
+        """From here to `attach` nothing waits: no other connection of the name comes between (PROTOCOL.md, epoch)."""
+        check_hello(hello)
+        self._stop_timer()
+        now = monotonic()
+        try:
+            self._registry.check_owner(self.name, self._owner)
+            tunnel = self._registry.claim(self.name, now)
+        except VisitorError as error:
+            raise RemoteError("overloaded", str(error)) from None
+        if not tunnel.newest_dial(hello.instance, hello.dial):
+            raise RemoteError("stale_hello", f"dial {hello.dial} is not above the last one seen")
+        held = tunnel.kept is not None
+        if (conflict := tunnel.conflicts.hello(hello.instance, self.peer, now, held=held)) is not None:
+            self._in_conflict(conflict)
+            return
+        policy = self._policy()
+        agreed = agree(hello, policy.bounds)
+        kept, refused = tunnel.kept, None
+        if hello.session_id is not None:
+            refused = _refusal(tunnel, hello, self._owner)
+        resumed = hello.session_id is not None and refused is None
+        tunnel.grace = policy.bounds.resume.grace
+        tunnel.take(self, resumed=resumed)
+        token = token_urlsafe(32)
+        if resumed and kept is not None:
+            assert hello.resume_token is not None
+            kept.tokens.renew(hello.resume_token, token)
+        else:
+            kept = tunnel.kept = self._new(agreed, policy, token)
+        self.tunnel, self.session, self.hello = tunnel, kept.session, hello
+        settings = kept.session.settings
+        self.link.say(
+            Connected(
+                tunnel_id=self.name,
+                public_url=tunnel.public_url,
+                host_url=tunnel.host_url,
+                session_id=kept.session_id,
+                resume_token=token,
+                resumed=resumed,
+                resume_refused=refused,
+                received=kept.session.received,
+                heartbeat=agreed.heartbeat,
+                sse=agreed.sse,
+                resume=ResumeSettings(grace=settings.grace, buffer=settings.buffer),
+                max_streams=settings.max_streams,
+                stream_window=settings.stream_window,
+                max_header=settings.max_header,
+                server_version=__version__,
+            )
+        )
+        self.link.on_first_message = kept.tokens.heard
+        received = (hello.received or 0) if resumed else 0
+        self.link.attach(kept.session, received, interval=agreed.heartbeat.interval, timeout=agreed.heartbeat.timeout)
+        self._log_established(hello, kept, resumed=resumed, refused=refused)
+        tunnel.serve(kept.session, agreed.heartbeat, agreed.sse)
+
+    def _in_conflict(self, conflict: Conflict) -> None:
+        """The one that serves stays; this one hears of both."""
+        why = f"{conflict.address} and {conflict.other} replace each other under this name; {conflict.other} serves it"
+        if conflict.first:
+            log.error(
+                "✗ Tunnel error for %s: conflict: %s. Give each its own name, or stop one.",
+                self.name,
+                why,
+                extra={"tunnel": self.name, "code": "conflict", "peer": conflict.address, "serving": conflict.other},
+            )
+        self.link.refuse("conflict", why, retry_after=PAUSE)
+
+    def _new(self, agreed: Agreed, policy: TunnelPolicy, token: str) -> Kept:
+        session = Session(
+            SessionSettings(
+                max_streams=agreed.max_streams,
+                stream_window=agreed.stream_window,
+                stream_window_max=max(agreed.stream_window, policy.stream_window_max),
+                max_header=policy.max_header,
+                grace=agreed.resume.grace,
+                buffer=agreed.resume.buffer,
+                peer_buffer=agreed.resume.buffer,
+            )
+        )
+        return Kept(token_hex(16), self.name, self._owner, session, Tokens(token))
+
+    def _log_established(self, hello: Hello, kept: Kept, *, resumed: bool, refused: str | None) -> None:
+        fields: dict[str, object] = {"tunnel": self.name, "peer": self.peer, "agent_version": hello.agent_version}
+        if resumed:
+            assert self.tunnel is not None
+            outage = self.tunnel.outages.resumed(monotonic(), kept.session.replayed)
+            fields |= {
+                "resumed": True,
+                "outage_s": outage.seconds if outage is not None else 0.0,
+                "replayed_bytes": kept.session.replayed,
+                "streams": len(kept.session.streams),
+            }
+        elif hello.session_id is not None:
+            fields |= {"resumed": False, "resume_refused": refused}
+        kept.lost_at = None
+        log.info("✓ Tunnel established: %s", self.name, extra=fields)
+
+    def _said_settings(self, message: Settings) -> None:
+        assert self.hello is not None
+        wishes = self.hello.wishes
+        said = Settings(heartbeat=message.heartbeat or wishes.heartbeat, sse=message.sse or wishes.sse)
+        wishes = type(wishes)(said.heartbeat, said.sse, wishes.resume, wishes.max_streams, wishes.stream_window)
+        self.hello.wishes = wishes
+        self._apply(*live_settings(said, self._policy().bounds), tell=True)
+
+    def _apply(self, heartbeat: HeartbeatSettings, sse: SseSettings, *, tell: bool) -> None:
+        assert self.tunnel is not None
+        if (heartbeat, sse) == (self.tunnel.heartbeat, self.tunnel.sse):
+            return
+        if self.tunnel.connection is self:
+            self.tunnel.retune(heartbeat, sse)
+        self.link.retime(heartbeat.interval, heartbeat.timeout)
+        if tell:
+            self.link.tell(Settings(heartbeat=heartbeat, sse=sse))
+
+    def _lose(self, why: str) -> None:
+        """The connection is gone: keep the session for its grace, with its visitors waiting; without grace end it."""
+        session, tunnel = self.session, self.tunnel
+        if session is None or tunnel is None or tunnel.kept is None:
+            return
+        if session.settings.grace <= 0:
+            self._end_session("peer_lost", why)
+            return
+        if tunnel.kept.lost_at is not None:
+            return
+        now = monotonic()
+        self.link.detach()
+        tunnel.hold(now)
+        tunnel.kept.lost_at = now
+        tunnel.outages.begin(now, time())
+        self._log_disconnected(why, kept_streams=len(session.streams))
+        self._timer = asyncio.get_running_loop().call_later(session.settings.grace, self._grace_over)
+
+    def _grace_over(self) -> None:
+        self._timer = None
+        kept = self.tunnel.kept if self.tunnel is not None else None
+        if self.tunnel is not None and kept is not None and kept.session is self.session:
+            self.tunnel.expired = kept.session_id
+        self._end_session("peer_lost", "the agent did not come back in time", for_good=True)
+        if self._closed:
+            self._forget(self)
+
+    def _end_session(self, reason: str, why: str, *, for_good: bool = False) -> None:
+        """The session is over. Unless the agent left `for_good`, recoverable event streams wait for a fresh one."""
+        session, self.session = self.session, None
+        if session is None:
+            return
+        self._stop_timer()
+        tunnel, streams = self.tunnel, len(session.streams)
+        fields: dict[str, float] = {}
+        if tunnel is not None:
+            lost_at = None
+            if tunnel.kept is not None and tunnel.kept.session is session:
+                lost_at = tunnel.kept.lost_at
+                tunnel.kept = None
+            tunnel.leave(self, monotonic())
+            tunnel.lose(monotonic() if lost_at is None else lost_at, for_good=for_good)
+            if (outage := tunnel.outages.lost(monotonic(), streams)) is not None:
+                fields = {"outage_s": outage.seconds}
+        self._log_disconnected(why, streams_lost=streams, **fields)
+        session.end(reason)
+
+    def _log_disconnected(self, why: str, **fields: float) -> None:
+        log.warning(
+            "✗ Tunnel disconnected: %s",
+            self.name,
+            extra={"tunnel": self.name, "why": why, "peer": self.peer, **fields},
+        )
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _refusal(tunnel: Tunnel, hello: Hello, owner: str) -> str | None:
+    """Why the session that a hello asks for is not resumed; None when it is."""
+    kept = tunnel.kept
+    if kept is None or kept.session_id != hello.session_id:
+        return "expired" if hello.session_id == tunnel.expired else "unknown"
+    return kept.refusal(hello, tunnel.name, owner)

@@ -1,0 +1,138 @@
+"""What is told of one visitor's request, and what is held for it: the part of an `Exchange` that decides nothing."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from tunneld.protocol.headers import Headers, lower, to_visitor
+from tunneld.protocol.messages import Open
+from tunneld.server.events import EventBody
+
+if TYPE_CHECKING:
+    from tunneld.server.ingress import Ingress
+    from tunneld.server.registry import Tunnel
+    from tunneld.wire.http_server import ServerConnection
+
+__all__ = ["Visit", "passable", "seconds"]
+
+_NO_TRAILER = frozenset(
+    {
+        "authorization",
+        "content-encoding",
+        "content-length",
+        "content-range",
+        "content-type",
+        "host",
+        "set-cookie",
+        "trailer",
+    }
+)
+
+
+class Visit:
+    """A request under way, as operators see it, and the bytes that wait for its visitor.
+
+    Attributes:
+        kind: ``sse`` once the answer's Content-Type says so, else ``http``.
+        path: as the service sees it, with its query.
+        client: the visitor's address; empty when it is not known.
+        state: ``waiting`` for the tunnel, ``open`` until the answer's head, then ``streaming``; ``recovering`` while
+            its event stream is lost, ``kept`` while its visitor may come back; ``done``.
+        started: monotonic seconds.
+        active: monotonic seconds of the last byte of the answer.
+        bytes_in: of the request's body.
+        bytes_out: of the answer's body.
+        reason: why it ended; empty before.
+    """
+
+    __slots__ = (
+        "_ahead",
+        "_events",
+        "_ingress",
+        "_owed",
+        "active",
+        "bytes_in",
+        "bytes_out",
+        "client",
+        "connection",
+        "kind",
+        "method",
+        "path",
+        "reason",
+        "request_id",
+        "started",
+        "state",
+        "status",
+        "tunnel",
+    )
+
+    def __init__(self, ingress: Ingress, connection: ServerConnection, tunnel: Tunnel, request: Open) -> None:
+        self._ingress = ingress
+        self.connection = connection
+        self.tunnel = tunnel
+        self.request_id = request.request_id
+        self.method = request.method
+        self.path = request.path
+        self.client = request.client
+        self.kind = "http"
+        self.state = "open"
+        self.status = 0
+        self.started = self.active = monotonic()
+        self.bytes_in = self.bytes_out = 0
+        self.reason = ""
+        self._events: EventBody | None = None
+        self._owed = 0  # bytes whose credit waits until the visitor takes some
+        self._ahead = 0  # bytes that wait for the visitor although their credit went back
+
+    @property
+    def events(self) -> int:
+        """Events sent to the visitor."""
+        return self._events.splitter.events if self._events is not None else 0
+
+    @property
+    def last_event_id(self) -> str | None:
+        """Of the events sent; None when there is none."""
+        return self._events.splitter.last_event_id if self._events is not None else None
+
+    def _fields(self) -> dict[str, object]:
+        path = self.path if self._ingress.log_queries else self.path.partition("?")[0]
+        return {
+            "tunnel": self.tunnel.name,
+            "request_id": self.request_id,
+            "reason": self.reason,
+            "kind": self.kind,
+            "method": self.method,
+            "path": path,
+            "client": self.client,
+            "status": self.status,
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "events": self.events,
+            "duration_s": round(monotonic() - self.started, 3),
+        }
+
+    def stalled(self) -> None:
+        """The visitor takes nothing, for too long or with too much waiting."""
+        raise NotImplementedError
+
+    # -- memory ------------------------------------------------------------------------------------------
+
+    def _owe(self, size: int) -> None:
+        """Bytes wait in the visitor's transport."""
+        self._owed += size
+        self._ingress.holds(self, size)
+
+    def _settle(self) -> None:
+        self._ingress.released(self, self._owed + self._ahead)
+        self._owed = self._ahead = 0
+
+
+def passable(trailers: Headers) -> Headers:
+    """Trailers that may be passed on: none that frames, routes or authorises a message (RFC 9110, 6.5.1)."""
+    return [pair for pair in to_visitor(trailers, prefix="") if lower(pair[0]) not in _NO_TRAILER] if trailers else []
+
+
+def seconds(value: str | None) -> int | None:
+    """What a Retry-After of seconds says; None for any other."""
+    return int(value) if value is not None and value.isascii() and value.isdigit() and len(value) < 9 else None

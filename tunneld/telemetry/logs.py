@@ -1,0 +1,390 @@
+"""What the daemons say, as text for people, JSON for collectors or native records for the journal.
+
+Everyone logs with the standard library: ``log.info("text %s", x, extra={"tunnel": …, "request_id": …})``.
+Every field of ``extra`` comes out beside the message in each format. `setup` is called once by a program,
+`set_level` by a reload.
+
+A line never stalls its caller (see `Outlet`), and nothing that goes wrong in logging reaches the one who
+logs.
+"""
+
+from __future__ import annotations
+
+import atexit
+import io
+import logging
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Final, Literal, TextIO, get_args
+
+import msgspec
+
+from tunneld.telemetry.outlet import Channel, JournalChannel, Outlet, journal_field, stream_channel
+
+__all__ = ["JOURNAL_SOCKET", "Format", "Level", "close", "set_level", "setup"]
+
+Level = Literal["debug", "info", "warning", "error"]
+Format = Literal["auto", "text", "json", "journal"]
+
+JOURNAL_SOCKET: Final = "/run/systemd/journal/socket"
+
+_LIBRARIES: Final = (
+    "asyncio",
+    "fastapi",
+    "httpcore",
+    "httpx",
+    "uvicorn",
+    "uvicorn.access",
+    "uvicorn.error",
+    "websockets",
+)
+
+_STANDARD: Final = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {
+    "message",
+    "asctime",
+    "taskName",
+}
+
+Encoder = Callable[[logging.LogRecord], bytes]
+
+
+def setup(
+    level: Level = "info",
+    format: Format = "auto",
+    *,
+    stream: TextIO | None = None,
+    journal: str = JOURNAL_SOCKET,
+) -> None:
+    """Send every record of the process, from `level` on, to one place in one format. A second call replaces
+    the first.
+
+    Args:
+        level: the least that is written.
+        format: ``auto`` is journal where stderr is the journal's stream, text on a terminal, json elsewhere.
+        stream: where text and json go; None is stderr.
+        journal: the journal's socket. Where none listens, text goes to `stream`, each line with its priority.
+
+    Raises:
+        ValueError: no such level or format.
+    """
+    number = _number(level)
+    if format not in get_args(Format):
+        raise ValueError(f"no such log format: {format!r}")
+    close()
+    # What no format shows need not be looked up for each record.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    root = logging.getLogger()
+    root.addHandler(_handler(format, stream if stream is not None else sys.stderr, journal))
+    _apply(number)
+    atexit.register(close)
+
+
+def set_level(level: Level) -> None:
+    """Change the least level that is written, at once and for every logger.
+
+    Raises:
+        ValueError: no such level.
+    """
+    _apply(_number(level))
+
+
+def close(timeout: float = 1.0) -> None:
+    """Write what waits, for at most `timeout` seconds, and take the handler of `setup` away."""
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, _Handler)]:
+        root.removeHandler(handler)
+        handler.finish(timeout)
+    atexit.unregister(close)
+
+
+def _number(level: str) -> int:
+    if level not in get_args(Level):
+        raise ValueError(f"no such log level: {level!r}")
+    number: int = getattr(logging, level.upper())
+    return number
+
+
+def _apply(number: int) -> None:
+    logging.getLogger().setLevel(number)
+    for name in _LIBRARIES:
+        # Libraries speak about their own inside; below a warning it is not for the operator of a tunnel.
+        logger = logging.getLogger(name)
+        logger.setLevel(max(number, logging.WARNING))
+        logger.handlers.clear()
+        logger.propagate = True
+
+
+def _handler(format: Format, stream: TextIO, journal: str) -> _Handler:
+    if format == "auto":
+        format = _natural(stream)
+    if format == "journal":
+        try:
+            return _Handler(_journal, _outlet(JournalChannel(journal), _journal))
+        except OSError:
+            encoder: Encoder = _Text(colour=False, clock=False, priority=True)
+    elif format == "json":
+        encoder = _Json()
+    else:
+        terminal = stream.isatty()
+        plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+        encoder = _Text(colour=terminal and not plain, clock=terminal)
+    fd = _descriptor(stream)
+    if fd is None:
+        return _Handler(encoder, _Plain(stream))
+    return _Handler(encoder, _outlet(stream_channel(fd), encoder))
+
+
+def _outlet(channel: Channel, encoder: Encoder) -> Outlet:
+    def notice(count: int) -> bytes:
+        text = "%d log lines were dropped: what takes them did not keep up"
+        record = logging.LogRecord("tunneld.telemetry", logging.WARNING, __file__, 0, text, (count,), None)
+        record.dropped = count
+        return encoder(record)
+
+    return Outlet(channel, notice)
+
+
+def _natural(stream: TextIO) -> Format:
+    """The format that suits `stream`, as systemd and terminals tell it."""
+    fd = _descriptor(stream)
+    if fd is not None:
+        device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
+        status = os.fstat(fd)
+        if (device, inode) == (str(status.st_dev), str(status.st_ino)):
+            return "journal"
+    return "text" if stream.isatty() else "json"
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    try:
+        return stream.fileno()
+    except (io.UnsupportedOperation, AttributeError, ValueError):
+        return None  # a stream in memory
+
+
+class _Plain:
+    """The outlet of a stream without a descriptor."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, record: bytes) -> None:
+        self._stream.write(record.decode())
+
+    def close(self, timeout: float = 0) -> None:
+        self._stream.flush()
+
+
+class _Handler(logging.Handler):
+    def __init__(self, encoder: Encoder, outlet: Outlet | _Plain) -> None:
+        super().__init__()
+        self._encoder = encoder
+        self._outlet = outlet
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # The caller was doing something that matters more than its log line: whatever is wrong with the line
+        # or its fields becomes a line of its own.
+        try:
+            data = self._encoder(record)
+        except Exception as fault:  # noqa: BLE001
+            data = self._encoder(_substitute(record, fault))
+        try:
+            self._outlet.write(data)
+        except (OSError, ValueError):
+            pass  # a stream in memory that was closed
+
+    def finish(self, timeout: float) -> None:
+        self._outlet.close(timeout)
+        self.close()
+
+
+def _substitute(record: logging.LogRecord, fault: Exception) -> logging.LogRecord:
+    text = "a log line could not be written: %s"
+    other = logging.LogRecord(
+        record.name, logging.ERROR, record.pathname, record.lineno, text, (type(fault).__name__,), None
+    )
+    other.template = record.msg if isinstance(record.msg, str) else type(record.msg).__name__
+    other.source = f"{record.filename}:{record.lineno}"
+    return other
+
+
+def _fields(record: logging.LogRecord) -> Iterator[tuple[str, object]]:
+    for name, value in record.__dict__.items():
+        if name not in _STANDARD:
+            yield name, value
+
+
+def _trace(record: logging.LogRecord) -> str:
+    """Traceback and stack of a record, empty for nearly every one."""
+    parts = []
+    if record.exc_info and record.exc_info[0] is not None:
+        parts.append("".join(traceback.format_exception(*record.exc_info)).rstrip("\n"))
+    if record.stack_info:
+        parts.append(record.stack_info)
+    return "\n".join(parts)
+
+
+# -- text ------------------------------------------------------------------------------------------------
+
+# Controls of C0 and C1, line and paragraph separators, and what turns the direction of writing round: any of
+# them in a visitor's path could forge a line or hide a part of one.
+_UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_QUOTED: Final = re.compile(r'[\s="\\]')
+_SHORT: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_LEVELS: Final = {
+    10: ("DEBUG", "\x1b[2m"),
+    20: ("INFO", "\x1b[32m"),
+    30: ("WARNING", "\x1b[33m"),
+    40: ("ERROR", "\x1b[31m"),
+}
+_PRIORITY: Final = {10: 7, 20: 6, 30: 4, 40: 3, 50: 2}
+
+
+def _escape(match: re.Match[str]) -> str:
+    char = match.group()
+    number = ord(char)
+    return _SHORT.get(char) or (f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}")
+
+
+def _visible(text: str) -> str:
+    return _UNSAFE.sub(_escape, text)
+
+
+def _value(value: object) -> str:
+    text = str(value)
+    if not text:
+        return '""'
+    if _QUOTED.search(text):
+        text = text.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{_visible(text)}"'
+    return _visible(text)
+
+
+def _rows(record: logging.LogRecord) -> list[str]:
+    trace = _trace(record)
+    return [f"    | {_visible(row)}" for row in trace.split("\n")] if trace else []
+
+
+class _Text:
+    """``time level message key=value …``; what follows of a traceback is indented, so that no text in it
+    makes a line.
+
+    Args:
+        colour: level and fields in colour.
+        clock: local time of day, for someone who watches; else ISO 8601 in UTC.
+        priority: each line begins with systemd's ``<N>`` in place of time and level.
+    """
+
+    def __init__(self, *, colour: bool, clock: bool, priority: bool = False) -> None:
+        self._colour = colour
+        self._clock = clock
+        self._priority = priority
+        self._second = -1
+        self._prefix = ""
+
+    def __call__(self, record: logging.LogRecord) -> bytes:
+        message = _visible(record.getMessage())
+        fields = "".join([f" {_visible(name)}={_value(value)}" for name, value in _fields(record)])
+        if not record.name.startswith("tunneld"):
+            fields = f" logger={_value(record.name)}{fields}"
+        if self._priority:
+            rows = [f"{message}{fields}", *_rows(record)]
+            mark = f"<{_PRIORITY.get(record.levelno, 6)}>"
+            return "".join([f"{mark}{row}\n" for row in rows]).encode()
+        level, ink = _LEVELS.get(record.levelno) or (record.levelname, "")
+        if self._colour:
+            line = f"{self._time(record)} {ink}{level:<7}\x1b[0m {message}\x1b[2m{fields}\x1b[0m\n"
+        else:
+            line = f"{self._time(record)} {level:<7} {message}{fields}\n"
+        if record.exc_info or record.stack_info:
+            line += "".join([f"{row}\n" for row in _rows(record)])
+        return line.encode()
+
+    def _time(self, record: logging.LogRecord) -> str:
+        second = int(record.created)
+        if second != self._second:
+            self._second = second
+            if self._clock:
+                self._prefix = time.strftime("%H:%M:%S", time.localtime(second))
+            else:
+                self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._prefix}.{int(record.created * 1000) % 1000:03d}{'' if self._clock else 'Z'}"
+
+
+# -- json ------------------------------------------------------------------------------------------------
+
+_OWN: Final = frozenset({"time", "level", "logger", "message", "exception"})
+_to_json: Final = msgspec.json.Encoder(enc_hook=str).encode
+
+
+def _clean(text: str) -> str:
+    """`text` without lone surrogates, which UTF-8 cannot hold."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+class _Json:
+    """One object, one line: time, level, logger, message, then the fields, then ``exception``."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._prefix = ""
+
+    def __call__(self, record: logging.LogRecord) -> bytes:
+        line: dict[str, object] = {
+            "time": self._time(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        for name, value in _fields(record):
+            line[f"{name}_" if name in _OWN else name] = value
+        if record.exc_info or record.stack_info:
+            line["exception"] = _trace(record)
+        try:
+            return _to_json(line) + b"\n"
+        except UnicodeEncodeError:
+            return _to_json({_clean(name): _clean(str(value)) for name, value in line.items()}) + b"\n"
+
+    def _time(self, created: float) -> str:
+        second = int(created)
+        if second != self._second:
+            self._second = second
+            self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._prefix}.{int(created * 1_000_000) % 1_000_000:06d}Z"
+
+
+# -- journal ---------------------------------------------------------------------------------------------
+
+_FIELD: Final = re.compile(r"[^A-Z0-9_]")
+_JOURNAL_OWN: Final = frozenset(
+    {"MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "LOGGER", "CODE_FILE", "CODE_LINE", "CODE_FUNC"}
+)
+
+
+def _journal_name(name: str) -> str:
+    """A field name as the journal takes it: A-Z, 0-9 and _, a letter first, at most 64."""
+    upper = _FIELD.sub("_", name.upper()).lstrip("_")
+    if not upper or upper[0].isdigit() or upper in _JOURNAL_OWN:
+        upper = f"F_{upper}"
+    return upper[:64]
+
+
+def _journal(record: logging.LogRecord) -> bytes:
+    """One native record; ``MESSAGE`` is the plain message, with the traceback below it where there is one."""
+    message = record.getMessage()
+    if record.exc_info or record.stack_info:
+        message = f"{message}\n{_trace(record)}"
+    parts = [
+        journal_field("MESSAGE", message),
+        b"PRIORITY=%d\nSYSLOG_IDENTIFIER=tunneld\n" % _PRIORITY.get(record.levelno, 6),
+        journal_field("LOGGER", record.name),
+        journal_field("CODE_FILE", record.pathname),
+        b"CODE_LINE=%d\n" % record.lineno,
+        journal_field("CODE_FUNC", record.funcName or ""),
+    ]
+    parts += [journal_field(_journal_name(name), str(value)) for name, value in _fields(record)]
+    return b"".join(parts)

@@ -1,0 +1,437 @@
+"""A visitor's connection: requests in, one at a time, and answers out (RFC 9112). No task, no queue.
+
+Bytes go from the transport's callback to the request's `Consumer`, and from its calls to the transport. While a
+consumer takes nothing, or input waits behind the request under way, reading pauses and `CloseWatch` tells of the
+visitor's close. An answer whose body failed midway is never ended cleanly: the visitor sees a reset.
+
+``Expect: 100-continue`` is not answered here: it goes to the service like any header, and its 100 comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from tunneld.errors import VisitorError
+from tunneld.protocol.headers import Headers, normal_address
+from tunneld.wire import sockets
+from tunneld.wire.closewatch import CloseWatch
+from tunneld.wire.http1 import CHUNKED, ChunkedBody, early_fault, parse_request
+from tunneld.wire.http_answer import BUSY, CLOSING, HEAD, IDLE, LINGERING, OFFERED, OVER, AnswerSide
+from tunneld.wire.http_roles import Consumer, Service
+
+__all__ = ["ServerConnection"]
+
+_PIPELINED = 16 * 1024  # bytes held behind the request under way before reading pauses
+_LINGER = 5.0  # seconds in which the rest of an upload is dropped, so that no reset eats its early answer
+_CLOSE = 60.0  # seconds without progress after which a close is forced where `limits.stall` is off
+
+
+class ServerConnection(AnswerSide):
+    """One connection of a visitor.
+
+    Args:
+        service: what serves its requests.
+        listener: what the service knows the listener by.
+
+    Attributes:
+        address: the peer's address; empty for a Unix socket.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_buffer",
+        "_chunked",
+        "_deadline",
+        "_fd",
+        "_hold",
+        "_mark",
+        "_pumping",
+        "_reading",
+        "_timer",
+        "_timer_at",
+        "address",
+        "listener",
+    )
+
+    def __init__(self, service: Service, listener: object) -> None:
+        super().__init__(service)
+        self.listener = listener
+        self.address = ""
+        self._buffer: bytearray | None = None  # input that waits: part of a head, held body, pipelined requests
+        self._chunked: ChunkedBody | None = None
+        self._hold = False  # the consumer takes no body for now
+        self._reading = True
+        self._fd = -1  # watched for its close while reading is paused
+        self._pumping = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = self._deadline = 0.0
+        self._mark = 0  # what the transport had passed on at the last look
+
+    # -- what a service does -----------------------------------------------------------------------------
+
+    def begin(self, consumer: Consumer) -> None:
+        """Let `consumer` serve the request under way."""
+        self.consumer = consumer
+
+    def hold_body(self) -> None:
+        """Give the consumer no body until `resume_body`."""
+        if self._body:
+            self._hold = True
+            self._update_reading()
+
+    def resume_body(self) -> None:
+        """Go on reading the request's body."""
+        if self._hold:
+            self._hold = False
+            self._pump()
+
+    def discard_body(self) -> None:
+        """The rest of the request's body interests nobody; after the answer the connection ends."""
+        if self._body:
+            self._discard = True
+            self._keep = False
+            self.resume_body()
+            if self._answer_done:
+                self._linger()
+
+    def offer(self) -> bytes:
+        """The connection waits for `take` or for an answer, and reads nothing more.
+
+        Returns:
+            What came behind the head.
+        """
+        self._phase = OFFERED
+        leftover, self._buffer = bytes(self._buffer or b""), None
+        self._update_reading()
+        return leftover
+
+    @property
+    def offered(self) -> bool:
+        """It was offered, and neither taken nor answered."""
+        return self._phase == OFFERED
+
+    def take(self) -> asyncio.Transport:
+        """Hand the connection that was offered over: its transport, which may be paused, for `set_protocol`."""
+        assert self._phase == OFFERED
+        assert self.transport is not None
+        self._leave(OVER)
+        self.service.closed(self)
+        return self.transport
+
+    def answer_offer(self) -> None:
+        """An answer will be sent to the connection that was offered."""
+        assert self._phase == OFFERED
+        self._phase = BUSY
+        self._keep = False
+
+    def settle(self) -> None:
+        """The answer will be long: let go of what only a next request needs."""
+        if self._timer is not None and not self.congested:
+            self._timer.cancel()
+            self._timer = None
+
+    def end_idle(self) -> None:
+        """Close, if no request is under way."""
+        if self._phase in (IDLE, HEAD):
+            self._hang_up()
+
+    # -- input -------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A visitor connected."""
+        self.transport = transport  # type: ignore[assignment]  # uvloop's are not asyncio's
+        peer = transport.get_extra_info("peername")
+        self.address = (normal_address(peer[0]) or peer[0]) if isinstance(peer, tuple) else ""
+        self.service.opened(self)
+        limits = self.service.limits  # the first head is due at once, not some time after a request
+        self._arm(min(limits.header_timeout, limits.idle_timeout))
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+        if self._buffer is not None:
+            self._buffer += data
+        elif self._may_consume(len(data)):
+            self._pumping = True
+            self._consume(data)
+            self._pumping = False
+        elif self._phase < CLOSING:
+            self._buffer = bytearray(data)
+        if self._buffer is not None or self._hold or not self._reading:
+            self._pump()
+
+    def _may_consume(self, size: int) -> bool:
+        phase = self._phase
+        if phase == BUSY:
+            return self._body != 0 and not self._hold
+        if phase == HEAD:
+            return size > self._received
+        return phase in (IDLE, LINGERING)
+
+    def _pump(self) -> None:
+        """Take what waits, as far as the request under way allows; then read on, or pause."""
+        if self._pumping:
+            return
+        self._pumping = True
+        while self._buffer and self._may_consume(len(self._buffer)):
+            data = bytes(self._buffer)
+            self._buffer = None
+            self._consume(data)
+        self._pumping = False
+        self._update_reading()
+
+    def _consume(self, data: bytes) -> None:
+        if self._phase == BUSY:
+            self._take_body(data)
+        elif self._phase != LINGERING:
+            self._take_head(data)
+
+    def _take_head(self, data: bytes) -> None:
+        while data.startswith(b"\r\n"):  # empty lines before a request line (RFC 9112, 2.2)
+            data = data[2:]
+        limit = self.service.limits.max_header
+        end = data.find(b"\r\n\r\n")
+        if end < 0 or end + 4 > limit:
+            self._take_part(data, limit)
+            return
+        self._received = 0
+        if end + 4 < len(data):
+            self._buffer = bytearray(data[end + 4 :])
+        try:
+            head = parse_request(data[:end])
+        except VisitorError as error:
+            self._refuse(error)
+            return
+        self._phase = BUSY
+        self._old = head.version == "1.0"
+        self._keep = head.keep_alive
+        self._head_method = head.method == "HEAD"
+        self._body = head.length
+        most = self.service.limits.max_body
+        if head.length == CHUNKED:
+            self._chunked = ChunkedBody(limit)
+        elif most and head.length > most:
+            self._discard = True
+            self.service.fault(self, head, _too_large(most))
+            return
+        self.service.request(self, head)
+
+    def _take_part(self, data: bytes, limit: int) -> None:
+        """A head that is not whole, or too large."""
+        error = early_fault(data)
+        if error is None and len(data) > limit:
+            error = VisitorError("head_too_large", f"The head is over {limit} bytes.")
+        if error is not None:
+            self._refuse(error)
+        elif data:
+            self._buffer = bytearray(data)
+            self._received = len(data)
+            if self._phase == IDLE:
+                self._phase = HEAD
+                self._arm(self.service.limits.header_timeout)
+
+    def _refuse(self, error: VisitorError) -> None:
+        """Answer what is no request, once, and end."""
+        self._phase = BUSY
+        self._buffer = None
+        self._body = -1  # whatever comes is dropped
+        self._discard = True
+        self._keep = False
+        self.service.fault(self, None, error)
+
+    def _take_body(self, data: bytes) -> None:
+        trailers: Headers = []
+        if self._chunked is not None:
+            taken = self._take_chunks(self._chunked, data)
+            if taken is None:
+                return
+            piece, data, trailers = taken
+        elif self._body < 0:  # after a fault
+            return
+        else:
+            piece = data[: self._body] if self._body < len(data) else data
+            self._body -= len(piece)
+            data = data[len(piece) :]
+        if data:
+            self._buffer = bytearray(data)
+        self._received += len(piece)
+        consumer = self.consumer
+        if consumer is not None and not self._discard:
+            if piece and not consumer.body(piece) and self._body and self.consumer is consumer:
+                self._hold = True
+                self._update_reading()
+            if not self._body and self.consumer is consumer:
+                consumer.body_end(trailers)
+        if not self._body and self._answer_done and self._phase == BUSY:
+            self._next()
+
+    def _take_chunks(self, chunked: ChunkedBody, data: bytes) -> tuple[bytes, bytes, Headers] | None:
+        """(bytes of the body, what comes behind it, trailers); None after a fault."""
+        try:
+            piece = chunked.feed(data)
+            most = self.service.limits.max_body
+            if most and self._received + len(piece) > most:
+                raise _too_large(most)
+        except VisitorError as error:
+            consumer, dropped = self.consumer, self._discard
+            self._chunked = None
+            self._discard = True
+            self._keep = False
+            if consumer is not None and not dropped:
+                consumer.body_fault(error)
+            return None
+        if not chunked.done:
+            return piece, b"", []
+        self._body = 0
+        self._chunked = None
+        return piece, chunked.rest, chunked.trailers
+
+    def _update_reading(self) -> None:
+        """Pause or resume reading, whatever stands; a paused socket is watched for its close."""
+        transport = self.transport
+        if self._phase >= CLOSING or transport is None or transport.is_closing():
+            return
+        waiting = self._phase == BUSY and self._buffer is not None and len(self._buffer) > _PIPELINED
+        reading = not (self._hold or waiting or self._phase == OFFERED)
+        if reading == self._reading:
+            return
+        self._reading = reading
+        if reading:
+            self._unwatch()
+            transport.resume_reading()
+        else:
+            transport.pause_reading()
+            self._fd = sockets.descriptor(transport)
+            CloseWatch.of(self.service.loop).watch(self._fd, self._peer_closed)
+
+    def _unwatch(self) -> None:
+        if self._fd >= 0:
+            CloseWatch.of(self.service.loop).unwatch(self._fd)
+            self._fd = -1
+
+    # -- ends --------------------------------------------------------------------------------------------
+
+    def _next(self) -> None:
+        """The request and its answer are done: on to the next, or close."""
+        if not self._keep:
+            self._hang_up()
+            return
+        self._phase = IDLE
+        self._hold = False
+        self._reset_request()
+        self._arm(self.service.limits.idle_timeout)
+        if self._buffer is not None or not self._reading:
+            self._pump()
+
+    def _hang_up(self) -> None:
+        """Close, once all is sent. Input that nobody read would turn the close into a reset."""
+        if self._buffer or not self._reading:
+            self._linger()
+            return
+        self._leave(CLOSING)
+        assert self.transport is not None
+        self.transport.close()
+        self._arm(self.service.limits.stall or _CLOSE)
+
+    def _linger(self) -> None:
+        """End the answer's direction, and drop what comes until the visitor closes or the time is over."""
+        transport = self.transport
+        if self._phase >= CLOSING or self._phase == LINGERING or transport is None:
+            return
+        self.consumer = None
+        self._phase = LINGERING
+        self._buffer = None
+        self._hold = False
+        self._chunked = None
+        self._update_reading()
+        if transport.can_write_eof():
+            transport.write_eof()
+        self._arm(_LINGER)
+
+    def eof_received(self) -> bool | None:
+        """The visitor closed, or its half: either way it has left. What an idle connection holds goes out."""
+        if self._phase in (BUSY, OFFERED):
+            self._peer_closed(0)
+        elif self._phase < CLOSING:
+            self._leave(CLOSING)
+            self._arm(self.service.limits.stall or _CLOSE)
+        return None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is over."""
+        if self.consumer is not None:
+            self._peer_closed(0)
+        self._leave(OVER)
+        self.service.closed(self)
+
+    def _peer_closed(self, events: int) -> None:
+        """The visitor has left while a request was under way."""
+        consumer = self.consumer
+        self.abort()
+        if consumer is not None:
+            consumer.gone()
+
+    def _leave(self, phase: int) -> None:
+        self._phase = phase
+        self._buffer = None
+        self._chunked = None
+        self._unwatch()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # -- time --------------------------------------------------------------------------------------------
+
+    def pause_writing(self) -> None:
+        """The transport holds more than it should."""
+        self.congested = True
+        if self._phase == BUSY:
+            self._mark = self._passed_on()
+            self._arm(self.service.limits.stall)
+
+    def resume_writing(self) -> None:
+        """The visitor takes bytes again."""
+        self.congested = False
+        if self.consumer is not None:
+            self.consumer.drained()
+
+    def _arm(self, seconds: float) -> None:
+        """One timer for all that a connection waits for; it is left alone when it fires early enough."""
+        if seconds <= 0:
+            return
+        self._deadline = time.monotonic() + seconds
+        if self._timer is not None:
+            if self._timer_at <= self._deadline:
+                return
+            self._timer.cancel()
+        self._timer_at = self._deadline
+        self._timer = self.service.loop.call_later(seconds, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        phase = self._phase
+        if phase in (OVER, OFFERED) or (phase == BUSY and not self.congested):
+            return
+        left = self._deadline - time.monotonic()
+        if left > 0.001:
+            self._arm(left)
+        elif phase == HEAD:
+            self._refuse(VisitorError("request_timeout"))
+        elif self._moves():
+            self._arm(self.service.limits.stall or _CLOSE)  # slow, but not stalled
+        elif phase == BUSY and self.consumer is not None:
+            self.consumer.stalled()
+        elif phase == IDLE and self.transport is not None and not self.transport.get_write_buffer_size():
+            self._hang_up()
+        else:
+            self.abort()
+
+    def _moves(self) -> bool:
+        """The visitor took some of the bytes that wait for it since the last look."""
+        assert self.transport is not None
+        before, self._mark = self._mark, self._passed_on()
+        return self.transport.get_write_buffer_size() > 0 and self._mark > before
+
+
+def _too_large(limit: int) -> VisitorError:
+    return VisitorError("body_too_large", f"The request's body is over {limit} bytes.")

@@ -1,0 +1,64 @@
+"""What sockets of both roles are set to, and how a connection is ended so that the peer sees a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import Any
+
+__all__ = ["LOWAT", "descriptor", "is_tcp", "reset", "tune"]
+
+LOWAT = 128 * 1024
+"""Bytes not yet sent that the kernel takes before a socket stops being writable: what stands before a
+ping."""
+
+_RESET = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
+_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if hasattr(socket, "TCP_QUICKACK") else None)
+
+
+def is_tcp(sock: Any) -> bool:
+    """Whether this socket (or a transport's view of one) is of an internet family."""
+    return sock.family in (socket.AF_INET, socket.AF_INET6)
+
+
+def tune(sock: Any) -> None:
+    """Set TCP_NODELAY, and TCP_NOTSENT_LOWAT to `LOWAT`. A Unix socket is left as it is.
+
+    Accepted sockets inherit both, so a listener is tuned once, before its first accept.
+    """
+    if not is_tcp(sock):
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if _NOTSENT_LOWAT is not None:
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, LOWAT)
+        except OSError:  # a kernel without it: only latency behind bulk is lost
+            pass
+
+
+def descriptor(transport: asyncio.BaseTransport) -> int:
+    """The file descriptor below a transport (TLS too); -1 when it has none, or is closed."""
+    sock = transport.get_extra_info("socket")
+    if sock is None:
+        return -1
+    try:
+        return int(sock.fileno())
+    except OSError:
+        return -1
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """End a connection at once so that its peer sees a reset, not a clean end; what was not sent is dropped.
+
+    A Unix socket knows no reset: its peer sees the end of the stream (or ECONNRESET when it had sent what
+    we never read).
+    """
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        try:
+            if is_tcp(sock):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        except OSError:  # the peer was faster
+            pass
+    transport.abort()
