@@ -141,6 +141,11 @@ class Session:
     # -- opening ---------------------------------------------------------------------------------------
 
     @property
+    def max_streams(self) -> int:
+        """Ids in use at one time."""
+        return self.settings.max_streams
+
+    @property
     def in_use(self) -> int:
         """Ids that count towards `max_streams`."""
         return len(self.streams) + len(self._outbox.unconfirmed)

@@ -16,7 +16,6 @@ from tunneld.errors import CODES, VisitorError
 from tunneld.protocol.headers import BadHeader, Headers, get, is_encoded, lower, prefers_html, to_visitor
 from tunneld.protocol.messages import Open, encode
 from tunneld.protocol.sse import REMEMBERED
-from tunneld.protocol.streams import Stream
 from tunneld.server.events import NOBODY, EventBody
 from tunneld.server.recovery import Recovery
 from tunneld.server.replay import Missed, Recording, gap_event
@@ -25,7 +24,7 @@ from tunneld.server.visit import Visit, passable, seconds
 
 if TYPE_CHECKING:
     from tunneld.server.ingress import Ingress
-    from tunneld.server.registry import Tunnel
+    from tunneld.server.registry import Carried, Tunnel
     from tunneld.wire.http_server import ServerConnection
 
 __all__ = ["Exchange"]
@@ -80,7 +79,7 @@ class Exchange(Visit):
         self._answered = False
         self._prefix = prefix
         self._host = host
-        self._stream: Stream | None = None
+        self._stream: Carried | None = None
         self._cookies = cookies  # that a visitor who comes back may be known by
         self._opened: bytes | None = None  # the request of an event stream, for its recovery
         self._recovery: Recovery | None = None
@@ -317,7 +316,7 @@ class Exchange(Visit):
         elif self._stream is not None:
             self._stream.took(size)
 
-    def go_on(self, stream: Stream | None) -> None:
+    def go_on(self, stream: Carried | None) -> None:
         """Another stream serves the request from now on; None: none does for a while (server/recovery.py)."""
         self._stream = stream
         self._ahead += self._owed  # what waits for the visitor was another stream's: no credit goes back for it

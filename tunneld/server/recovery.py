@@ -17,11 +17,11 @@ from tunneld.errors import VisitorError
 from tunneld.protocol.continuing import Continuation
 from tunneld.protocol.headers import Headers, get, is_encoded, is_event_stream, lower
 from tunneld.protocol.messages import Open, decode_open
-from tunneld.protocol.streams import Stream
 
 if TYPE_CHECKING:
     from tunneld.server.events import EventBody
     from tunneld.server.exchange import Exchange
+    from tunneld.server.registry import Carried
 
 __all__ = ["Recovery"]
 
@@ -68,7 +68,7 @@ class Recovery:
         self._due = self._until = 0.0  # when the next attempt may be, and when it is too late for any
         self._refusal: str | None = None  # the agent's own answer: the code of its problem
         self._continuation: Continuation | None = None
-        self._stream: Stream | None = None
+        self._stream: Carried | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._expiry: asyncio.TimerHandle | None = None
 

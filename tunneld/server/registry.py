@@ -9,17 +9,45 @@ from collections.abc import Callable
 from typing import Protocol
 
 from tunneld.errors import VisitorError
-from tunneld.protocol.messages import HeartbeatSettings, Open, SseSettings
+from tunneld.protocol.messages import Headers, HeartbeatSettings, Open, SseSettings
 from tunneld.protocol.resume import Kept
-from tunneld.protocol.session import Session
-from tunneld.protocol.streams import Sink, Stream
+from tunneld.protocol.streams import Sink
 from tunneld.server.conflicts import Conflicts
 from tunneld.telemetry.outages import Outages
 
-__all__ = ["Connection", "Recovering", "Registry", "Tunnel"]
+__all__ = ["Carried", "Carrier", "Connection", "Recovering", "Registry", "Tunnel"]
 
 #: Agent processes whose last dial is remembered for one name.
 _MAX_INSTANCES = 16
+
+
+class Carried(Protocol):
+    """A visitor's request on its way through a tunnel of either dialect: what an exchange asks of a `Stream`."""
+
+    sink: Sink | None
+
+    def send(self, data: bytes) -> bool:
+        """Bytes of the request's body; False asks to pause until `Sink.writable`."""
+
+    def send_end(self, trailers: Headers | None = None) -> bool:
+        """The request is whole; False: its trailers were left out."""
+
+    def took(self, count: int) -> None:
+        """The visitor has taken so many bytes of the answer."""
+
+    def cancel(self, reason: str) -> None:
+        """End both directions now; nothing is called afterwards."""
+
+
+class Carrier(Protocol):
+    """What carries the requests of one name: a `Session`, or a connection of the older dialect."""
+
+    @property
+    def max_streams(self) -> int:
+        """Requests at one time."""
+
+    def open(self, request: Open, sink: Sink, *, ended: bool) -> Carried:
+        """Carry a request; raises VisitorError as `Session.open` does."""
 
 
 class Connection(Protocol):
@@ -103,7 +131,7 @@ class Tunnel:
         self.max_streams = 1
         self.lost_at = self.recover_until = now
         self.recovering: dict[Recovering, None] = {}
-        self._session: Session | None = None
+        self._session: Carrier | None = None
         self._waiting: dict[Callable[[], None], None] = {}
         self.max_waiting = max_waiting
         self._dials: dict[str, int] = {}
@@ -133,7 +161,7 @@ class Tunnel:
         """Bytes of a partial event that may be held."""
         return self.sse.max_event
 
-    def open(self, request: Open, sink: Sink, *, ended: bool) -> Stream:
+    def open(self, request: Open, sink: Sink, *, ended: bool) -> Carried:
         """Open a stream; raises VisitorError (``tunnel_offline``, ``too_many_streams``, ``head_too_large``)."""
         if self._session is None:
             raise VisitorError("tunnel_offline", f"The tunnel {self.name} is not connected.", retry_after=5)
@@ -166,10 +194,10 @@ class Tunnel:
         if before is not None:
             before.replaced(resumed=resumed)
 
-    def serve(self, session: Session, heartbeat: HeartbeatSettings, sse: SseSettings) -> None:
+    def serve(self, session: Carrier, heartbeat: HeartbeatSettings, sse: SseSettings) -> None:
         """Take new streams on this session, those that waited first."""
         self._session = session
-        self.max_streams = session.settings.max_streams
+        self.max_streams = session.max_streams
         self.retune(heartbeat, sse)
         recovering, self.recovering = self.recovering, {}
         for stream in recovering:
