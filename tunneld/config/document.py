@@ -205,6 +205,8 @@ def _trouble(error: yaml.YAMLError, lines: list[str]) -> tuple[int, str]:
     here = lines[line - 1] if lines else ""
     if "\t" in here[: len(here) - len(here.lstrip())]:
         return line, "a tab stands at the beginning of this line; YAML indents with spaces"
+    if "nesting depth" in problem:  # libyaml's own bound, which it may meet before it tells of the levels above
+        return line, f"nested deeper than {MAX_DEPTH} levels"
     return line, f"this is not valid YAML: {problem}"
 
 
