@@ -19,7 +19,7 @@ from tunnelctl.render import Screen, clean
 from tunneld import __version__
 from tunneld.errors import TunneldError, UsageError
 
-__all__ = ["main"]
+__all__ = ["VERBS", "Verb", "main", "overview", "parser_for"]
 
 SYSTEM_SOCKET = "/run/tunneld/control.sock"
 _LATER = frozenset({"open", "close", "info", "top", "doctor"})
@@ -131,24 +131,17 @@ def _run(argv: list[str]) -> int:
             print(f"tunnelctl {__version__}")
             return 0
         if "--help" in rest or "-h" in rest:
-            print(_help())
+            print(overview())
             return 0
         if rest and not all(one.startswith("-") for one in rest):
             raise UsageError("give a verb; see tunnelctl --help")
-        print(_help(), file=sys.stderr)
+        print(overview(), file=sys.stderr)
         return 2
     if verb not in VERBS:
         if verb in _LATER:
             raise UsageError(f"{verb!r} comes with a later release")
         raise UsageError(f"there is no {clean(verb)!r}{_nearest(verb, list(VERBS))}; see tunnelctl --help")
-    chosen = VERBS[verb]
-    parser = _Parser(prog=f"tunnelctl {verb}", description=chosen.summary, allow_abbrev=False, add_help=False)
-    chosen.arguments(parser)
-    parser.add_argument("--socket", metavar="PATH", help="the agent's control socket (or TUNNELD_SOCKET)")
-    parser.add_argument("--instance", metavar="NAME", help="the socket of that instance of the service")
-    parser.add_argument("--json", action="store_true", help="the API's own shapes")
-    parser.add_argument("--version", action="version", version=f"tunnelctl {__version__}")
-    parser.add_argument("-h", "--help", action="help", help="show this")
+    chosen, parser = VERBS[verb], parser_for(verb)
     try:
         args = parser.parse_intermixed_args(rest)
     except SystemExit as done:  # argparse ends the process after --help and --version
@@ -158,6 +151,19 @@ def _run(argv: list[str]) -> int:
         return chosen.run(client, args, Screen.of_stdout())
     finally:
         client.close()
+
+
+def parser_for(verb: str) -> argparse.ArgumentParser:
+    """The parser of one verb; the manual and the completions are made of it."""
+    chosen = VERBS[verb]
+    parser = _Parser(prog=f"tunnelctl {verb}", description=chosen.summary, allow_abbrev=False, add_help=False)
+    chosen.arguments(parser)
+    parser.add_argument("--socket", metavar="PATH", help="the agent's control socket (or TUNNELD_SOCKET)")
+    parser.add_argument("--instance", metavar="NAME", help="the socket of that instance of the service")
+    parser.add_argument("--json", action="store_true", help="the API's own shapes")
+    parser.add_argument("--version", action="version", version=f"tunnelctl {__version__}", help="show the version")
+    parser.add_argument("-h", "--help", action="help", help="show this")
+    return parser
 
 
 def _split(argv: list[str]) -> tuple[str | None, list[str]]:
@@ -194,7 +200,8 @@ def _socket(args: argparse.Namespace) -> str:
     return next((place for place in places if place and os.path.exists(place)), SYSTEM_SOCKET)
 
 
-def _help() -> str:
+def overview() -> str:
+    """What ``tunnelctl --help`` prints."""
     lines = ["usage: tunnelctl VERB [options]", "", "What a tunneld agent has connected.", ""]
     lines += [f"  {name:<11} {verb.summary}" for name, verb in VERBS.items()]
     lines += [
