@@ -1,0 +1,110 @@
+"""The credentials that are good now, in memory: a dial is judged without waiting for the store.
+
+The view is replaced whole when the store says that something changed (`ServerDaemon`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hmac import compare_digest
+
+from tunneld.server.principals import Principal
+from tunneld.server.store.records import Token
+from tunneld.server.tokens import digest
+
+__all__ = ["Certificate", "Credentials"]
+
+_NOBODY = bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A client certificate that the listener's `client_ca` vouches for.
+
+    Attributes:
+        fingerprint: SHA-256 of its DER form, lower-case hex.
+        subject: its common name; empty when it has none.
+    """
+
+    fingerprint: str
+    subject: str
+
+
+class Credentials:
+    """Every token of the store, found by the hash of its secret or by a certificate."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[str, Token] = {}
+        #: first octets of a digest -> (digest, id of its token). Who tries chooses no digest, so that where one is
+        #: looked up tells nothing of another; the comparison itself takes as long whichever octet differs.
+        self._digests: dict[bytes, list[tuple[bytes, str]]] = {}
+        self._certificates: dict[str, list[str]] = {}
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def replace(self, tokens: Iterable[Token]) -> None:
+        """Hold these from now on."""
+        self._tokens = {token.id: token for token in tokens}
+        self._digests = {}
+        self._certificates = {}
+        for token in self._tokens.values():
+            for secret in (token.digest, token.old_digest):
+                if secret is not None:
+                    self._digests.setdefault(secret[:4], []).append((secret, token.id))
+            if token.certificate is not None:
+                self._certificates.setdefault(token.certificate, []).append(token.id)
+
+    def get(self, token_id: str) -> Token | None:
+        """The token of that id, good or gone."""
+        return self._tokens.get(token_id)
+
+    def all(self) -> list[Token]:
+        """Every token, good or gone."""
+        return list(self._tokens.values())
+
+    def by_secret(self, secret: str, now: float) -> tuple[Principal | None, str]:
+        """(who it is, "") or (None, why not: ``unknown``, ``expired``, ``revoked`` or ``rotated``)."""
+        tried = digest(secret)
+        found: str | None = None
+        for kept, token_id in self._digests.get(tried[:4]) or [(_NOBODY, "")]:
+            if compare_digest(kept, tried):
+                found = token_id
+        if found is None:
+            return None, "unknown"
+        return self._judge(self._tokens[found], tried, now)
+
+    def by_certificate(self, certificate: Certificate, now: float) -> tuple[Principal | None, str]:
+        """As `by_secret`. Of several tokens for one certificate the first good one counts."""
+        why = "unknown"
+        for key in (f"sha256:{certificate.fingerprint}", f"subject:{certificate.subject}"):
+            for token_id in self._certificates.get(key, ()):
+                principal, why = self._judge(self._tokens[token_id], key.encode(), now)
+                if principal is not None:
+                    return principal, ""
+        return None, why
+
+    def alive(self, principal: Principal, now: float) -> bool:
+        """Whether the credential that somebody came with is still good."""
+        token = self._tokens.get(principal.id)
+        return token is not None and self._judge(token, principal.credential, now)[0] is not None
+
+    def next_end(self, now: float) -> float | None:
+        """When the next one ends by itself; None: none does."""
+        ends = (end for token in self._tokens.values() for end in (token.expires, token.old_until))
+        return min((end for end in ends if end is not None and end > now), default=None)
+
+    def _judge(self, token: Token, credential: bytes, now: float) -> tuple[Principal | None, str]:
+        state = token.state(now)
+        if state != "live":
+            return None, state
+        known = {token.digest, token.certificate.encode() if token.certificate is not None else None}
+        if token.old_until is not None and token.old_until > now:
+            known.add(token.old_digest)
+        if credential not in known:
+            return None, "rotated"
+        return (
+            Principal(token.id, token.name, token.tunnels, token.limits, frozenset(token.scopes), credential),
+            "",
+        )

@@ -1,0 +1,46 @@
+"""On whose behalf a tunnel is opened or a call is made. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from tunneld.server.store.records import AGENT, READ, WRITE, Limits
+
+__all__ = ["AGENT", "OPEN", "OPEN_OWNER", "READ", "WRITE", "Limits", "Principal"]
+
+#: Whom every name belongs to where nobody needs a credential.
+OPEN_OWNER = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who came, once their credential was found good.
+
+    Attributes:
+        id: what owns names and sessions; it stays when the secret is changed.
+        name: for people.
+        tunnels: globs of the names that it opens.
+        limits: its own, over all its tunnels.
+        scopes: what it is good for.
+        credential: which secret or certificate it came with; it ends with that one.
+    """
+
+    id: str
+    name: str
+    tunnels: tuple[str, ...] = ("*",)
+    limits: Limits = Limits()
+    scopes: frozenset[str] = frozenset({AGENT})
+    credential: bytes = field(default=b"", repr=False)
+
+    def opens(self, name: str) -> bool:
+        """Whether it may have a tunnel of that name."""
+        return any(fnmatchcase(name, glob) for glob in self.tunnels)
+
+    def names(self, name: str) -> bool:
+        """Whether an operator wrote that very name for it, not merely a glob that takes it in."""
+        return name in self.tunnels
+
+
+OPEN = Principal(OPEN_OWNER, "anybody")
+"""Everybody, where nobody needs a credential."""

@@ -1,0 +1,94 @@
+"""What the server asks of its store. Nothing here says where or how it is kept: several nodes may share one.
+
+Every call may wait; none blocks the loop. A call that returned is kept, whatever happens to the process then.
+Each raises VisitorError ``store_failed`` when it cannot be done now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from tunneld.server.store.records import AuditEntry, Name, Registration, Token
+
+__all__ = ["AuditStore", "NameStore", "RegistrationStore", "Store", "TokenStore"]
+
+
+class TokenStore(Protocol):
+    """Credentials."""
+
+    async def tokens(self) -> list[Token]:
+        """All of them, the oldest first, those that are gone too."""
+
+    async def add_token(self, token: Token) -> None:
+        """Keep a new one."""
+
+    async def revoke_token(self, token_id: str, now: float) -> bool:
+        """End one; False when there is none of that id that is not revoked already."""
+
+    async def rotate_token(self, token_id: str, digest: bytes, *, old_until: float) -> bool:
+        """Give one another secret, the old one good until then; False as `revoke_token`."""
+
+
+class NameStore(Protocol):
+    """Who owns which tunnel's name."""
+
+    async def names(self) -> list[Name]:
+        """All that belong to somebody."""
+
+    async def claim_name(self, wanted: Name, *, instead_of: Name | None, most: int) -> Name | None:
+        """Give `wanted` to its owner if the name is nobody's, or still exactly `instead_of`.
+
+        Returns:
+            The name as it is held now, by whomever; None when its owner has `most` names already.
+        """
+
+    async def reserve_name(self, name: Name) -> None:
+        """Give a name to somebody, or to nobody, for good."""
+
+    async def release_name(self, name: str) -> bool:
+        """Make it free; False when it was."""
+
+
+class RegistrationStore(Protocol):
+    """Clients of the older dialect."""
+
+    async def register(self, wanted: Registration, *, most: int) -> tuple[Registration, bool] | None:
+        """Keep what a client says of itself, the key being what it is known by.
+
+        Args:
+            wanted: its `id` and `created` are chosen here for a new one.
+            most: registrations in all; beyond it the one that is longest unchanged is forgotten.
+
+        Returns:
+            It as it is kept, and whether it was known before; None when the key belongs to another owner.
+        """
+
+    async def registration(self, registration_id: int) -> Registration | None:
+        """One of them."""
+
+
+class AuditStore(Protocol):
+    """Who changed what."""
+
+    async def add_audit(self, entry: AuditEntry, *, most: int) -> None:
+        """Keep an entry, and at most `most`: the oldest are forgotten."""
+
+    async def audit(self, *, limit: int, before: int | None = None) -> list[AuditEntry]:
+        """The newest first; `before` an id, for the next page."""
+
+
+class Store(TokenStore, NameStore, RegistrationStore, AuditStore, Protocol):
+    """Everything."""
+
+    async def open(self) -> None:
+        """Make it ready; raises ConfigError with what is wrong and what to do."""
+
+    async def close(self) -> None:
+        """Let go of it. Idempotent."""
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call `changed` on the loop, soon after somebody else than this process changed something."""
+
+    async def backup(self, path: str) -> None:
+        """Write a copy of everything, as it is at one moment; raises ConfigError when it cannot."""

@@ -1,0 +1,120 @@
+"""What the store keeps, as frozen records. Times are seconds since the epoch (UTC); None: never, or not known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["AGENT", "READ", "WRITE", "AuditEntry", "Limits", "Name", "Registration", "Token"]
+
+AGENT, READ, WRITE = "agent", "read", "write"
+"""What a token is good for: opening tunnels; the admin API's calls that show; those that change, and show."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """A credential's own bounds, over all its tunnels; 0: none beside the server's.
+
+    Attributes:
+        streams: under way at a time.
+        bytes_per_s: of bodies, both directions together.
+        requests_per_s: of visitors.
+    """
+
+    streams: int = 0
+    bytes_per_s: int = 0
+    requests_per_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One credential.
+
+    Attributes:
+        id: for people and scripts; it stays when the secret is changed.
+        name: what its owner calls it.
+        tunnels: globs of the names that it opens.
+        scopes: of `AGENT`, `READ`, `WRITE`.
+        digest: of the secret; None where only a certificate opens it.
+        certificate: ``sha256:HEX`` of a client certificate, or ``subject:CN``; None: none.
+        old_digest: of the secret before a rotation, good until `old_until`.
+        revoked: when it was.
+    """
+
+    id: str
+    name: str
+    tunnels: tuple[str, ...]
+    created: float
+    scopes: tuple[str, ...] = (AGENT,)
+    digest: bytes | None = field(default=None, repr=False)
+    certificate: str | None = None
+    expires: float | None = None
+    revoked: float | None = None
+    limits: Limits = Limits()
+    old_digest: bytes | None = field(default=None, repr=False)
+    old_until: float | None = None
+
+    def gone_since(self, now: float) -> float | None:
+        """When it ended; None while it is good."""
+        ends = [end for end in (self.revoked, self.expires) if end is not None and end <= now]
+        return min(ends, default=None)
+
+    def state(self, now: float) -> str:
+        """``live``, ``expired`` or ``revoked``."""
+        if self.revoked is not None:
+            return "revoked"
+        return "live" if self.expires is None or self.expires > now else "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A tunnel's name that belongs to somebody.
+
+    Attributes:
+        owner: id of the token; None: nobody may have it.
+        reserved: by an operator, so that it never becomes free by itself.
+    """
+
+    name: str
+    owner: str | None
+    since: float
+    reserved: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What a client of the older dialect said of itself before it connected.
+
+    Attributes:
+        id: a number that the client is told; it stays at a registration again.
+        owner: of the credential, or who it is where none is needed.
+        key_digest: of the `server_key`, SHA-256.
+    """
+
+    id: int
+    owner: str
+    name: str
+    key_digest: bytes = field(repr=False)
+    description: str = ""
+    connection_url: str = ""
+    created: float = 0.0
+    updated: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One change that somebody made, or was refused.
+
+    Attributes:
+        id: rising; 0 until it is kept.
+        actor: who, for people.
+        action: a stable word.
+        detail: what, a phrase.
+        ok: it was done.
+    """
+
+    at: float
+    actor: str
+    action: str
+    detail: str
+    ok: bool = True
+    id: int = 0

@@ -1,0 +1,77 @@
+"""The tables, as the newest migration leaves them; a test holds the two against each other."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, Text
+
+__all__ = ["APPLICATION_ID", "HEAD", "KNOWN", "audit", "metadata", "names", "registrations", "tokens", "versions"]
+
+HEAD: Final = "0001"
+"""The newest migration."""
+KNOWN: Final = frozenset({"0001"})
+"""Every migration: a file that names another one was written by a newer program."""
+APPLICATION_ID: Final = 0x746E6C64
+"""Marks a SQLite file as ours (``PRAGMA application_id``): "tnld"."""
+
+metadata = MetaData()
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("tunnels", Text, nullable=False),  # separated by blanks, which no glob holds
+    Column("scopes", Text, nullable=False),
+    Column("digest", LargeBinary(32), unique=True),
+    Column("certificate", Text),
+    Column("created", Float, nullable=False),
+    Column("expires", Float),
+    Column("revoked", Float),
+    Column("streams", Integer, nullable=False),
+    Column("bytes_per_s", Integer, nullable=False),
+    Column("requests_per_s", Float, nullable=False),
+    Column("old_digest", LargeBinary(32)),
+    Column("old_until", Float),
+)
+
+names = Table(
+    "names",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("owner", String(32)),
+    Column("since", Float, nullable=False),
+    Column("reserved", Boolean, nullable=False),
+    Index("names_of_owner", "owner"),
+)
+
+registrations = Table(
+    "registrations",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("key_digest", LargeBinary(32), nullable=False, unique=True),
+    Column("description", Text, nullable=False),
+    Column("connection_url", Text, nullable=False),
+    Column("created", Float, nullable=False),
+    Column("updated", Float, nullable=False),
+    Index("registrations_by_age", "updated"),
+    sqlite_autoincrement=True,
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("ok", Boolean, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+#: Alembic's own, in which it notes the migration that a file is at. Not part of `metadata`, as Alembic wants it.
+versions = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))

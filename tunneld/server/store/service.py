@@ -1,0 +1,158 @@
+"""The store for the event loop: each call runs on one thread, in its turn, so that no disk ever stalls the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tunneld.errors import VisitorError
+from tunneld.server.store.records import AuditEntry, Name, Registration, Token
+from tunneld.server.store.watching import Watch
+
+if TYPE_CHECKING:
+    from tunneld.server.store.database import Database
+
+__all__ = ["SqlStore"]
+
+log = logging.getLogger("tunneld.store")
+_T = TypeVar("_T")
+
+
+class SqlStore:
+    """A `Store` in a SQLite file, or in memory.
+
+    One that is in memory costs nothing until something is kept in it: SQLAlchemy is loaded then.
+
+    Args:
+        url: ``sqlite:///PATH`` or ``memory:``.
+        waiting: calls that may wait for the thread.
+    """
+
+    def __init__(self, url: str, *, waiting: int = 1000) -> None:
+        self._url = url
+        self._most = waiting
+        self._waiting = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tunneld store")
+        self._database: Database | None = None
+        self._watch: Watch | None = None
+        self._changed: Callable[[], None] | None = None
+        self._version = 0
+        self._looking = False
+
+    async def open(self) -> None:
+        """As `Store`; so are all below."""
+        if self._url != "memory:":
+            await self._run(lambda database: None)
+
+    async def close(self) -> None:  # noqa: D102
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._thread, self._close)
+        except RuntimeError:  # closed before
+            return
+        self._thread.shutdown(wait=False)
+
+    def watch(self, changed: Callable[[], None]) -> None:  # noqa: D102
+        self._changed = changed
+        if self._database is not None and self._database.path is not None:
+            self._watch = Watch(self._database.path, self._written)
+
+    async def backup(self, path: str) -> None:  # noqa: D102
+        await self._run(lambda database: database.backup(path))
+
+    # -- tokens ------------------------------------------------------------------------------------------
+
+    async def tokens(self) -> list[Token]:  # noqa: D102
+        return [] if self._untouched else await self._run(lambda database: database.tokens())
+
+    async def add_token(self, token: Token) -> None:  # noqa: D102
+        await self._run(lambda database: database.add_token(token))
+
+    async def revoke_token(self, token_id: str, now: float) -> bool:  # noqa: D102
+        return await self._run(lambda database: database.revoke_token(token_id, now))
+
+    async def rotate_token(self, token_id: str, digest: bytes, *, old_until: float) -> bool:  # noqa: D102
+        return await self._run(lambda database: database.rotate_token(token_id, digest, old_until))
+
+    # -- names -------------------------------------------------------------------------------------------
+
+    async def names(self) -> list[Name]:  # noqa: D102
+        return [] if self._untouched else await self._run(lambda database: database.names())
+
+    async def claim_name(self, wanted: Name, *, instead_of: Name | None, most: int) -> Name | None:  # noqa: D102
+        return await self._run(lambda database: database.claim_name(wanted, instead_of, most))
+
+    async def reserve_name(self, name: Name) -> None:  # noqa: D102
+        await self._run(lambda database: database.reserve_name(name))
+
+    async def release_name(self, name: str) -> bool:  # noqa: D102
+        return await self._run(lambda database: database.release_name(name))
+
+    # -- registrations and audit -------------------------------------------------------------------------
+
+    async def register(self, wanted: Registration, *, most: int) -> tuple[Registration, bool] | None:  # noqa: D102
+        return await self._run(lambda database: database.register(wanted, most))
+
+    async def registration(self, registration_id: int) -> Registration | None:  # noqa: D102
+        return await self._run(lambda database: database.registration(registration_id))
+
+    async def add_audit(self, entry: AuditEntry, *, most: int) -> None:  # noqa: D102
+        await self._run(lambda database: database.add_audit(entry, most))
+
+    async def audit(self, *, limit: int, before: int | None = None) -> list[AuditEntry]:  # noqa: D102
+        return await self._run(lambda database: database.audit(limit, before))
+
+    # -- inside ------------------------------------------------------------------------------------------
+
+    @property
+    def _untouched(self) -> bool:
+        return self._database is None and self._url == "memory:"
+
+    async def _run(self, call: Callable[[Database], _T]) -> _T:
+        if self._waiting >= self._most:
+            raise VisitorError("store_failed", f"{self._waiting} calls wait for the store already.", retry_after=5)
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._call, call)
+        finally:
+            self._waiting -= 1
+
+    def _call(self, call: Callable[[Database], _T]) -> _T:
+        """On the thread."""
+        if self._database is None:
+            from tunneld.server.store.database import Database
+
+            self._database = Database(self._url)
+            self._version = self._database.version()
+        return call(self._database)
+
+    def _close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def _written(self) -> None:
+        """Somebody wrote: whether it was another process is asked on the thread."""
+        if not self._looking:
+            self._looking = True
+            look = asyncio.get_running_loop().run_in_executor(self._thread, self._call, self._is_newer)
+            look.add_done_callback(self._looked)
+
+    def _is_newer(self, database: Database) -> bool:
+        before, self._version = self._version, database.version()
+        return self._version != before
+
+    def _looked(self, done: asyncio.Future[Any]) -> None:
+        self._looking = False
+        if done.cancelled():
+            return
+        if (error := done.exception()) is not None:
+            log.error("The store cannot be looked at: %s", error)
+        elif done.result() and self._changed is not None:
+            self._changed()
