@@ -178,35 +178,28 @@ def _later(what: str, instead: str) -> Callable[[Arguments], int]:
     return run
 
 
-_NO_TOKENS = "until then a server takes agents with auth.mode: open, on loopback only"
+def _on_store(verb: str) -> Callable[[Arguments], int]:
+    """A verb of `tunneld.server.cli`, on the store that the server's file names."""
+
+    def run(arguments: Arguments) -> int:
+        from tunneld.config.load import load_server
+        from tunneld.server import cli
+
+        config = load_server(_file(arguments, "server"))
+        return int(getattr(cli, verb)(config, arguments))
+
+    return run
 
 
-def _token_arguments(parser: argparse.ArgumentParser) -> None:
-    _config_option(parser, "server")
+def _store_arguments(kind: str | None = None) -> Callable[[argparse.ArgumentParser], None]:
+    def add(parser: argparse.ArgumentParser) -> None:
+        if kind is not None:
+            from tunneld.server import cli
 
+            getattr(cli, f"{kind}_arguments")(parser)
+        _config_option(parser, "server")
 
-def _create_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="the credential's name")
-    parser.add_argument("--tunnels", metavar="GLOB", nargs="+", help="tunnels that it opens (default: just NAME)")
-    parser.add_argument("--expires", metavar="TIME", type=_lifetime, help="how long it is good for, such as 90d")
-    _config_option(parser, "server")
-
-
-def _lifetime(text: str) -> float:
-    from tunneld.config.units import parse_duration
-
-    try:
-        seconds = parse_duration(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    if seconds <= 0:
-        raise argparse.ArgumentTypeError("expected a duration above 0")
-    return seconds
-
-
-def _revoke_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("id", metavar="ID", help="as `token list` shows it")
-    _config_option(parser, "server")
+    return add
 
 
 def _expose_arguments(parser: argparse.ArgumentParser) -> None:
@@ -246,13 +239,25 @@ COMMANDS: dict[Words, Command] = {
     ("check",): Command("say what is wrong with a configuration file", _check_arguments, _check),
     ("explain",): Command("what an error code means and what to do", _explain_arguments, _explain),
     ("server", "token", "create"): Command(
-        "make a credential for an agent", _create_arguments, _later("tunneld server token create", _NO_TOKENS)
+        "make a credential for an agent", _store_arguments("create"), _on_store("create")
     ),
-    ("server", "token", "list"): Command(
-        "list the credentials", _token_arguments, _later("tunneld server token list", _NO_TOKENS)
-    ),
+    ("server", "token", "list"): Command("list the credentials", _store_arguments("list"), _on_store("token_list")),
     ("server", "token", "revoke"): Command(
-        "end a credential", _revoke_arguments, _later("tunneld server token revoke", _NO_TOKENS)
+        "end a credential; its tunnels close", _store_arguments("revoke"), _on_store("revoke")
+    ),
+    ("server", "token", "rotate"): Command(
+        "give a credential another secret", _store_arguments("rotate"), _on_store("rotate")
+    ),
+    ("server", "names"): Command("who owns which tunnel's name", _store_arguments(), _on_store("names_list")),
+    ("server", "names", "list"): Command("the same", _store_arguments(), _on_store("names_list")),
+    ("server", "names", "reserve"): Command(
+        "keep a name for one credential, or from all", _store_arguments("reserve"), _on_store("names_reserve")
+    ),
+    ("server", "names", "release"): Command(
+        "make a name free", _store_arguments("release"), _on_store("names_release")
+    ),
+    ("server", "backup"): Command(
+        "copy the store, while the server runs", _store_arguments("backup"), _on_store("backup")
     ),
     ("expose",): Command(
         "one tunnel with no file, until Ctrl-C",
@@ -262,7 +267,13 @@ COMMANDS: dict[Words, Command] = {
 }
 """Every verb. A later one is a row here."""
 
-_VALUED = frozenset({"-c", "--config", "--role", "--name", "--server", "--tunnels", "--expires", "--log-level"})
+_VALUED = frozenset(
+    {
+        *("-c", "--config", "--role", "--name", "--server", "--log-level"),
+        *("--tunnels", "--expires", "--streams", "--bytes", "--requests", "--scope", "--certificate", "--subject"),
+        *("--overlap", "--for"),
+    }
+)
 
 
 def parser_for(words: Words) -> argparse.ArgumentParser:

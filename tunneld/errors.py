@@ -218,7 +218,24 @@ CODES: dict[str, Code] = _table(
         "The tunnel's name is not a DNS label.",
         "Use a-z, 0-9 and '-', at most 63 characters, with no '-' at either end.",
     ),
-    ("name_taken", 409, "Another owner holds that name.", "Choose another name."),
+    (
+        "name_taken",
+        409,
+        "Another owner holds that name.",
+        "Choose another name; the server's operator sees whose it is with `tunneld server names`.",
+    ),
+    (
+        "too_many_names",
+        403,
+        "The token owns as many names as it may.",
+        "Release some with `tunneld server names release NAME`, or raise auth.max_names.",
+    ),
+    (
+        "store_failed",
+        503,
+        "The server's store could not do it now.",
+        "Try again after Retry-After; the server's log has the reason.",
+    ),
     (
         "too_many_tunnels",
         503,

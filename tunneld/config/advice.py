@@ -51,7 +51,6 @@ _SERVER: dict[str, _Wanted] = _BOTH | {
     "admin.listen": _any,
     "admin.token_file": _any,
     "auth.v2": lambda value: value != "refuse",
-    "store": _any,
     "limits.v2_message": _any,
 }
 
@@ -115,6 +114,11 @@ def _public_files(config: AgentConfig | ServerConfig) -> list[tuple[str, str]]:
     else:
         found = [("tls.cert", config.tls.cert if config.tls else None)]
         found += [(f"listen[{i}].tls.cert", one.tls.cert if one.tls else None) for i, one in enumerate(config.listen)]
+        found.append(("tls.client_ca", config.tls.client_ca if config.tls else None))
+        found += [
+            (f"listen[{i}].tls.client_ca", one.tls.client_ca if one.tls else None)
+            for i, one in enumerate(config.listen)
+        ]
     return [(key, path) for key, path in found if path is not None]
 
 

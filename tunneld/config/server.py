@@ -66,10 +66,15 @@ def _or_none(value: object) -> Any:
 
 
 class TlsConfig(Model):
-    """A listener's certificate: PEM files of the chain and of its key."""
+    """A listener's certificate: PEM files of the chain and of its key.
+
+    Attributes:
+        client_ca: PEM file of the roots that vouch for agents' own certificates; None: none is asked for.
+    """
 
     cert: FilePath
     key: FilePath
+    client_ca: FilePath | None = None
 
 
 class ListenConfig(Model):
@@ -136,10 +141,18 @@ class AuthConfig(Model):
     Attributes:
         mode: ``open`` only with listeners that this machine alone can reach.
         v2: the same for the older dialect; the default is as `mode`.
+        max_failures: wrong credentials from one address at once; beyond it the answer is 429.
+        failure_window: seconds in which that many are forgotten.
+        name_rest: seconds that a name stays unused after its token is gone.
+        max_names: names that one token may own.
     """
 
     mode: Literal["token", "open"] = "token"
     v2: Literal["token", "open", "refuse"] = Field(default_factory=lambda data: data.get("mode", "token"))
+    max_failures: Count = 30
+    failure_window: Interval = 60.0
+    name_rest: Span = 86400.0
+    max_names: Count = 1000
 
 
 class ServerHeartbeat(Model):
@@ -202,6 +215,8 @@ class ServerLimits(Model):
         v2_message: bytes of one message of the older dialect.
         max_waiting: visitors that wait for one tunnel at a time.
         idle_timeout: seconds that a visitor's connection stays open between two requests.
+        store_waiting: calls that may wait for the store.
+        audit_entries: changes that the store remembers.
     """
 
     max_tunnels: Count = 10_000
@@ -218,6 +233,8 @@ class ServerLimits(Model):
     v2_message: MessageBytes = 16 << 20
     max_waiting: StreamCount = 1000
     idle_timeout: Interval = 75.0
+    store_waiting: Count = 1000
+    audit_entries: Count = 10_000
 
     @model_validator(mode="after")
     def _windows(self) -> Self:

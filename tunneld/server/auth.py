@@ -9,11 +9,12 @@ from time import monotonic, time
 
 from tunneld.config.server import ServerConfig
 from tunneld.errors import ConfigError, VisitorError
-from tunneld.server.credentials import Certificate, Credentials
+from tunneld.server.credentials import Credentials
 from tunneld.server.failures import Failures
 from tunneld.server.principals import AGENT, OPEN, OPEN_OWNER, Principal
 from tunneld.server.tokens import looks_whole
 from tunneld.wire.http1 import RequestHead
+from tunneld.wire.tls import Certificate
 
 __all__ = ["Gate", "bearer_of", "check_listeners"]
 

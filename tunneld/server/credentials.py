@@ -6,29 +6,16 @@ The view is replaced whole when the store says that something changed (`ServerDa
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from hmac import compare_digest
 
 from tunneld.server.principals import Principal
 from tunneld.server.store.records import Token
 from tunneld.server.tokens import digest
+from tunneld.wire.tls import Certificate
 
-__all__ = ["Certificate", "Credentials"]
+__all__ = ["Credentials"]
 
 _NOBODY = bytes(32)
-
-
-@dataclass(frozen=True, slots=True)
-class Certificate:
-    """A client certificate that the listener's `client_ca` vouches for.
-
-    Attributes:
-        fingerprint: SHA-256 of its DER form, lower-case hex.
-        subject: its common name; empty when it has none.
-    """
-
-    fingerprint: str
-    subject: str
 
 
 class Credentials:

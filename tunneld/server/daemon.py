@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from time import monotonic
+from time import monotonic, time
 from urllib.parse import parse_qs, urlsplit
 
 from tunneld.config.load import diff, later_keys, load_server
@@ -15,9 +15,11 @@ from tunneld.lifecycle import main, raise_descriptor_limit, warn_about_descripto
 from tunneld.protocol.frames import max_message
 from tunneld.protocol.handshake import Bounds
 from tunneld.protocol.messages import HeartbeatSettings, ResumeSettings, SseSettings
-from tunneld.server.auth import OPEN_OWNER, Gate
+from tunneld.server.access import Access
+from tunneld.server.auth import check_listeners
 from tunneld.server.ingress import Ingress, TunnelOffer
 from tunneld.server.listeners import Listeners
+from tunneld.server.principals import Principal
 from tunneld.server.registry import Registry
 from tunneld.server.tunnels import TunnelConnection, TunnelPolicy
 from tunneld.telemetry import logs
@@ -53,7 +55,7 @@ class ServerDaemon:
         self.connections: set[TunnelConnection] = set()
         self.registry: Registry
         self.ingress: Ingress
-        self._gate = Gate(config)
+        self.access = Access(config, changed=self._look_who_is_welcome)
         self._listeners = Listeners(config)
         self._public_url = config.public_url or ""
         self._draining = False
@@ -74,7 +76,7 @@ class ServerDaemon:
     async def start(self) -> None:
         """Bind and serve; raises ConfigError with one line a fault."""
         config = self.config
-        self._gate.check()
+        check_listeners(config)
         descriptors = raise_descriptor_limit()
         limits = config.limits
         warn_about_descriptors(
@@ -84,7 +86,12 @@ class ServerDaemon:
         )
         for key in later_keys(config):
             log.warning("%s has no effect yet: its work comes with a later version.", key, extra={"key": key})
-        self._listeners.open()
+        await self.access.start()
+        try:
+            self._listeners.open()
+        except ConfigError:
+            await self.access.stop()
+            raise
         self._public_url = config.public_url or self._own_url()
         self.registry = Registry(max_tunnels=limits.max_tunnels, max_waiting=limits.max_waiting, urls=self._urls)
         self.ingress = Ingress(config, self.registry, connect_tunnel=self._offered, ready=self._is_ready)
@@ -114,6 +121,7 @@ class ServerDaemon:
         while self.connections:  # each ends within its close timeout
             self._gone.clear()
             await self._gone.wait()
+        await self.access.stop()
 
     def _sent_away(self) -> list[tuple[TunnelConnection, float]]:
         """Every agent, and the seconds after which it may come back: all at once would be a stampede."""
@@ -124,12 +132,12 @@ class ServerDaemon:
         if self.path is None:
             raise ConfigError(["this server was started without a configuration file: there is nothing to reload"])
         config = load_server(self.path)
-        Gate(config).check()
+        check_listeners(config)
         changes = diff(self.config, config)
         # What waits for a restart keeps its old value here, so that nothing of it holds by half.
         config = config.model_copy(update={name: getattr(self.config, name) for name in _RESTART_SECTIONS})
         self.config = config
-        self._gate = Gate(config)
+        self.access.configure(config)
         self.ingress.configure(config)
         self.registry.configure(max_tunnels=config.limits.max_tunnels, max_waiting=config.limits.max_waiting)
         logs.set_level(config.log.level)
@@ -173,7 +181,7 @@ class ServerDaemon:
     def _offered(self, offer: TunnelOffer, head: RequestHead, leftover: bytes) -> None:
         """An agent asks for ``/tunnel/connect``."""
         try:
-            name = self._allowed_name(head)
+            name, principal = self._allowed(offer, head)
             accepting = Acceptance(head, subprotocols=[SUBPROTOCOL])
         except VisitorError as error:
             more = [("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")] if error.status == 426 else []
@@ -190,25 +198,34 @@ class ServerDaemon:
             pipe,
             name,
             peer=offer.client or "unix",
-            owner=OPEN_OWNER,
+            principal=principal,
             policy=self.policy,
             registry=self.registry,
+            names=self.access.names,
             forget=self._forget,
         )
         self.connections.add(served)
         pipe.handler = served.link
 
-    def _allowed_name(self, head: RequestHead) -> str:
+    def _allowed(self, offer: TunnelOffer, head: RequestHead) -> tuple[str, Principal]:
         if self._draining:
             raise VisitorError("shutdown", "This server is stopping.", retry_after=1)
         query = parse_qs(head.target.partition("?")[2], keep_blank_values=True)
         names = query.get("name", [])
         if len(names) != 1 or not _LABEL.fullmatch(names[0]):
             raise VisitorError("bad_name", "The query must carry one `name`, a DNS label.")
-        self._gate.allow(head, names[0])
-        self.registry.check_owner(names[0], OPEN_OWNER)
-        self.registry.check_room(names[0])
-        return names[0]
+        name = names[0]
+        peer = offer.client or "unix"
+        principal = self.access.gate.dial(head, name, address=peer, certificate=offer.certificate)
+        self.access.names.check(name, principal, time())
+        self.registry.check_owner(name, principal.id)
+        self.registry.check_room(name)
+        return name, principal
+
+    def _look_who_is_welcome(self) -> None:
+        """Credentials were changed, or one ended: tunnels of those that are good no longer close."""
+        for connection in [one for one in self.connections if not self.access.gate.alive(one.principal)]:
+            connection.revoke()
 
     def _forget(self, connection: TunnelConnection) -> None:
         self.connections.discard(connection)

@@ -30,6 +30,7 @@ from tunneld.server.stops import StopList, stop_key
 from tunneld.server.visit import Visit
 from tunneld.wire.http1 import RequestHead
 from tunneld.wire.http_server import ServerConnection
+from tunneld.wire.tls import Certificate
 
 __all__ = ["Ingress", "Listener", "TunnelOffer"]
 
@@ -74,6 +75,11 @@ class TunnelOffer:
     def closed(self) -> bool:
         """The peer has left, or it was taken or answered."""
         return self._connection.closed or not self._connection.offered
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """The client certificate that it came with, when the listener's `client_ca` vouches for it."""
+        return self._connection.certificate
 
     def take(self) -> asyncio.Transport:
         """The transport, for `set_protocol`; it may be paused. Not when `closed`."""

@@ -65,7 +65,8 @@ class Listeners:
         pair = config.tls or self._config.tls
         context = None
         if pair is not None:
-            context = server_context(pair.cert, pair.key, where="tls" if config.tls is None else f"{where}.tls")
+            key = "tls" if config.tls is None else f"{where}.tls"
+            context = server_context(pair.cert, pair.key, client_ca=pair.client_ca, where=key)
         if config.unix is not None:
             bound = bind(Path(config.unix), mode=config.mode, group=None, key=f"{where}.unix")
             self._unix.append(bound)

@@ -64,27 +64,33 @@ class StoredNames:
     def check(self, name: str, principal: Principal, now: float) -> None:
         """As `NameRegistry`; so are all below."""
         held = self._names.get(name)
-        if held is None or held.owner == principal.id or self._is_free(held, principal, now):
+        if held is None or held.owner == principal.id:
+            return
+        if principal.id == OPEN_OWNER and not held.reserved:  # whoever owned it while tokens were asked for
+            return
+        if self._is_free(held, principal, now):
             return
         raise self._taken(held)
 
     def owns(self, name: str, principal: Principal) -> bool:  # noqa: D102
         held = self._names.get(name)
-        return principal.id == OPEN_OWNER or (held is not None and held.owner == principal.id)
+        if principal.id == OPEN_OWNER:
+            return held is None or not held.reserved
+        return held is not None and held.owner == principal.id
 
     async def claim(self, name: str, principal: Principal, now: float) -> None:  # noqa: D102
         if self.owns(name, principal):
             return
-        for _ in range(2):  # the second time with what the store says
+        wanted = Name(name, principal.id, now)
+        while True:
             self.check(name, principal, now)
-            wanted = Name(name, principal.id, now)
             kept = await self._store.claim_name(wanted, instead_of=self._names.get(name), most=self._most)
             if kept is None:
                 raise VisitorError("too_many_names", f"{principal.name} owns {self._most} names, the most it may.")
             self._names[name] = kept
             if kept.owner == principal.id:
                 return
-        raise self._taken(kept)
+            # Somebody changed it meanwhile: judge again by what the store says.
 
     async def reserve(self, name: Name) -> None:
         """Keep a name for somebody, or from everybody."""

@@ -29,7 +29,7 @@ class Principal:
     id: str
     name: str
     tunnels: tuple[str, ...] = ("*",)
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     scopes: frozenset[str] = frozenset({AGENT})
     credential: bytes = field(default=b"", repr=False)
 

@@ -13,6 +13,7 @@ from tunneld.protocol.messages import Headers, HeartbeatSettings, Open, SseSetti
 from tunneld.protocol.resume import Kept
 from tunneld.protocol.streams import Sink
 from tunneld.server.conflicts import Conflicts
+from tunneld.server.principals import OPEN, Principal
 from tunneld.telemetry.outages import Outages
 
 __all__ = ["Carried", "Carrier", "Connection", "Recovering", "Registry", "Tunnel"]
@@ -85,6 +86,7 @@ class Tunnel:
         outages: times without a connection, and what they cost.
         grace: the server's `resume.grace`, seconds.
         max_streams: what the session carries at most.
+        principal: who serves the name, or did last; its limits hold over all its tunnels.
         lost_at: monotonic seconds at which the last session that ended lost its connection.
         recover_until: monotonic seconds until which its event streams may go on in another session.
         recovering: event streams that wait for one; admitted long ago, so `max_waiting` does not hold them.
@@ -108,6 +110,7 @@ class Tunnel:
         "name",
         "offline_since",
         "outages",
+        "principal",
         "public_url",
         "recover_until",
         "recovering",
@@ -129,6 +132,7 @@ class Tunnel:
         self.outages = Outages()
         self.grace = 0.0
         self.max_streams = 1
+        self.principal: Principal = OPEN
         self.lost_at = self.recover_until = now
         self.recovering: dict[Recovering, None] = {}
         self._session: Carrier | None = None

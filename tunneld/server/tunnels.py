@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from secrets import token_hex, token_urlsafe
 from time import monotonic, time
 
@@ -26,6 +26,8 @@ from tunneld.protocol.messages import (
 from tunneld.protocol.resume import Kept, Tokens
 from tunneld.protocol.session import Session, SessionSettings
 from tunneld.server.conflicts import PAUSE, Conflict
+from tunneld.server.names import NameRegistry
+from tunneld.server.principals import Principal
 from tunneld.server.registry import Registry, Tunnel
 
 __all__ = ["TunnelConnection", "TunnelPolicy"]
@@ -60,9 +62,10 @@ class TunnelConnection:
         pipe: the WebSocket; set its handler to `self.link`.
         tunnel_name: from the query of the upgrade, allowed already.
         peer: the agent's address, for people.
-        owner: of the credential that it came with.
+        principal: whose credential it came with.
         policy: asked anew at each hello and at each change, so that a reload holds.
-        registry: of names.
+        registry: of who serves what.
+        names: whose they are.
         forget: called with this connection when it is over.
     """
 
@@ -72,9 +75,10 @@ class TunnelConnection:
         tunnel_name: str,
         *,
         peer: str,
-        owner: str,
+        principal: Principal,
         policy: Callable[[], TunnelPolicy],
         registry: Registry,
+        names: NameRegistry,
         forget: Callable[[TunnelConnection], None],
     ) -> None:
         self.name = tunnel_name
@@ -87,7 +91,9 @@ class TunnelConnection:
         self._policy = policy
         self._registry = registry
         self._forget = forget
-        self._owner = owner
+        self.principal = principal
+        self._names = names
+        self._claiming: asyncio.Task[None] | None = None
         self._closed = False
         self._leaving = ""  # the reason of the agent's goaway
         self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
@@ -120,8 +126,18 @@ class TunnelConnection:
             for stream in list(session.streams.values()):
                 stream.cancel("shutdown")
             self.link.flush()
+        self._stop_claiming()
         self._end_session("shutdown", "the server is stopping")
         self.link.refuse("going_away", "the server is stopping", retry_after=retry_after)
+        if self._closed:
+            self._forget(self)
+
+    def revoke(self) -> None:
+        """The credential is good no longer: the session and its streams end, and the agent is told why."""
+        self._stop_claiming()
+        self._stop_timer()
+        self._end_session("peer_lost", "its token is good no longer", for_good=True)
+        self.link.refuse("revoked", "the token was revoked, has expired or was replaced")
         if self._closed:
             self._forget(self)
 
@@ -137,7 +153,7 @@ class TunnelConnection:
     def link_text(self, link: Link, message: Message) -> None:
         """Hello, settings and goaway; anything else is the agent's error."""
         if isinstance(message, Hello):
-            if self.session is not None:
+            if self.session is not None or self._claiming is not None:
                 raise RemoteError("protocol_error", "a second hello")
             self._said_hello(message)
         elif self.session is None:
@@ -174,6 +190,7 @@ class TunnelConnection:
     def link_closed(self, link: Link, code: int | None, reason: str) -> None:
         """The connection is gone. The session waits for the agent, unless the agent said that it will not come back."""
         self._closed = True
+        self._stop_claiming()
         why = f"closed ({code}{f' {reason}' if reason else ''})" if code else "the connection was lost"
         if code in _FAULTS or (self._leaving and code in (1000, 1001)):
             left = "shutdown" if self._leaving == "shutdown" else "peer_lost"
@@ -192,12 +209,34 @@ class TunnelConnection:
         self.link.refuse("hello_timeout", "no hello came in time")
 
     def _said_hello(self, hello: Hello) -> None:
-        """From here to `attach` nothing waits: no other connection of the name comes between (PROTOCOL.md, epoch)."""
         check_hello(hello)
         self._stop_timer()
+        if self._names.owns(self.name, self.principal):
+            self._take(hello)
+            return
+        claim = self._names.claim(self.name, self.principal, time())
+        self._claiming = asyncio.get_running_loop().create_task(claim, name=f"claim {self.name}")
+        self._claiming.add_done_callback(lambda done: self._claimed(done, hello))
+
+    def _claimed(self, done: asyncio.Task[None], hello: Hello) -> None:
+        """The name was nobody's: now it is written down as this owner's, or another was quicker."""
+        if done.cancelled():
+            return
+        self._claiming = None
+        try:
+            if (error := done.exception()) is not None:
+                if not isinstance(error, VisitorError):
+                    raise error
+                raise RemoteError("overloaded", str(error))
+            self._take(hello)
+        except RemoteError as fault:
+            self.link_fault(self.link, fault)
+
+    def _take(self, hello: Hello) -> None:
+        """From here to `attach` nothing waits: no other connection of the name comes between (PROTOCOL.md, epoch)."""
         now = monotonic()
         try:
-            self._registry.check_owner(self.name, self._owner)
+            self._registry.check_owner(self.name, self.principal.id)
             tunnel = self._registry.claim(self.name, now)
         except VisitorError as error:
             raise RemoteError("overloaded", str(error)) from None
@@ -208,13 +247,15 @@ class TunnelConnection:
             self._in_conflict(conflict)
             return
         policy = self._policy()
-        agreed = agree(hello, policy.bounds)
+        most = self.principal.limits.streams or policy.bounds.max_streams
+        agreed = agree(hello, replace(policy.bounds, max_streams=min(policy.bounds.max_streams, most)))
         kept, refused = tunnel.kept, None
         if hello.session_id is not None:
-            refused = _refusal(tunnel, hello, self._owner)
+            refused = _refusal(tunnel, hello, self.principal.id)
         resumed = hello.session_id is not None and refused is None
         tunnel.grace = policy.bounds.resume.grace
         tunnel.take(self, resumed=resumed)
+        tunnel.principal = self.principal
         token = token_urlsafe(32)
         if resumed and kept is not None:
             assert hello.resume_token is not None
@@ -272,7 +313,7 @@ class TunnelConnection:
                 peer_buffer=agreed.resume.buffer,
             )
         )
-        return Kept(token_hex(16), self.name, self._owner, session, Tokens(token))
+        return Kept(token_hex(16), self.name, self.principal.id, session, Tokens(token))
 
     def _log_established(self, hello: Hello, kept: Kept, *, resumed: bool, refused: str | None) -> None:
         fields: dict[str, object] = {"tunnel": self.name, "peer": self.peer, "agent_version": hello.agent_version}
@@ -361,6 +402,11 @@ class TunnelConnection:
             self.name,
             extra={"tunnel": self.name, "why": why, "peer": self.peer, **fields},
         )
+
+    def _stop_claiming(self) -> None:
+        if self._claiming is not None:
+            self._claiming.cancel()
+            self._claiming = None
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

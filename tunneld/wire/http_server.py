@@ -19,6 +19,7 @@ from tunneld.wire.closewatch import CloseWatch
 from tunneld.wire.http1 import CHUNKED, ChunkedBody, early_fault, parse_request
 from tunneld.wire.http_answer import BUSY, CLOSING, HEAD, IDLE, LINGERING, OFFERED, OVER, AnswerSide
 from tunneld.wire.http_roles import Consumer, Service
+from tunneld.wire.tls import Certificate, peer_certificate
 
 __all__ = ["ServerConnection"]
 
@@ -110,6 +111,12 @@ class ServerConnection(AnswerSide):
     def offered(self) -> bool:
         """It was offered, and neither taken nor answered."""
         return self._phase == OFFERED
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """What the peer showed in its TLS handshake, if it was asked for that."""
+        assert self.transport is not None
+        return peer_certificate(self.transport)
 
     def take(self) -> asyncio.Transport:
         """Hand the connection that was offered over: its transport, which may be paused, for `set_protocol`."""

@@ -2,25 +2,55 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import os
 import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from tunneld.errors import ConfigError
 
-__all__ = ["client_context", "server_context"]
+__all__ = ["Certificate", "client_context", "peer_certificate", "server_context"]
 
 StrPath = str | os.PathLike[str]
 
 _ALPN = ["http/1.1"]
 
 
-def server_context(cert: StrPath, key: StrPath, *, where: str = "tls") -> ssl.SSLContext:
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A client certificate that the listener's `client_ca` vouches for.
+
+    Attributes:
+        fingerprint: SHA-256 of its DER form, lower-case hex.
+        subject: its common name; empty when it has none.
+    """
+
+    fingerprint: str
+    subject: str
+
+
+def peer_certificate(transport: asyncio.BaseTransport) -> Certificate | None:
+    """The certificate that a TLS peer showed and that was verified; None when there is none."""
+    found = transport.get_extra_info("ssl_object")
+    octets = found.getpeercert(binary_form=True) if found is not None else None
+    if not octets:
+        return None
+    names = [value for pairs in found.getpeercert().get("subject", ()) for key, value in pairs if key == "commonName"]
+    return Certificate(hashlib.sha256(octets).hexdigest(), names[0] if len(names) == 1 else "")
+
+
+def server_context(
+    cert: StrPath, key: StrPath, *, client_ca: StrPath | None = None, where: str = "tls"
+) -> ssl.SSLContext:
     """The context of a listener: TLS 1.2 and 1.3, the suites that Python's ``ssl`` holds good, HTTP/1.1 only.
 
     Args:
         cert: PEM file of the certificate, with the chain behind it.
         key: PEM file of its private key, not encrypted.
+        client_ca: PEM file of the roots that vouch for clients' certificates. A client may come without one; who
+            comes with another's is refused in the handshake. None: none is asked for.
         where: the configuration key above ``cert`` and ``key``, for the words of an error.
 
     Raises:
@@ -29,6 +59,9 @@ def server_context(cert: StrPath, key: StrPath, *, where: str = "tls") -> ssl.SS
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _harden(context)
     _load_pair(context, cert, key, f"{where}.cert", f"{where}.key")
+    if client_ca is not None:
+        _load_roots(context, client_ca, f"{where}.client_ca")
+        context.verify_mode = ssl.CERT_OPTIONAL
     return context
 
 
@@ -56,13 +89,7 @@ def client_context(
     if ca_file is None:
         context.load_default_certs()
     else:
-        _check_readable(ca_file, f"{where}.ca_file")
-        try:
-            context.load_verify_locations(cafile=ca_file)
-        except (ssl.SSLError, OSError):
-            raise ConfigError([f"{where}.ca_file: {ca_file} holds no certificate in PEM form"]) from None
-        if not context.cert_store_stats()["x509"]:
-            raise ConfigError([f"{where}.ca_file: {ca_file} holds no certificate in PEM form"])
+        _load_roots(context, ca_file, f"{where}.ca_file")
     if client_cert is not None:
         _load_pair(context, client_cert, client_key, f"{where}.client_cert", f"{where}.client_key")
     elif client_key is not None:
@@ -74,6 +101,16 @@ def _harden(context: ssl.SSLContext) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(_ALPN)
+
+
+def _load_roots(context: ssl.SSLContext, path: StrPath, name: str) -> None:
+    _check_readable(path, name)
+    try:
+        context.load_verify_locations(cafile=path)
+    except (ssl.SSLError, OSError):
+        raise ConfigError([f"{name}: {path} holds no certificate in PEM form"]) from None
+    if not context.cert_store_stats()["x509"]:
+        raise ConfigError([f"{name}: {path} holds no certificate in PEM form"])
 
 
 def _check_readable(path: StrPath, name: str) -> None:

@@ -182,7 +182,8 @@ class Database:
                 connection.execute(insert(table).values(**said, **fresh))
                 excess = connection.execute(select(func.count()).select_from(table)).scalar_one() - most
                 if excess > 0:
-                    oldest = select(table.c.id).order_by(table.c.updated, table.c.id).limit(excess)
+                    others = select(table.c.id).where(table.c.key_digest != wanted.key_digest)
+                    oldest = others.order_by(table.c.updated, table.c.id).limit(excess)
                     connection.execute(delete(table).where(table.c.id.in_(oldest)))
             kept = connection.execute(select(table).where(table.c.key_digest == wanted.key_digest)).one()
             return _registration(kept), row is not None
@@ -272,7 +273,7 @@ class Database:
         """The migration that the file is at; None for a new file."""
         if not self._connection.dialect.has_table(self._connection, schema.versions.name):
             return None
-        return self._connection.execute(select(schema.versions.c.version_num)).scalar_one()
+        return str(self._connection.execute(select(schema.versions.c.version_num)).scalar_one())
 
     def _upgrade(self, at: str) -> None:
         if at not in schema.KNOWN:
