@@ -83,7 +83,7 @@ apt-deps:
 	@if [ "$$(id -u)" != 0 ]; then echo 'make apt-deps installs system packages: run it as root (sudo make apt-deps)'; exit 1; fi
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-		chromium chromium-driver nginx wrk curl openssl iproute2 zsh fish >/dev/null
+		chromium chromium-driver nginx wrk curl openssl iproute2 prometheus zsh fish >/dev/null
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .bench build dist *.egg-info

@@ -19,6 +19,7 @@ from tunneld.protocol.messages import ErrorMessage, GoAway, Message, Ping, Pong,
 from tunneld.protocol.replay import ACK_DELAY
 from tunneld.protocol.session import BINARY, TEXT, Session
 from tunneld.protocol.streams import Chunk
+from tunneld.wire.tcp_info import TcpInfo, read_tcp_info
 
 __all__ = ["CLOSE_CODES", "GATHER", "Link", "LinkOwner", "Pipe"]
 
@@ -50,6 +51,10 @@ class Pipe(Protocol):
     paused: bool
     last_heard: float
     fault: str | None
+
+    @property
+    def transport(self) -> asyncio.BaseTransport:
+        """The transport below."""
 
     def send(self, opcode: int, parts: Sequence[Chunk]) -> None:
         """Write one message."""
@@ -202,6 +207,10 @@ class Link:
         """Close at once."""
         self.detach()
         self.pipe.abort()
+
+    def kernel(self) -> TcpInfo | None:
+        """What the kernel knows of the connection; None where it knows nothing."""
+        return read_tcp_info(self.pipe.transport)
 
     def _cancel_timers(self) -> None:
         for timer in (self._flush_timer, self._beat_timer, self._ack_timer):

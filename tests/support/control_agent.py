@@ -155,6 +155,9 @@ class MemoryAgent:
         was, self.level = self.level, level
         return was
 
+    def metrics(self) -> bytes:
+        return b"# HELP tunneld_tunnels Tunnels.\n"
+
     def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         self.listeners.add(listener)
         self.subscribed.set()

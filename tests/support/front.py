@@ -210,7 +210,10 @@ class Front:
     def __init__(self, overrides: dict[str, Any]) -> None:
         self.config = ServerConfig(**overrides)
         self.registry = Registry(
-            max_tunnels=100, max_waiting=self.config.limits.max_waiting, urls=lambda name: (f"http://h/t/{name}", None)
+            max_tunnels=100,
+            max_waiting=self.config.limits.max_waiting,
+            urls=lambda name: (f"http://h/t/{name}", None),
+            quality=self.config.quality,
         )
         self.offers: list[tuple[TunnelOffer, RequestHead, bytes]] = []
         self.ready = True

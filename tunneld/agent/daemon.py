@@ -21,6 +21,7 @@ from tunneld.config.load import Changes, agent_token, diff, later_keys, load_age
 from tunneld.errors import ConfigError, VisitorError
 from tunneld.lifecycle import raise_descriptor_limit, warn_about_descriptors
 from tunneld.telemetry import logs
+from tunneld.telemetry.metrics import StreamCounts
 from tunneld.wire.tls import client_context
 
 __all__ = ["AgentDaemon", "Applied"]
@@ -63,6 +64,9 @@ class AgentDaemon:
         self.draining = False
         #: Of tunnels that are gone: streams, bytes from visitors, bytes to visitors.
         self.totals = [0, 0, 0]
+        #: Of all tunnels, for the metrics.
+        self.counts = StreamCounts()
+        self._events_of_gone = 0
         self._identity = Identity()
         self._running: dict[str, _Running] = {}
         self._listeners: dict[Callable[[dict[str, Any]], None], None] = {}
@@ -202,7 +206,12 @@ class AgentDaemon:
 
     def _open(self, config: TunnelConfig) -> None:
         proxy = Proxy(
-            config.name, config.service, config.limits, headers=config.headers, on_change=self._stream_changed
+            config.name,
+            config.service,
+            config.limits,
+            headers=config.headers,
+            on_change=self._stream_changed,
+            counts=self.counts,
         )
         proxy.log_queries = self.config.log.queries
         tunnel = AgentTunnel(
@@ -224,6 +233,7 @@ class AgentDaemon:
         running = self._running.pop(name)
         running.check.cancel()
         running.tunnel.close(reason)
+        self._events_of_gone += _events(running.tunnel)
         self.totals = [sum(column) for column in zip(self.totals, _sums(running.tunnel), strict=True)]
 
     def _apply(self, config: AgentConfig, changes: Changes) -> Applied:
@@ -316,9 +326,18 @@ class AgentDaemon:
         for listener in list(self._listeners):
             listener(event)
 
+    def events(self) -> int:
+        """Events of event streams since the start."""
+        return self._events_of_gone + sum(map(_events, self.tunnels))
+
     def sums(self) -> list[int]:
         """Streams, bytes from visitors and bytes to visitors since the start, those under way included."""
         return [sum(column) for column in zip(self.totals, *map(_sums, self.tunnels), strict=True)]
+
+
+def _events(tunnel: AgentTunnel) -> int:
+    live = tunnel.proxy.exchanges.values()
+    return tunnel.proxy.totals.events + sum(exchange.events for exchange in live)
 
 
 def _sums(tunnel: AgentTunnel) -> list[int]:

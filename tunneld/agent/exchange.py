@@ -249,6 +249,7 @@ class Exchange(Record):
                 self._proxy.answers.add(self)
             return
         self._proxy.answers.discard(self)
+        self._proxy.counts.first_byte.observe(time.monotonic() - self.started)
         self._answered = True
         self._head = None
         self.state = "streaming"

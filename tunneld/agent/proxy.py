@@ -19,6 +19,7 @@ from tunneld.config.agent import AgentLimits, TunnelConfig
 from tunneld.config.service import Service
 from tunneld.protocol.messages import Headers, Open
 from tunneld.protocol.streams import Sink, Stream
+from tunneld.telemetry.metrics import StreamCounts
 
 __all__ = ["OnChange", "Proxy", "Totals"]
 
@@ -87,6 +88,7 @@ class Proxy:
         headers: request headers to set, name to value; ``Host`` among them replaces the service's own.
         tls: for ``https`` services; None: the system's authorities.
         on_change: told of each exchange's begin and end; must not raise.
+        counts: of the process, for its metrics; None: counted here alone.
 
     Attributes:
         exchanges: request id to exchange, from its first byte to its last, in order of their begin.
@@ -105,12 +107,14 @@ class Proxy:
         headers: Mapping[str, str] | None = None,
         tls: ssl.SSLContext | None = None,
         on_change: OnChange | None = None,
+        counts: StreamCounts | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.name = name
         self.service = service
         self.exchanges: dict[str, Exchange] = {}
         self.totals = Totals()
+        self.counts = counts if counts is not None else StreamCounts()
         self.heads = Heads(service, headers or {})
         self.head_limit = 2 * _MAX_HEADER
         self.origin = Origin(service, tls=tls)
@@ -216,6 +220,7 @@ class Proxy:
         totals.bytes_out += exchange.bytes_out
         totals.events += exchange.events
         self._count(exchange.reason)
+        self.counts.over(exchange.kind, exchange.reason, time.monotonic() - exchange.started)
         if exchange.reason == "done":
             self._failing = ""
         self._log_end(exchange)

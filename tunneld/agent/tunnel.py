@@ -32,8 +32,10 @@ from tunneld.protocol.messages import (
     SseSettings,
     Wishes,
 )
+from tunneld.protocol.quality import Quality, Reading
 from tunneld.protocol.session import Session, SessionSettings
 from tunneld.telemetry.outages import Outage, Outages
+from tunneld.wire.tcp_info import TcpInfo
 
 __all__ = ["AgentTunnel", "Dial", "Identity", "State"]
 
@@ -97,6 +99,8 @@ class AgentTunnel:
         self.service_fault: str | None = None
         #: Times without a connection, and what they cost.
         self.outages = Outages()
+        #: Of all its connections.
+        self.quality = Quality(agent.quality)
         self._agent = agent
         self._identity = identity
         self._dial = dial
@@ -204,6 +208,7 @@ class AgentTunnel:
     def update(self, config: TunnelConfig, agent: AgentConfig) -> None:
         """Apply a reloaded file: what may change while the tunnel is up does, the rest at the next session."""
         self.config, self._agent = config, agent
+        self.quality.thresholds = agent.quality
         self._backoff.update(agent.reconnect.initial, agent.reconnect.max)
         self.proxy.update(config)
         self._tell_wishes()
@@ -232,6 +237,20 @@ class AgentTunnel:
     def round_trip(self) -> float | None:
         """Seconds, of the last heartbeat; None before the first."""
         return self._session.round_trip if self._session is not None else None
+
+    @property
+    def kernel(self) -> TcpInfo | None:
+        """What the kernel knows of the connection that stands; None where it knows nothing, or none stands."""
+        return self._link.kernel() if self._link is not None else None
+
+    def read_quality(self, now: float) -> Reading:
+        """How good the connection is (`now`: monotonic seconds)."""
+        kernel = self.kernel
+        return self.quality.read(
+            now,
+            connected=self.connected_at is not None and not self._silent,
+            retransmitted=kernel.retransmitted_share if kernel is not None else None,
+        )
 
     # -- one connection ----------------------------------------------------------------------------------
 
@@ -387,6 +406,9 @@ class AgentTunnel:
         """The server is silent."""
         self._heard(self, None)
         if dead:
+            if link.heartbeat is not None:
+                now = monotonic()
+                self.quality.lost(now, link.heartbeat.overdue(now))
             self._lose("the server was silent for longer than interval + timeout")
             link.abort()
             self._finish(Retry("the server was silent for longer than interval + timeout"))
@@ -397,7 +419,9 @@ class AgentTunnel:
     def link_heard(self, link: Link, round_trip: float | None) -> None:
         """A pong came, or a silent server is back."""
         if round_trip is not None:
-            self.last_pong_at = monotonic()
+            self.last_pong_at = now = monotonic()
+            if link.heartbeat is not None:
+                self.quality.answered(now, round_trip, late=round_trip > link.heartbeat.timeout)
             self._heard(self, round_trip)
         if self._silent:
             self._silent = False

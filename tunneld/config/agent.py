@@ -28,6 +28,7 @@ from tunneld.config.common import (
     Mode,
     Model,
     Port,
+    QualityConfig,
     ResumeConfig,
     SocketPath,
     Span,
@@ -343,6 +344,7 @@ class AgentConfig(Model):
     tunnels: tuple[TunnelConfig, ...] = ()
     control: ControlConfig = Field(default_factory=ControlConfig)
     metrics: MetricsConfig = MetricsConfig()
+    quality: QualityConfig = QualityConfig()
     log: LogConfig = LogConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     alerts: tuple[dict[str, Any], ...] = ()

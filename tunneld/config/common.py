@@ -13,6 +13,7 @@ from tunneld.config.units import (
     Whole,
     parse_flag,
     parse_mode,
+    parse_share,
     parse_text,
     shown,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "FilePath",
     "Flag",
     "Grace",
+    "GradeConfig",
     "HeaderBytes",
     "Interval",
     "Keepalive",
@@ -37,8 +39,10 @@ __all__ = [
     "Mode",
     "Model",
     "Port",
+    "QualityConfig",
     "ReplayBytes",
     "ResumeConfig",
+    "Share",
     "SocketPath",
     "Span",
     "StreamCount",
@@ -132,6 +136,7 @@ HeaderBytes = Annotated[int, BeforeValidator(Size(low=1 << 10, high=16 << 20))]
 ReplayBytes = Annotated[int, BeforeValidator(Size(low=MIN_RESUME_BUFFER))]
 EventBytes = Annotated[int, BeforeValidator(Size(low=1 << 10, high=1 << 30))]
 MemoryBytes = Annotated[int, BeforeValidator(Size(low=1 << 20))]
+Share = Annotated[float, BeforeValidator(parse_share)]
 MessageBytes = Annotated[int, BeforeValidator(Size(low=64 << 10, high=1 << 30))]
 
 
@@ -145,6 +150,27 @@ class ResumeConfig(Model):
 
     grace: Grace = 60.0
     buffer: ReplayBytes = 4 << 20
+
+
+class GradeConfig(Model):
+    """What a grade allows at most: 95th percentile of the round trips, jitter (seconds), and loss (0 to 1)."""
+
+    rtt: Interval
+    jitter: Interval
+    loss: Share
+
+
+class QualityConfig(Model):
+    """Thresholds of a connection's grades (`protocol.quality.Thresholds`); what is worse than `fair` is ``poor``.
+
+    Attributes:
+        window: seconds that a ping counts for.
+    """
+
+    window: Interval = 600.0
+    excellent: GradeConfig = GradeConfig(rtt=0.06, jitter=0.015, loss=0.002)
+    good: GradeConfig = GradeConfig(rtt=0.15, jitter=0.04, loss=0.01)
+    fair: GradeConfig = GradeConfig(rtt=0.3, jitter=0.1, loss=0.05)
 
 
 class LogConfig(Model):

@@ -27,6 +27,7 @@ from tunneld.config.common import (
     Mode,
     Model,
     Port,
+    QualityConfig,
     ResumeConfig,
     SocketPath,
     Span,
@@ -278,6 +279,7 @@ class ServerConfig(Model):
     resume: ServerResume = ServerResume()
     drain_timeout: Span = 30.0
     limits: ServerLimits = ServerLimits()
+    quality: QualityConfig = QualityConfig()
     trusted_proxies: tuple[Annotated[IPv4Network | IPv6Network, BeforeValidator(addresses.network)], ...] = ()
     log: LogConfig = LogConfig()
 

@@ -22,6 +22,7 @@ __all__ = [
     "parse_duration",
     "parse_flag",
     "parse_mode",
+    "parse_share",
     "parse_size",
     "parse_text",
     "shown",
@@ -51,6 +52,8 @@ _OCTAL = re.compile(r"(?:0o?)?[0-7]{3}", re.ASCII)
 _FLAGS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 _A_DURATION = "expected a duration such as 500ms, 30s, 2m, 1h or plain seconds"
+_NUMBER = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?", re.ASCII)
+_A_SHARE = "expected a share such as 5% or 0.05"
 _A_SIZE = "expected a size such as 256KiB, 4MiB or plain bytes"
 
 
@@ -159,6 +162,18 @@ def parse_flag(value: object) -> bool:
     if flag is None:
         raise ValueError(f"expected true or false, not {shown(value)}")
     return flag
+
+
+def parse_share(value: object) -> float:
+    """A share of the whole: ``5%`` or ``0.05``. Raises `ValueError` when it is none, or not from 0 to 1."""
+    text = str(value).strip() if isinstance(value, (str, int, float)) and not isinstance(value, bool) else ""
+    number, percent = text.removesuffix("%").strip(), text.endswith("%")
+    if not _NUMBER.fullmatch(number):
+        raise ValueError(f"{_A_SHARE}, not {shown(value)}")
+    share = float(number) / (100 if percent else 1)
+    if share > 1:
+        raise ValueError(f"{_A_SHARE}; {shown(value)} is more than the whole")
+    return share
 
 
 def parse_text(value: object) -> str:

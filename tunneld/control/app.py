@@ -21,6 +21,7 @@ from tunneld.control.events import EventStream, Subscribers
 from tunneld.control.facade import AgentFacade
 from tunneld.control.guard import Guard, Problem, audit, json_bytes
 from tunneld.errors import CODES, ConfigError, VisitorError
+from tunneld.telemetry.metrics import CONTENT_TYPE
 
 __all__ = ["create_app"]
 
@@ -40,6 +41,13 @@ def _docs(answer: Any, *codes: str, also: dict[int, Any] | None = None) -> dict[
         meaning = CODES[code]
         entry = docs.setdefault(meaning.status, {"model": models.Problem, "description": ""})
         entry["description"] = f"{entry['description']} `{code}`: {meaning.title}".strip()
+    return docs
+
+
+def _text(description: str) -> dict[int | str, dict[str, Any]]:
+    """Return what OpenAPI says of a call that answers plain text."""
+    docs = _docs(models.Problem)
+    docs[200] = {"description": description, "content": {"text/plain": {"schema": {"type": "string"}}}}
     return docs
 
 
@@ -116,6 +124,11 @@ def _add_reads(app: FastAPI, agent: AgentFacade) -> None:
         """One stream."""
         found = agent.stream(request_id)
         return Problem("no_such_stream", f"no stream {request_id}") if found is None else _json(found)
+
+    @app.get("/metrics", responses=_text("Prometheus's text format."), response_class=Response)
+    async def metrics() -> Response:
+        """What the agent counts, for Prometheus."""
+        return Response(agent.metrics(), media_type=CONTENT_TYPE)
 
     events_docs = _docs(models.Event, "too_many_subscribers")
     events_docs[200] = {
@@ -196,4 +209,3 @@ def _add_later(app: FastAPI) -> None:
 
     app.add_api_route("/v1/tunnels", later, methods=["POST"], include_in_schema=False)
     app.add_api_route("/v1/tunnels/{name}", later, methods=["GET", "DELETE"], include_in_schema=False)
-    app.add_api_route("/metrics", later, methods=["GET"], include_in_schema=False)

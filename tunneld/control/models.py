@@ -44,6 +44,7 @@ __all__ = [
     "StreamInfo",
     "StreamKind",
     "Streams",
+    "TcpStatus",
     "Totals",
     "TunnelState",
     "TunnelStatus",
@@ -100,13 +101,30 @@ class RoundTrip(TypedDict):
     p95: float | None
 
 
+class TcpStatus(TypedDict):
+    """What the kernel knows of a connection since its beginning; `delivery_rate` in bytes a second."""
+
+    rtt_ms: float
+    segments: int
+    retransmitted: int
+    delivery_rate: int
+
+
 class Quality(TypedDict):
-    """How good a tunnel's connection is; all null until it is measured."""
+    """How good a tunnel's connection is; null until it is measured.
+
+    `loss` is a share (0 to 1): of pings without an answer in time, or of segments sent again, whichever is more.
+    `grade` is one of excellent, good, fair, poor, down; `reason` says why it is no better.
+    """
 
     rtt_ms: RoundTrip
     jitter_ms: float | None
     loss: float | None
-    grade: str | None
+    grade: Literal["excellent", "good", "fair", "poor", "down"] | None
+    reason: NotRequired[str]
+    pings: NotRequired[int]
+    pings_lost: NotRequired[int]
+    tcp: NotRequired[TcpStatus]
 
 
 class OutageStatus(TypedDict):

@@ -11,6 +11,7 @@ from typing import cast
 from tunneld import __version__
 from tunneld.agent.daemon import AgentDaemon
 from tunneld.agent.tunnel import AgentTunnel
+from tunneld.control.metrics import agent_metrics
 from tunneld.control.models import (
     Check,
     Drained,
@@ -20,14 +21,17 @@ from tunneld.control.models import (
     LogLevelName,
     OutagesStatus,
     OutageStatus,
+    Quality,
     Reconnected,
     Reloaded,
     Status,
     StreamInfo,
     TunnelStatus,
 )
+from tunneld.protocol.quality import Reading
 from tunneld.telemetry import logs
 from tunneld.telemetry.outages import Outages
+from tunneld.wire.tcp_info import TcpInfo
 
 __all__ = ["AgentView"]
 
@@ -123,6 +127,10 @@ class AgentView:
         logs.set_level(level)
         return before
 
+    def metrics(self) -> bytes:
+        """Prometheus's text."""
+        return agent_metrics(self._daemon)
+
     def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         """Call `listener` for each event."""
         return self._daemon.subscribe(listener)
@@ -147,14 +155,34 @@ def _tunnel_status(tunnel: AgentTunnel, now: float) -> TunnelStatus:
             "timeout_s": said.heartbeat.timeout if said else wished.timeout,
             "last_pong_s": None if tunnel.last_pong_at is None else round(now - tunnel.last_pong_at, 3),
         },
-        "quality": {
-            "rtt_ms": {"last": None, "p50": None, "p95": None},
-            "jitter_ms": None,
-            "loss": None,
-            "grade": None,
-        },
+        "quality": quality_status(tunnel.read_quality(now), tunnel.kernel),
         "outages": _outages(tunnel.outages),
     }
+
+
+def quality_status(reading: Reading, kernel: TcpInfo | None) -> Quality:
+    """A connection's quality in the API's shape."""
+    shown: Quality = {
+        "rtt_ms": {"last": _ms(reading.last), "p50": _ms(reading.p50), "p95": _ms(reading.p95)},
+        "jitter_ms": _ms(reading.jitter),
+        "loss": None if reading.loss is None else round(reading.loss, 4),
+        "grade": reading.grade,
+        "reason": reading.reason,
+        "pings": reading.pings,
+        "pings_lost": reading.lost,
+    }
+    if kernel is not None:
+        shown["tcp"] = {
+            "rtt_ms": round(kernel.rtt * 1000, 3),
+            "segments": kernel.segments,
+            "retransmitted": kernel.retransmitted,
+            "delivery_rate": kernel.delivery_rate,
+        }
+    return shown
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)
 
 
 def _outages(outages: Outages) -> OutagesStatus:

@@ -152,6 +152,10 @@ class Heartbeat:
         self.round_trips.append(trip)
         return trip
 
+    def overdue(self, now: float) -> int:
+        """Pings that wait for their pong for longer than `timeout`."""
+        return sum(1 for sent in self._waiting.values() if now - sent >= self.timeout)
+
     def update(self, interval: float, timeout: float, now: float) -> None:
         """Let other values hold from now on.
 

@@ -93,7 +93,9 @@ class ServerDaemon:
             await self.access.stop()
             raise
         self._public_url = config.public_url or self._own_url()
-        self.registry = Registry(max_tunnels=limits.max_tunnels, max_waiting=limits.max_waiting, urls=self._urls)
+        self.registry = Registry(
+            max_tunnels=limits.max_tunnels, max_waiting=limits.max_waiting, urls=self._urls, quality=config.quality
+        )
         self.ingress = Ingress(config, self.registry, connect_tunnel=self._offered, ready=self._is_ready)
         await self._listeners.serve(lambda listener, tls: self.ingress.protocol_factory(listener, tls=tls))
         for listener, address in self.listening:
@@ -139,7 +141,9 @@ class ServerDaemon:
         self.config = config
         self.access.configure(config)
         self.ingress.configure(config)
-        self.registry.configure(max_tunnels=config.limits.max_tunnels, max_waiting=config.limits.max_waiting)
+        self.registry.configure(
+            max_tunnels=config.limits.max_tunnels, max_waiting=config.limits.max_waiting, quality=config.quality
+        )
         logs.set_level(config.log.level)
         for connection in list(self.connections):
             connection.retune()

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from tunneld.errors import VisitorError
 from tunneld.protocol.messages import Headers, HeartbeatSettings, Open, SseSettings
+from tunneld.protocol.quality import Quality, Thresholds
 from tunneld.protocol.resume import Kept
 from tunneld.protocol.streams import Sink
 from tunneld.server.conflicts import Conflicts
@@ -84,6 +85,7 @@ class Tunnel:
         expired: id of the last session that waited in vain.
         conflicts: who took the name from whom.
         outages: times without a connection, and what they cost.
+        quality: of its connections.
         grace: the server's `resume.grace`, seconds.
         max_streams: what the session carries at most.
         principal: who serves the name, or did last; its limits hold over all its tunnels.
@@ -112,13 +114,24 @@ class Tunnel:
         "outages",
         "principal",
         "public_url",
+        "quality",
         "recover_until",
         "recovering",
         "sse",
     )
 
-    def __init__(self, name: str, *, now: float, public_url: str, host_url: str | None, max_waiting: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        now: float,
+        public_url: str,
+        host_url: str | None,
+        max_waiting: int,
+        thresholds: Thresholds,
+    ) -> None:
         self.name = name
+        self.quality = Quality(thresholds)
         self.public_url = public_url
         self.host_url = host_url
         self.offline_since = now
@@ -249,20 +262,31 @@ class Registry:
         max_tunnels: names known at one time.
         max_waiting: requests that may wait for one name to come back.
         urls: name -> (public_url, host_url).
+        quality: thresholds of the grades of connections.
     """
 
-    def __init__(self, *, max_tunnels: int, max_waiting: int, urls: Callable[[str], tuple[str, str | None]]) -> None:
+    def __init__(
+        self,
+        *,
+        max_tunnels: int,
+        max_waiting: int,
+        urls: Callable[[str], tuple[str, str | None]],
+        quality: Thresholds,
+    ) -> None:
+        self._quality = quality
         self._max_tunnels = max_tunnels
         self._max_waiting = max_waiting
         self._urls = urls
         self._tunnels: dict[str, Tunnel] = {}
 
-    def configure(self, *, max_tunnels: int, max_waiting: int) -> None:
+    def configure(self, *, max_tunnels: int, max_waiting: int, quality: Thresholds) -> None:
         """Let other bounds hold from now on; names that are known already stay."""
         self._max_tunnels = max_tunnels
         self._max_waiting = max_waiting
+        self._quality = quality
         for tunnel in self._tunnels.values():
             tunnel.max_waiting = max_waiting
+            tunnel.quality.thresholds = quality
 
     def __len__(self) -> int:
         return len(self._tunnels)
@@ -297,7 +321,14 @@ class Registry:
         if len(self._tunnels) >= self._max_tunnels and (oldest := self._oldest_idle()) is not None:
             del self._tunnels[oldest.name]
         public_url, host_url = self._urls(name)
-        tunnel = Tunnel(name, now=now, public_url=public_url, host_url=host_url, max_waiting=self._max_waiting)
+        tunnel = Tunnel(
+            name,
+            now=now,
+            public_url=public_url,
+            host_url=host_url,
+            max_waiting=self._max_waiting,
+            thresholds=self._quality,
+        )
         self._tunnels[name] = tunnel
         return tunnel
 

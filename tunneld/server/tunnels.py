@@ -179,6 +179,9 @@ class TunnelConnection:
     def link_silent(self, link: Link, *, dead: bool) -> None:
         """The agent is silent."""
         if dead:
+            if self.tunnel is not None and link.heartbeat is not None:
+                now = monotonic()
+                self.tunnel.quality.lost(now, link.heartbeat.overdue(now))
             self._lose("the agent was silent for longer than interval + timeout")
             link.abort()
 
@@ -186,6 +189,8 @@ class TunnelConnection:
         """A pong came."""
         if round_trip is not None:
             self.round_trip = round_trip
+            if self.tunnel is not None and link.heartbeat is not None:
+                self.tunnel.quality.answered(monotonic(), round_trip, late=round_trip > link.heartbeat.timeout)
 
     def link_closed(self, link: Link, code: int | None, reason: str) -> None:
         """The connection is gone. The session waits for the agent, unless the agent said that it will not come back."""

@@ -38,17 +38,19 @@ class Outages:
         count: that began.
         seconds: in sum, of those that are over.
         replayed_bytes: in sum.
+        resumes: sessions that went on with another connection.
         streams_lost: in sum.
         last: the last one that is over; None before there was any.
         since: monotonic seconds since when the connection is lost; None while it stands.
     """
 
-    __slots__ = ("_at", "count", "last", "replayed_bytes", "seconds", "since", "streams_lost")
+    __slots__ = ("_at", "count", "last", "replayed_bytes", "resumes", "seconds", "since", "streams_lost")
 
     def __init__(self) -> None:
         self.count = 0
         self.seconds = 0.0
         self.replayed_bytes = 0
+        self.resumes = 0
         self.streams_lost = 0
         self.last: Outage | None = None
         self.since: float | None = None
@@ -68,6 +70,7 @@ class Outages:
 
     def resumed(self, now: float, replayed_bytes: int) -> Outage | None:
         """The session goes on; returns the outage, None where a takeover left no time without a connection."""
+        self.resumes += 1
         self.replayed_bytes += replayed_bytes
         return self._over(now, True, replayed_bytes, 0)
 

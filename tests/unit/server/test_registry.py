@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.joined import Visitor
+from tunneld.config.common import QualityConfig
 from tunneld.errors import VisitorError
 from tunneld.protocol.messages import HeartbeatSettings, Open, SseSettings
 from tunneld.protocol.session import Session, SessionSettings
@@ -26,7 +27,12 @@ class Agent:
 
 
 def make(max_tunnels: int = 3, max_waiting: int = 2) -> Registry:
-    return Registry(max_tunnels=max_tunnels, max_waiting=max_waiting, urls=lambda name: (f"http://h/t/{name}", None))
+    return Registry(
+        max_tunnels=max_tunnels,
+        max_waiting=max_waiting,
+        urls=lambda name: (f"http://h/t/{name}", None),
+        quality=QualityConfig(),
+    )
 
 
 def serve(tunnel: Tunnel, keepalive: float = 30) -> tuple[Agent, Session]:

@@ -1,0 +1,75 @@
+"""The agent's numbers as Prometheus reads them, of real daemons with real visitors."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.daemons import Agent, Pair
+from tests.support.services import SampleService
+from tests.support.sockets import short_dir
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Pair, SampleService]]:
+    service = SampleService()
+    with short_dir() as folder:
+        made = Pair(folder, {"demo": f"http://127.0.0.1:{service.port}", "gone": "http://127.0.0.1:9"})
+        try:
+            yield made, service
+            made.close()
+        finally:
+            made.discard()
+            service.stop()
+
+
+def scrape(agent: Agent) -> str:
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(agent.socket))) as client:
+        answer = client.get("http://localhost/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    return answer.text
+
+
+def values(text: str) -> dict[tuple[str, ...], float]:
+    """(name, label values in the order of their names …) -> value."""
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found[(sample.name, *(sample.labels[key] for key in sorted(sample.labels)))] = sample.value
+    return found
+
+
+def test_the_agent_counts_what_happened(pair: tuple[Pair, SampleService]) -> None:
+    made, _ = pair
+    for _ in range(3):
+        assert httpx.get(made.url("demo", "/")).status_code < 500
+    assert httpx.get(made.url("gone", "/")).status_code == 502
+    found = values(scrape(made.agent))
+    assert found["tunneld_tunnel_up", "demo"] == 1
+    assert found["tunneld_streams_opened_total",] == 4
+    assert found["tunneld_streams_ended_total", "http", "done"] == 3
+    assert found["tunneld_streams_ended_total", "http", "service"] == 1
+    assert found["tunneld_first_byte_seconds_count",] == 3
+    assert found["tunneld_stream_duration_seconds_count", "http"] == 4
+    assert found["tunneld_streams", "http", "demo"] == 0
+    assert found["tunneld_streams_limit", "demo"] == 1000
+    assert 0 < found["tunneld_heartbeat_rtt_seconds", "last", "demo"] < 5
+    assert sum(value for key, value in found.items() if key[0] == "tunneld_connection_grade" and key[2] == "demo") == 1
+    assert found["process_resident_memory_bytes",] > 10e6
+    assert found["process_open_fds",] > 5
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is missing: apt-get install prometheus")
+def test_promtool_finds_nothing_to_mend(pair: tuple[Pair, SampleService]) -> None:
+    made, _ = pair
+    httpx.get(made.url("demo", "/"))
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=scrape(made.agent), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

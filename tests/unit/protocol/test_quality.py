@@ -1,0 +1,102 @@
+"""Round trips, jitter, loss and grades."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tunneld.config.common import QualityConfig
+from tunneld.protocol.quality import MAX_SAMPLES, Quality
+
+
+def measured(trips: list[float | None], *, interval: float = 1.0) -> tuple[Quality, float]:
+    """A quality that was told these round trips, one an interval (None: lost), and the time of the last."""
+    quality, now = Quality(QualityConfig()), 0.0
+    for trip in trips:
+        now += interval
+        if trip is None:
+            quality.lost(now)
+        else:
+            quality.answered(now, trip, late=False)
+    return quality, now
+
+
+def test_nothing_is_known_before_the_first_ping() -> None:
+    reading = Quality(QualityConfig()).read(5.0, connected=True)
+    assert (reading.last, reading.p50, reading.p95, reading.jitter, reading.loss, reading.grade) == (None,) * 6
+    assert Quality(QualityConfig()).read(5.0, connected=False).grade is None
+
+
+def test_percentiles_are_of_the_window() -> None:
+    quality, now = measured([n / 1000 for n in range(1, 102)])
+    reading = quality.read(now, connected=True)
+    assert reading.last == pytest.approx(0.101)
+    assert reading.p50 == pytest.approx(0.051)
+    assert reading.p95 == pytest.approx(0.096)
+    later = quality.read(now + QualityConfig().window - 0.5, connected=True)
+    assert (later.pings, later.p50) == (1, pytest.approx(0.101))
+    assert quality.read(now + 1000, connected=True).p50 is None
+
+
+def test_jitter_is_the_estimator_of_rfc_3550() -> None:
+    trips = [0.05, 0.07, 0.05, 0.09]
+    quality, now = measured(list(trips))
+    expected = 0.02
+    for change in (0.02, 0.04):
+        expected += (change - expected) / 16
+    assert quality.read(now, connected=True).jitter == pytest.approx(expected)
+
+
+def test_jitter_of_a_network_that_wavers_comes_near_the_truth() -> None:
+    rng = random.Random(7)
+    trips: list[float | None] = [0.05 + rng.uniform(-0.02, 0.02) for _ in range(250)]
+    quality, now = measured(trips)
+    # the mean difference of two values of a uniform spread of 40 ms is a third of it
+    assert quality.read(now, connected=True).jitter == pytest.approx(0.04 / 3, rel=0.5)
+
+
+def test_loss_counts_lost_and_late_pings_and_what_the_kernel_sent_again() -> None:
+    quality, now = measured([0.01] * 18 + [None])
+    quality.answered(now, 12.0, late=True)
+    reading = quality.read(now, connected=True)
+    assert (reading.pings, reading.lost, reading.loss) == (20, 2, pytest.approx(0.1))
+    assert reading.last == 12.0
+    assert reading.p95 == pytest.approx(0.01)
+    assert quality.read(now, connected=True, retransmitted=0.2).loss == 0.2
+    assert quality.read(now, connected=True, retransmitted=0.05).loss == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("trips", "grade", "reason"),
+    [
+        ([0.02] * 20, "excellent", ""),
+        ([0.1] * 20, "good", "p95 rtt 100 ms > 60 ms"),
+        ([0.31] * 20, "poor", "p95 rtt 310 ms > 300 ms"),
+        ([0.2] * 20, "fair", "p95 rtt 200 ms > 150 ms"),
+        ([0.02] * 19 + [None], "fair", "loss 5.0% > 1.0%"),
+        ([0.02] * 9 + [None], "poor", "loss 10.0% > 5.0%"),
+        ([0.001, 0.04] * 20, "good", "jitter 39 ms > 15 ms"),
+    ],
+)
+def test_grades_say_why_they_are_no_better(trips: list[float | None], grade: str, reason: str) -> None:
+    quality, now = measured(trips)
+    reading = quality.read(now, connected=True)
+    assert (reading.grade, reading.reason) == (grade, reason)
+
+
+def test_what_is_not_connected_is_down_and_keeps_its_history() -> None:
+    quality, now = measured([0.02] * 3)
+    reading = quality.read(now, connected=False)
+    assert (reading.grade, reading.reason, reading.last) == ("down", "not connected", 0.02)
+
+
+def test_other_thresholds_hold_at_once() -> None:
+    quality, now = measured([0.02] * 3)
+    quality.thresholds = QualityConfig.model_validate({"excellent": {"rtt": "10ms", "jitter": "1ms", "loss": "1%"}})
+    assert quality.read(now, connected=True).reason == "p95 rtt 20 ms > 10 ms"
+
+
+def test_it_remembers_no_more_than_its_bound() -> None:
+    quality, now = measured([0.01] * (MAX_SAMPLES * 3), interval=0.001)
+    assert quality.read(now, connected=True).pings == MAX_SAMPLES

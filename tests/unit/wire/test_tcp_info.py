@@ -1,0 +1,42 @@
+"""What the kernel says of a connection, of real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from tunneld.wire.tcp_info import TcpInfo, read_tcp_info
+
+
+async def test_a_tcp_connection_has_figures_and_others_have_none() -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1024):
+            writer.write(data)
+        writer.close()
+
+    server = await asyncio.start_server(echo, "127.0.0.1")
+    async with server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        for _ in range(60):
+            writer.write(b"x")
+            assert await reader.readexactly(1) == b"x"
+        info = read_tcp_info(writer.transport)
+        assert info is not None
+        assert info.segments >= 60
+        assert 0 < info.rtt < 1
+        assert info.retransmitted_share is not None
+        assert info.retransmitted_share <= 1
+        writer.close()
+        await writer.wait_closed()
+        assert read_tcp_info(writer.transport) is None
+    one, other = socket.socketpair()
+    with other:
+        _, unix = await asyncio.open_connection(sock=one)
+        assert read_tcp_info(unix.transport) is None
+        unix.close()
+        await unix.wait_closed()
+
+
+def test_a_share_of_few_segments_means_nothing() -> None:
+    assert TcpInfo(0.1, 0.1, 10, 5, 0).retransmitted_share is None
+    assert TcpInfo(0.1, 0.1, 100, 5, 0).retransmitted_share == 0.05

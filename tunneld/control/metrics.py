@@ -1,0 +1,113 @@
+"""The agent's numbers as Prometheus's metric families."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from time import monotonic, time
+from typing import TYPE_CHECKING, get_args
+
+from tunneld.agent.daemon import AgentDaemon
+from tunneld.control.models import STREAM_KINDS, TunnelState
+from tunneld.protocol.quality import GRADES
+from tunneld.telemetry.metrics import counter, gauge, histogram, render
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+    from tunneld.agent.tunnel import AgentTunnel
+
+__all__ = ["agent_metrics"]
+
+_STATES: tuple[str, ...] = get_args(TunnelState)
+_TUNNEL = ("tunnel",)
+
+
+def agent_metrics(daemon: AgentDaemon) -> bytes:
+    """Prometheus's text for a running agent. `tunnel` is a label: the configuration bounds how many there are."""
+    return render(lambda: _families(daemon), role="agent", started=time() - (monotonic() - daemon.started))
+
+
+def _families(daemon: AgentDaemon) -> Iterable[Metric]:
+    tunnels = daemon.tunnels
+    yield from _of_tunnels(tunnels)
+    yield from _of_quality(tunnels)
+    yield from _of_streams(daemon, tunnels)
+    yield from _of_outages(tunnels)
+
+
+def _of_tunnels(tunnels: list[AgentTunnel]) -> Iterable[Metric]:
+    yield gauge("tunneld_tunnels", "Tunnels by state.", ("state",), [
+        ((state,), sum(1 for tunnel in tunnels if tunnel.state == state)) for state in _STATES
+    ])  # fmt: skip
+    yield gauge("tunneld_tunnel_up", "1 while connected, whatever its service does.", _TUNNEL, [
+        ((tunnel.name,), tunnel.state in ("online", "degraded", "draining")) for tunnel in tunnels
+    ])  # fmt: skip
+    yield gauge("tunneld_service_up", "1 while the last check of the service went well.", _TUNNEL, [
+        ((tunnel.name,), tunnel.service_fault is None) for tunnel in tunnels
+    ])  # fmt: skip
+    yield counter("tunneld_reconnects", "Connections after the first.", _TUNNEL, [
+        ((tunnel.name,), tunnel.reconnects) for tunnel in tunnels
+    ])  # fmt: skip
+
+
+def _of_quality(tunnels: list[AgentTunnel]) -> Iterable[Metric]:
+    now = monotonic()
+    read = [(tunnel.name, tunnel.read_quality(now)) for tunnel in tunnels]
+    yield gauge("tunneld_heartbeat_rtt_seconds", "Round trips: of the last ping, and percentiles of the window.", ("tunnel", "stat"), [
+        ((name, stat), value)
+        for name, reading in read
+        for stat, value in (("p50", reading.p50), ("p95", reading.p95), ("last", reading.last))
+        if value is not None
+    ])  # fmt: skip
+    yield gauge("tunneld_heartbeat_jitter_seconds", "RFC 3550's estimate.", _TUNNEL, [
+        ((name,), reading.jitter) for name, reading in read if reading.jitter is not None
+    ])  # fmt: skip
+    yield gauge("tunneld_connection_loss_ratio", "Share of pings lost, or of segments sent again.", _TUNNEL, [
+        ((name,), reading.loss) for name, reading in read if reading.loss is not None
+    ])  # fmt: skip
+    yield gauge("tunneld_connection_grade", "1 for the grade that holds.", ("tunnel", "grade"), [
+        ((name, grade), reading.grade == grade) for name, reading in read for grade in GRADES
+    ])  # fmt: skip
+
+
+def _of_streams(daemon: AgentDaemon, tunnels: list[AgentTunnel]) -> Iterable[Metric]:
+    live = [(tunnel.name, kind, sum(1 for each in tunnel.proxy.exchanges.values() if each.kind == kind))
+            for tunnel in tunnels for kind in STREAM_KINDS]  # fmt: skip
+    yield gauge("tunneld_streams", "Streams under way.", ("tunnel", "kind"), [
+        ((name, kind), count) for name, kind, count in live
+    ])  # fmt: skip
+    yield gauge("tunneld_streams_limit", "Streams that a tunnel may carry at one time.", _TUNNEL, [
+        ((tunnel.name,), tunnel.config.limits.max_streams) for tunnel in tunnels
+    ])  # fmt: skip
+    counts = daemon.counts
+    yield counter("tunneld_streams_ended", "Streams that ended, and why.", ("kind", "reason"), [
+        (key, count) for key, count in sorted(counts.ended.items())
+    ])  # fmt: skip
+    yield histogram("tunneld_stream_duration_seconds", "From a stream's begin to its end.", ("kind",), [
+        ((kind,), life) for kind, life in sorted(counts.life.items())
+    ])  # fmt: skip
+    yield histogram("tunneld_first_byte_seconds", "From a request's begin to the head of the service's answer.", (), [
+        ((), counts.first_byte)
+    ])  # fmt: skip
+    streams, received, sent = daemon.sums()
+    yield counter("tunneld_streams_opened", "Streams since the start.", (), [((), streams)])
+    yield counter("tunneld_visitor_received_bytes", "Bodies of requests.", (), [((), received)])
+    yield counter("tunneld_visitor_sent_bytes", "Bodies of answers.", (), [((), sent)])
+    yield counter("tunneld_events", "Events of event streams.", (), [((), daemon.events())])
+
+
+def _of_outages(tunnels: list[AgentTunnel]) -> Iterable[Metric]:
+    rows = [((tunnel.name,), tunnel.outages) for tunnel in tunnels]
+    yield counter("tunneld_outages", "Times without a connection.", _TUNNEL, [(at, each.count) for at, each in rows])
+    yield counter("tunneld_outage_seconds", "Time without a connection.", _TUNNEL, [
+        (at, each.seconds) for at, each in rows
+    ])  # fmt: skip
+    yield counter("tunneld_resumes", "Sessions that went on after an outage.", _TUNNEL, [
+        (at, each.resumes) for at, each in rows
+    ])  # fmt: skip
+    yield counter("tunneld_replayed_bytes", "Sent again after outages.", _TUNNEL, [
+        (at, each.replayed_bytes) for at, each in rows
+    ])  # fmt: skip
+    yield counter("tunneld_streams_lost", "Streams that ended with their session.", _TUNNEL, [
+        (at, each.streams_lost) for at, each in rows
+    ])  # fmt: skip

@@ -1,0 +1,174 @@
+"""How good a tunnel's connection is: round trips, jitter, loss, and a grade with its reason.
+
+Sans clock: every call that needs the time gets it, in seconds of any monotonic clock. What is measured outlives the
+connection that it was measured on: a tunnel that reconnects keeps its history, so that a bad network stays visible.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+__all__ = ["GRADES", "Bounds", "Grade", "Quality", "Reading", "Thresholds"]
+
+Grade = Literal["excellent", "good", "fair", "poor", "down"]
+GRADES: tuple[Grade, ...] = ("excellent", "good", "fair", "poor", "down")
+
+#: Pings remembered, whatever the window says: at the shortest heartbeat (1 s) more than four minutes.
+MAX_SAMPLES = 256
+#: RFC 3550, 6.4.1: the estimator's gain.
+_GAIN = 1 / 16
+
+
+class Bounds(Protocol):
+    """What a grade allows at most.
+
+    Attributes:
+        rtt: seconds, of the 95th percentile.
+        jitter: seconds.
+        loss: a share, 0 to 1.
+    """
+
+    @property
+    def rtt(self) -> float: ...  # noqa: D102
+    @property
+    def jitter(self) -> float: ...  # noqa: D102
+    @property
+    def loss(self) -> float: ...  # noqa: D102
+
+
+class Thresholds(Protocol):
+    """Bounds of each grade, the best first; what is over the last is ``poor``. The configuration's `quality`.
+
+    Attributes:
+        window: seconds that a ping counts for.
+    """
+
+    @property
+    def excellent(self) -> Bounds: ...  # noqa: D102
+    @property
+    def good(self) -> Bounds: ...  # noqa: D102
+    @property
+    def fair(self) -> Bounds: ...  # noqa: D102
+    @property
+    def window(self) -> float: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is known at one moment. Seconds; None: not known yet.
+
+    Attributes:
+        last: the newest round trip.
+        p50: median of the window.
+        p95: 95th percentile of the window.
+        jitter: RFC 3550's estimate of how much round trips differ from one to the next.
+        loss: the share of pings that found no answer within the timeout, or of segments that the kernel sent again,
+            whichever is more.
+        pings: answered or lost, in the window.
+        lost: of these.
+        grade: None before the first ping is answered or lost.
+        reason: why it is no better, in words; empty for ``excellent``.
+    """
+
+    last: float | None
+    p50: float | None
+    p95: float | None
+    jitter: float | None
+    loss: float | None
+    pings: int
+    lost: int
+    grade: Grade | None
+    reason: str
+
+
+class Quality:
+    """The window of one tunnel's pings.
+
+    Args:
+        thresholds: of the grades.
+    """
+
+    __slots__ = ("_jitter", "_last", "_samples", "thresholds")
+
+    def __init__(self, thresholds: Thresholds) -> None:
+        self.thresholds = thresholds
+        self._samples: deque[tuple[float, float]] = deque(maxlen=MAX_SAMPLES)  # (when, seconds; below 0: lost)
+        self._last: float | None = None
+        self._jitter: float | None = None
+
+    def answered(self, now: float, round_trip: float, *, late: bool) -> None:
+        """A ping was answered; `late`: not within the heartbeat's timeout, which counts as lost."""
+        last, self._last = self._last, round_trip
+        if last is not None:
+            change = abs(round_trip - last)
+            # The first difference is all that is known: beginning at 0 would take 16 pings to show the truth.
+            self._jitter = change if self._jitter is None else self._jitter + (change - self._jitter) * _GAIN
+        self._samples.append((now, -1.0 if late else round_trip))
+
+    def lost(self, now: float, pings: int = 1) -> None:
+        """So many pings will find no answer any more."""
+        for _ in range(pings):
+            self._samples.append((now, -1.0))
+
+    def read(self, now: float, *, connected: bool, retransmitted: float | None = None) -> Reading:
+        """What is known now.
+
+        Args:
+            now: seconds.
+            connected: the connection stands.
+            retransmitted: the share of segments that the kernel sent again; None: it does not say.
+        """
+        samples, oldest = self._samples, now - self.thresholds.window
+        while samples and samples[0][0] < oldest:
+            samples.popleft()
+        trips = sorted(trip for _, trip in samples if trip >= 0)
+        lost = len(samples) - len(trips)
+        loss = lost / len(samples) if samples else None
+        if retransmitted is not None:
+            loss = max(loss or 0.0, retransmitted)
+        p50, p95 = _quantile(trips, 0.5), _quantile(trips, 0.95)
+        grade, reason = self._grade(p95, self._jitter, loss, known=bool(samples), connected=connected)
+        return Reading(self._last, p50, p95, self._jitter, loss, len(samples), lost, grade, reason)
+
+    def _grade(
+        self, p95: float | None, jitter: float | None, loss: float | None, *, known: bool, connected: bool
+    ) -> tuple[Grade | None, str]:
+        if not connected:
+            return ("down", "not connected") if known else (None, "")
+        if not known:
+            return None, ""
+        limits = self.thresholds
+        reason = ""
+        for grade, bounds in zip(GRADES, (limits.excellent, limits.good, limits.fair), strict=False):
+            found = _over(bounds, p95, jitter, loss)
+            if not found:
+                return grade, reason
+            reason = found  # why it is not this grade: what stands when the next one holds
+        return "poor", reason
+
+
+def _over(bounds: Bounds, p95: float | None, jitter: float | None, loss: float | None) -> str:
+    """What is over these bounds, in words; empty when nothing is."""
+    if p95 is not None and p95 > bounds.rtt:
+        return f"p95 rtt {_ms(p95)} > {_ms(bounds.rtt)}"
+    if loss is not None and loss > bounds.loss:
+        return f"loss {loss:.1%} > {bounds.loss:.1%}"
+    if jitter is not None and jitter > bounds.jitter:
+        return f"jitter {_ms(jitter)} > {_ms(bounds.jitter)}"
+    return ""
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds >= 0.01 else f"{seconds * 1000:.1f} ms"
+
+
+def _quantile(ordered: list[float], share: float) -> float | None:
+    """By linear interpolation between the two nearest (the usual definition, Hyndman and Fan's seventh)."""
+    if not ordered:
+        return None
+    at = share * (len(ordered) - 1)
+    low = int(at)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
