@@ -84,7 +84,7 @@ VERBS: dict[str, Verb] = {
     "cancel": Verb(verbs.cancel, "end streams, by id or by filter", _of_cancel),
     "reload": Verb(verbs.reload, "apply the changed configuration file"),
     "reconnect": Verb(verbs.reconnect, "drop a tunnel's connection and dial again", _of_reconnect),
-    "drain": Verb(verbs.drain, "take no new streams, let those under way end, then leave"),
+    "drain": Verb(verbs.drain, "take no new streams and let those under way end; the agent stays"),
     "events": Verb(verbs.events, "what happens, as it happens, until Ctrl-C"),
     "completion": Verb(verbs.completion, "print the completion script of a shell", _of_completion),
 }

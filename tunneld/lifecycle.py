@@ -20,8 +20,6 @@ __all__ = ["Daemon", "die", "main", "raise_descriptor_limit", "run", "serve", "w
 log = logging.getLogger("tunneld.daemon")
 _T = TypeVar("_T")
 
-#: Descriptors that a process needs besides those of streams and tunnels.
-_OWN_DESCRIPTORS = 64
 #: Seconds between two status lines to the service manager while nothing else happens.
 _STATUS_EVERY = 10.0
 
@@ -63,12 +61,12 @@ def raise_descriptor_limit() -> int:
 
 def warn_about_descriptors(available: int, wanted: int, what: str) -> None:
     """Say at start when the configured limits could need more descriptors than there are."""
-    if wanted + _OWN_DESCRIPTORS > available:
+    if wanted > available:
         log.warning(
             "The limits allow %s, which may need %d descriptors; this process may open %d. "
             "Raise LimitNOFILE= (or ulimit -n), or lower the limits.",
             what,
-            wanted + _OWN_DESCRIPTORS,
+            wanted,
             available,
         )
 

@@ -57,10 +57,12 @@ async def test_the_agents_own_errors_keep_their_code_and_become_pages_too():
     async with front() as it:
         client = await it.client()
         problem = [("Content-Type", "application/problem+json"), ("X-Tunnel-Error", "service_unreachable")]
-        client.get("/t/demo/")
+        client.get("/t/demo/", "Origin: https://app.example")
         (await it.served()).answer(502, problem, b"{}")
         answer = await client.answer()
         assert (answer.status, answer.headers["x-tunnel-error"], answer.body) == (502, "service_unreachable", b"{}")
+        assert answer.headers["access-control-allow-origin"] == "*"
+        assert "X-Tunnel-Error" in answer.headers["access-control-expose-headers"]
         client.get("/t/demo/", "Accept: text/html")
         (await it.served()).answer(502, problem, b"{}")
         answer = await client.answer()

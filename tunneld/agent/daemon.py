@@ -16,6 +16,7 @@ from tunneld.agent.exchange import Exchange
 from tunneld.agent.proxy import Proxy
 from tunneld.agent.tunnel import AgentTunnel, Dial, Identity, State
 from tunneld.agent.wake import WakeWatch
+from tunneld.config.advice import descriptors_needed
 from tunneld.config.agent import AgentConfig, TunnelConfig
 from tunneld.config.load import Changes, agent_token, diff, later_keys, load_agent
 from tunneld.errors import ConfigError, VisitorError
@@ -92,8 +93,8 @@ class AgentDaemon:
         """Begin to dial; raises ConfigError when the credential or a certificate cannot be used."""
         self._dial = _dial(self.config)
         descriptors = raise_descriptor_limit()
-        wanted = sum(1 + 2 * tunnel.limits.max_streams for tunnel in self.config.tunnels)
-        warn_about_descriptors(descriptors, wanted, f"{len(self.config.tunnels)} tunnels with their streams")
+        what = f"{len(self.config.tunnels)} tunnels with their streams"
+        warn_about_descriptors(descriptors, descriptors_needed(self.config), what)
         for key in later_keys(self.config):
             log.warning("%s has no effect yet: its work comes with a later version.", key, extra={"key": key})
         self._stack.callback(WakeWatch(self._woke).close)

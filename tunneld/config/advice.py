@@ -16,6 +16,9 @@ from tunneld.errors import ConfigError
 
 __all__ = ["descriptor_limit", "descriptors_needed", "later_keys", "secret_faults", "warnings"]
 
+#: Descriptors that a process needs besides those of streams and tunnels.
+_OWN_DESCRIPTORS = 64
+
 _Wanted = Callable[[object], bool]
 
 
@@ -79,10 +82,14 @@ def _is_set(model: Model, path: str, wanted: _Wanted) -> bool:
 
 
 def descriptors_needed(config: AgentConfig | ServerConfig) -> int:
-    """Descriptors that are open when every limit is reached: one a stream, one a tunnel, and some of its own."""
+    """Descriptors that the limits may ask for.
+
+    A server: one for each tunnel, and the visitors of one that is full. An agent: one for each tunnel, and for each
+    stream its connection to the service and one that waits for more work. Both: some of their own.
+    """
     if isinstance(config, ServerConfig):
-        return 64 + config.limits.max_tunnels * (1 + config.limits.max_streams)
-    return 64 + sum(1 + tunnel.limits.max_streams for tunnel in config.tunnels)
+        return _OWN_DESCRIPTORS + config.limits.max_tunnels + config.limits.max_streams
+    return _OWN_DESCRIPTORS + sum(1 + 2 * tunnel.limits.max_streams for tunnel in config.tunnels)
 
 
 def descriptor_limit() -> int | None:

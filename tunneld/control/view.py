@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection
 from dataclasses import asdict
+from pathlib import Path
 from time import monotonic
 from typing import cast
 
@@ -54,7 +55,7 @@ class AgentView:
             "version": __version__,
             "pid": os.getpid(),
             "uptime_s": round(now - daemon.started, 3),
-            "config_file": daemon.path,
+            "config_file": daemon.path and str(Path(daemon.path).absolute()),
             "server": daemon.config.server.url,
             "tunnels": [_tunnel_status(tunnel, now) for tunnel in tunnels],
             "totals": {

@@ -24,13 +24,13 @@ def _answer_kind(name: str) -> str:
 
 
 _ANSWER = Names(_answer_kind)
-_URL = re.compile(r"https?://([^/?#\\@\s]*)(?=[/?#]|$)", re.IGNORECASE).match
+_URL = re.compile(r"(?:https?:)?//([^/?#\\@\s]*)(?=[/?#]|$)", re.IGNORECASE).match
 _REFRESH = re.compile(r"[\d.\s]*[;,]\s*(?:url\s*=\s*)?[\"']?", re.IGNORECASE).match
 _DEFAULT_PORT = re.compile(r":(?:80|443)?$")
 
 
 def _own(url: str, authority: str) -> int:
-    """Where the path begins in a whole URL that names `authority`; 0 for any other text."""
+    """Where the path begins in a URL (its scheme may be left out) that names `authority`; 0 for any other text."""
     match = _URL(url)
     if match is None or not authority:
         return 0

@@ -8,6 +8,7 @@ import re
 from time import monotonic, time
 from urllib.parse import parse_qs, urlsplit
 
+from tunneld.config.advice import descriptors_needed
 from tunneld.config.load import diff, later_keys, load_server
 from tunneld.config.server import ListenConfig, ServerConfig
 from tunneld.errors import ConfigError, VisitorError
@@ -81,7 +82,7 @@ class ServerDaemon:
         limits = config.limits
         warn_about_descriptors(
             descriptors,
-            limits.max_tunnels + limits.max_streams,
+            descriptors_needed(config),
             f"{limits.max_tunnels} tunnels and {limits.max_streams} streams on one of them",
         )
         for key in later_keys(config):

@@ -17,6 +17,7 @@ from tunneld.protocol.headers import BadHeader, Headers, get, is_encoded, lower,
 from tunneld.protocol.messages import Open, encode
 from tunneld.protocol.sse import REMEMBERED
 from tunneld.server.events import NOBODY, EventBody
+from tunneld.server.problems import common
 from tunneld.server.recovery import Recovery
 from tunneld.server.replay import Missed, Recording, gap_event
 from tunneld.server.stops import stop_key
@@ -273,6 +274,7 @@ class Exchange(Visit):
         cleaned.append(("X-Tunnel-Request-Id", self.request_id))
         if code in CODES:
             cleaned.append(("X-Tunnel-Error", code))
+            cleaned += common(request.headers)
         if self._cookies is not None and sse and status == 200 and not is_encoded(headers):
             replays = self._ingress.replays
             self._recording = replays.record(self, request, cleaned, prefix=self._prefix, cookies=self._cookies)

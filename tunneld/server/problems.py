@@ -8,7 +8,7 @@ import json
 from tunneld.errors import CODES, VisitorError
 from tunneld.protocol.headers import Headers, get, prefers_html
 
-__all__ = ["Problem", "problem"]
+__all__ = ["Problem", "common", "problem"]
 
 #: (status, headers with Content-Type and Content-Length, body)
 Problem = tuple[int, Headers, bytes]
@@ -50,7 +50,7 @@ def problem(error: VisitorError, request_id: str, asked: Headers, *, extra: Head
         kind = "application/problem+json"
         text = json.dumps(
             {
-                "type": "about:blank",
+                "type": f"urn:tunneld:error:{error.code}",
                 "title": meaning.title,
                 "status": error.status,
                 "detail": detail,
@@ -67,15 +67,20 @@ def problem(error: VisitorError, request_id: str, asked: Headers, *, extra: Head
         ("X-Tunnel-Error", error.code),
         ("X-Tunnel-Request-Id", request_id),
         ("Cache-Control", "no-store"),
-        ("X-Content-Type-Options", "nosniff"),
-        ("Vary", "Accept, Origin"),
     ]
+    headers += common(asked)
     if kind.startswith("text/html"):
         headers.append(("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"))
     if error.retry_after is not None:
         headers.append(("Retry-After", str(error.retry_after)))
+    return error.status, headers + (extra or []), body
+
+
+def common(asked: Headers) -> Headers:
+    """What every problem carries, an agent's own too; a script of another origin may read which one it is."""
+    headers: Headers = [("X-Content-Type-Options", "nosniff"), ("Vary", "Accept, Origin")]
     if get(asked, "origin") is not None:
         headers.append(("Access-Control-Allow-Origin", "*"))
         exposed = "Retry-After, X-Tunnel-Error, X-Tunnel-Request-Id"
         headers.append(("Access-Control-Expose-Headers", exposed))
-    return error.status, headers + (extra or []), body
+    return headers

@@ -65,8 +65,8 @@ def test_warnings_are_about_what_may_not_be_meant() -> None:
 def test_descriptors_are_counted() -> None:
     limit = advice.descriptor_limit()
     assert limit is None or limit > 0
-    assert advice.descriptors_needed(agent(tunnels=[{"name": "a", "service": "http://h"}])) == 64 + 1001
-    assert advice.descriptors_needed(ServerConfig()) == 64 + 10_000 * 1001
+    assert advice.descriptors_needed(agent(tunnels=[{"name": "a", "service": "http://h"}])) == 64 + 2001
+    assert advice.descriptors_needed(ServerConfig()) == 64 + 10_000 + 1000
 
 
 def test_secrets_that_others_can_read_are_faults(write: Write) -> None:

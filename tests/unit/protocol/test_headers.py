@@ -493,6 +493,7 @@ def test_the_head_of_an_event_stream() -> None:
         ("/\\other", "/\\other"),
         ("https://other/x", "https://other/x"),
         ("http://pub.example:8440/x", "http://pub.example:8440/t/demo/x"),
+        ("//pub.example:8440/x", "//pub.example:8440/t/demo/x"),
         ("HTTP://Pub.Example:8440", "HTTP://Pub.Example:8440/t/demo/"),
         ("http://pub.example:8440?q", "http://pub.example:8440/t/demo/?q"),
         ("http://pub.example:8440//x", "http://pub.example:8440/t/demo/x"),
@@ -548,6 +549,8 @@ def test_refresh_gets_the_prefix(value: str, wanted: str) -> None:
     [
         ("http://127.0.0.1:9000/items/?q#f", "/items/?q#f"),
         ("https://127.0.0.1:9000", "/"),
+        ("//127.0.0.1:9000/items?q", "/items?q"),
+        ("//127.0.0.1:9000//evil/x", "//127.0.0.1:9000//evil/x"),
         ("http://127.0.0.1:9000?q", "/?q"),
         ("http://127.0.0.1:9000//evil/x", "http://127.0.0.1:9000//evil/x"),
         ("http://127.0.0.1:9000/\\evil", "http://127.0.0.1:9000/\\evil"),

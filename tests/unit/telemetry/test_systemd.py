@@ -108,7 +108,7 @@ def test_a_full_socket_blocks_nobody_and_loses_nothing_new(manager: socket.socke
     ("micros", "pid", "interval"),
     [
         ("20000000", None, 10.0),
-        ("20000000", str(os.getpid()), 10.0),
+        pytest.param("20000000", str(os.getpid()), 10.0, id="20000000-ours-10.0"),
         ("20000000", "1", None),
         ("0", None, None),
         ("-5", None, None),
