@@ -1,7 +1,7 @@
 """What every test may use."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,14 @@ def pytest_configure(config: pytest.Config) -> None:
     """Markers of the tests with real programs; `make test-e2e` runs them."""
     config.addinivalue_line("markers", "e2e: real daemons and real clients; a skip names what is missing")
     config.addinivalue_line("markers", "chaos: real daemons, and faults by a seed; `make test-chaos` runs them")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a test logs or prints may be no UTF-8; pytest-xdist could not carry it to the process that reports."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -68,6 +69,22 @@ async def test_the_agents_own_errors_keep_their_code_and_become_pages_too():
         answer = await client.answer()
         assert (answer.status, answer.headers["x-tunnel-error"]) == (502, "service_unreachable")
         assert CODES["service_unreachable"].title.encode() in answer.body
+
+
+async def test_a_head_and_what_is_there_of_its_body_are_one_write():
+    async with front() as it:
+        client = await it.client()
+        client.get("/t/demo/")
+        served = await it.served()
+        (connection,) = it.ingress.connections
+        written, own = [], connection.transport
+        connection.transport = SimpleNamespace(write=lambda data: (written.append(data), own.write(data)))
+        served.answer(200, [], b"hi")
+        assert (await client.answer()).body == b"hi"
+        connection.transport = own
+        (whole,) = written
+        assert whole.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert whole.endswith(b"\r\n\r\nhi")
 
 
 async def test_another_origins_script_may_read_a_problem():

@@ -108,7 +108,7 @@ async def test_a_visitor_that_takes_nothing_is_reset_after_stall():
 
 async def test_over_the_memory_limit_the_longest_stalled_goes():
     async with front(limits={"stall": 60}) as it:
-        it.ingress.budget.limit = 300_000
+        it.ingress.budget.limit = 250_000  # of two windows, less what the kernel takes
         stalled = []
         for number in range(2):
             slow = await slow_client(it)
@@ -121,7 +121,7 @@ async def test_over_the_memory_limit_the_longest_stalled_goes():
                 await turns(20)
         assert await stalled[0].cancel_reason() == "limit"
         assert stalled[1].reason is None
-        assert it.ingress.budget.held <= 300_000
+        assert it.ingress.budget.held <= 250_000
 
 
 @on_both_loops

@@ -26,6 +26,7 @@ class AnswerSide(asyncio.Protocol):
     __slots__ = (
         "_answer_done",
         "_body",
+        "_cork",
         "_discard",
         "_framing",
         "_head_method",
@@ -50,6 +51,7 @@ class AnswerSide(asyncio.Protocol):
         self.congested = False
         self._phase = IDLE
         self._written = 0  # bytes given to the transport
+        self._cork: list[bytes] | None = None  # a head, and what follows it in the same turn of the loop
         self._reset_request()
 
     def _reset_request(self) -> None:
@@ -119,7 +121,8 @@ class AnswerSide(asyncio.Protocol):
             headers.append(("Connection", "close"))
         elif self._old:
             headers.append(("Connection", "keep-alive"))
-        self._write(encode_head(_STATUS_LINES.get(status) or f"HTTP/1.1 {status} ", headers))
+        self._cork = [encode_head(_STATUS_LINES.get(status) or f"HTTP/1.1 {status} ", headers)]
+        self.service.loop.call_soon(self._uncork)
         self._framing = framing
         self._room = length or 0
 
@@ -131,6 +134,7 @@ class AnswerSide(asyncio.Protocol):
             if size <= _COPIED:
                 self._write(b"%x\r\n%b\r\n" % (size, data))
             elif self.transport is not None and self._phase == BUSY:
+                self._uncork()
                 self._written += size
                 self.transport.writelines((b"%x\r\n" % size, data, b"\r\n"))
         elif framing == _LENGTH:
@@ -150,6 +154,7 @@ class AnswerSide(asyncio.Protocol):
         """
         if self._framing == _CHUNKS:
             self._write(encode_head("0", trailers) if trailers else b"0\r\n\r\n")
+        self._uncork()
         self._answer_done = True
         if not self._body:
             self._next()
@@ -159,6 +164,7 @@ class AnswerSide(asyncio.Protocol):
     def reset(self) -> None:
         """End the connection so that the visitor sees a failure. The consumer is told nothing."""
         self.consumer = None
+        self._uncork()
         if self._phase != OVER and self.transport is not None:
             self._leave(OVER)
             sockets.reset(self.transport)
@@ -171,9 +177,19 @@ class AnswerSide(asyncio.Protocol):
             self.transport.abort()
 
     def _write(self, data: bytes) -> None:
-        if self._phase == BUSY and self.transport is not None:
+        if self._cork is not None:
+            self._cork.append(data)
+            if len(data) > _COPIED:
+                self._uncork()
+        elif self._phase == BUSY and self.transport is not None:
             self._written += len(data)
             self.transport.write(data)
+
+    def _uncork(self) -> None:
+        """Write a head and what came of its body meanwhile in one go: a system call, and often a packet, for both."""
+        cork, self._cork = self._cork, None
+        if cork is not None:
+            self._write(cork[0] if len(cork) == 1 else b"".join(cork))
 
     def _passed_on(self) -> int:
         """Bytes that the transport has given to the kernel so far."""

@@ -139,7 +139,9 @@ def test_text_is_time_level_message_fields() -> None:
     )
 
 
-@pytest.mark.parametrize("char", ["\n", "\r", "\x00", "\x1b", "\x7f", "\x85", "\x9b", "\u2028", "\u202e", "\udc80"])
+@pytest.mark.parametrize(
+    "char", ["\n", "\r", "\x00", "\x1b", "\x7f", "\x85", "\x9b", "\u2028", "\u202e", "\udc80"], ids=ascii
+)
 def test_no_value_forges_a_line_or_drives_the_terminal(char: str) -> None:
     stream = io.StringIO()
     logs.setup("info", "text", stream=stream)
