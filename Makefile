@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 PYTEST := $(BIN)/python -m pytest
+# How many tests run at a time: many of them wait more than they work.
+TESTERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 
 # The first Python that will do: 3.11 or newer and able to make an environment; else the first that is new enough.
 # `make run PYTHON=/path/to/python` overrides it.
@@ -44,14 +46,14 @@ run: $(VENV)/.run
 	@exec $(BIN)/python -m tunneld demo
 
 test: $(VENV)/.dev
-	$(PYTEST)
+	$(PYTEST) -n $(TESTERS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(PYTEST)
+	$(PYTEST) -n $(TESTERS)
 
 fmt: $(VENV)/.dev
 	$(BIN)/ruff format .

@@ -274,7 +274,7 @@ class WithoutResume(Sessions):
             self.joined.session(who).attach(1, lambda: None)
 
 
-_MANY = settings(max_examples=200, stateful_step_count=60, deadline=None)
+_MANY = settings(max_examples=80, stateful_step_count=60, deadline=None)
 TestInvariants1And2WithResume = Sessions.TestCase
 TestInvariants1And2WithResume.settings = _MANY
 TestInvariants1And2WithoutResume = WithoutResume.TestCase
@@ -427,7 +427,7 @@ _MESSAGES = st.one_of(
     inputs=st.lists(_MESSAGES, max_size=20),
     writes=st.lists(st.booleans(), max_size=20),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_invariant_4_any_input_is_a_valid_transition_or_an_error_with_a_code(
     role: str, grace: float, inputs: list[bytes | StreamCancel], writes: list[bool]
 ) -> None:

@@ -13,6 +13,13 @@ from websockets.exceptions import InvalidStatus
 
 from tests.support.peers import Peer, hello, peer
 from tests.support.running import Book, book, port_of, running_server, settled, url_of
+from tunneld.wire import ws_protocol
+
+
+@pytest.fixture(autouse=True)
+def _short_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that answers no close frame is waited for, and these are many."""
+    monkeypatch.setattr(ws_protocol, "CLOSE_TIMEOUT", 0.1)
 
 
 @pytest.fixture
