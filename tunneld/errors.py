@@ -89,6 +89,12 @@ CODES: dict[str, Code] = _table(
         "Send less, or raise limits.max_body in the server's configuration.",
     ),
     (
+        "body_not_text",
+        415,
+        "The tunnel's client speaks a dialect that carries text only, and the request's body is not UTF-8.",
+        "Send UTF-8 text, or let the client be replaced by `tunneld agent`, which carries any body.",
+    ),
+    (
         "expectation_failed",
         417,
         "The Expect header asks for something other than 100-continue.",
@@ -235,6 +241,18 @@ CODES: dict[str, Code] = _table(
         503,
         "The server's store could not do it now.",
         "Try again after Retry-After; the server's log has the reason.",
+    ),
+    (
+        "key_taken",
+        409,
+        "The server_key of this registration belongs to somebody else.",
+        "Register with another server_key, or with the token that it was first registered with.",
+    ),
+    (
+        "v2_refused",
+        403,
+        "This server does not serve clients of the older dialect.",
+        "Use `tunneld agent`, or set auth.v2 in the server's configuration.",
     ),
     (
         "too_many_tunnels",

@@ -196,6 +196,8 @@ class Client:
 
 
 class _Agent:
+    peer = "192.0.2.9"
+
     def replaced(self, *, resumed: bool) -> None:
         pass
 

@@ -53,8 +53,6 @@ _TUNNEL: dict[str, _Wanted] = {
 _SERVER: dict[str, _Wanted] = _BOTH | {
     "admin.listen": _any,
     "admin.token_file": _any,
-    "auth.v2": lambda value: value != "refuse",
-    "limits.v2_message": _any,
 }
 
 

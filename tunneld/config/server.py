@@ -213,7 +213,11 @@ class ServerLimits(Model):
         hello_timeout: seconds for an agent's hello.
         max_body: bytes of a request's body; 0: no limit.
         hold: seconds that a visitor waits for a tunnel that is offline; 0: not at all.
-        v2_message: bytes of one message of the older dialect.
+        v2_message: bytes of one message of the older dialect, and of a request's body on its way to such a client.
+        v2_queue: bytes of one of its streams that may wait for a visitor.
+        v2_response_timeout: seconds in which such a client must answer an ordinary request.
+        v2_clients: registrations, and names, of such clients that are remembered.
+        max_form: bytes of a body that the server itself reads.
         max_waiting: visitors that wait for one tunnel at a time.
         idle_timeout: seconds that a visitor's connection stays open between two requests.
         store_waiting: calls that may wait for the store.
@@ -232,6 +236,10 @@ class ServerLimits(Model):
     max_body: Bytes = 0
     hold: Span = 5.0
     v2_message: MessageBytes = 16 << 20
+    v2_queue: WindowBytes = 1 << 20
+    v2_response_timeout: Interval = 60.0
+    v2_clients: Count = 10_000
+    max_form: HeaderBytes = 64 << 10
     max_waiting: StreamCount = 1000
     idle_timeout: Interval = 75.0
     store_waiting: Count = 1000

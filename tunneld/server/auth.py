@@ -91,8 +91,17 @@ class Gate:
 
     def bearer(self, secret: str | None, *, address: str, name: str) -> Principal:
         """Whose token that is; None: none was sent, "": something else was. Raises as `dial`, but for the name."""
-        if self._open:
-            return OPEN
+        return OPEN if self._open else self._judge(secret, address, name)
+
+    def legacy(self, secret: str | None, *, address: str) -> Principal:
+        """Whose token stands in the base address of a client of the older dialect, whatever `auth.mode` is.
+
+        Raises:
+            VisitorError: ``unauthorized`` or ``rate_limited``.
+        """
+        return self._judge(secret, address, "")
+
+    def _judge(self, secret: str | None, address: str, name: str) -> Principal:
         if not secret:
             raise self._refused(address, "none" if secret is None else "form", name)
         principal, why = self.credentials.by_secret(secret, self._clock())
@@ -129,7 +138,8 @@ class Gate:
             why,
             extra={"peer": address, "reason": why, "tunnel": name},
         )
-        return VisitorError("unauthorized", f"The tunnel {name} needs a token, {_WHY[why]}")
+        needs = f"The tunnel {name} needs a token" if name else "A base address /v2/TOKEN is needed"
+        return VisitorError("unauthorized", f"{needs}, {_WHY[why]}")
 
 
 def bearer_of(values: list[str]) -> str | None:

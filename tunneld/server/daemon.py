@@ -15,10 +15,14 @@ from tunneld.errors import ConfigError, VisitorError
 from tunneld.lifecycle import main, raise_descriptor_limit, warn_about_descriptors
 from tunneld.protocol.frames import max_message
 from tunneld.protocol.handshake import Bounds
+from tunneld.protocol.headers import lower
 from tunneld.protocol.messages import HeartbeatSettings, ResumeSettings, SseSettings
 from tunneld.server.access import Access
 from tunneld.server.auth import check_listeners
 from tunneld.server.ingress import Ingress, TunnelOffer
+from tunneld.server.legacy import LegacyConnection, LegacyPolicy
+from tunneld.server.legacy_door import LegacyDoor
+from tunneld.server.legacy_names import Labels
 from tunneld.server.listeners import Listeners
 from tunneld.server.principals import Principal
 from tunneld.server.registry import Registry
@@ -53,12 +57,13 @@ class ServerDaemon:
         self.config = config
         self.path = path
         self.started = monotonic()
-        self.connections: set[TunnelConnection] = set()
+        self.connections: set[TunnelConnection | LegacyConnection] = set()
         self.registry: Registry
         self.ingress: Ingress
         self.access = Access(config, changed=self._look_who_is_welcome)
         self._listeners = Listeners(config)
         self._public_url = config.public_url or ""
+        self._legacy: LegacyDoor
         self._draining = False
         self._gone = asyncio.Event()
 
@@ -98,6 +103,9 @@ class ServerDaemon:
             max_tunnels=limits.max_tunnels, max_waiting=limits.max_waiting, urls=self._urls, quality=config.quality
         )
         self.ingress = Ingress(config, self.registry, connect_tunnel=self._offered, ready=self._is_ready)
+        labels = Labels(self.access.store, taken=self._is_an_agents, most=limits.v2_clients)
+        await labels.refresh()
+        self._legacy = self.ingress.legacy = LegacyDoor(self, labels)
         await self._listeners.serve(lambda listener, tls: self.ingress.protocol_factory(listener, tls=tls))
         for listener, address in self.listening:
             log.info("Listening on %s for %s", address, " and ".join(listener.serve), extra={"address": address})
@@ -119,6 +127,7 @@ class ServerDaemon:
         """End what is open with reason `shutdown`, visibly; return when every connection is gone."""
         self._begin_drain()
         await self.ingress.close(0)
+        await self._legacy.close()
         for connection, after in self._sent_away():
             connection.shut(after)
         while self.connections:  # each ends within its close timeout
@@ -126,7 +135,7 @@ class ServerDaemon:
             await self._gone.wait()
         await self.access.stop()
 
-    def _sent_away(self) -> list[tuple[TunnelConnection, float]]:
+    def _sent_away(self) -> list[tuple[TunnelConnection | LegacyConnection, float]]:
         """Every agent, and the seconds after which it may come back: all at once would be a stampede."""
         return [(each, _COME_BACK + number / _BACK_A_SECOND) for number, each in enumerate(self.connections)]
 
@@ -186,6 +195,9 @@ class ServerDaemon:
     def _offered(self, offer: TunnelOffer, head: RequestHead, leftover: bytes) -> None:
         """An agent asks for ``/tunnel/connect``."""
         try:
+            if self._is_legacy(head):
+                self._legacy.connect(offer, head, leftover)
+                return
             name, principal = self._allowed(offer, head)
             accepting = Acceptance(head, subprotocols=[SUBPROTOCOL])
         except VisitorError as error:
@@ -207,14 +219,39 @@ class ServerDaemon:
             policy=self.policy,
             registry=self.registry,
             names=self.access.names,
-            forget=self._forget,
+            forget=self.forget,
         )
         self.connections.add(served)
         pipe.handler = served.link
 
-    def _allowed(self, offer: TunnelOffer, head: RequestHead) -> tuple[str, Principal]:
+    def _is_legacy(self, head: RequestHead) -> bool:
+        """A dial of the older dialect, and not of an agent whose subprotocol was lost on the way: that has a token."""
         if self._draining:
             raise VisitorError("shutdown", "This server is stopping.", retry_after=1)
+        names = {lower(name) for name, _ in head.headers}
+        return "sec-websocket-protocol" not in names and "authorization" not in names
+
+    def legacy_policy(self) -> LegacyPolicy:
+        """What clients of the older dialect may, as the configuration says now."""
+        beat, sse, limits = self.config.heartbeat, self.config.sse, self.config.limits
+        return LegacyPolicy(
+            heartbeat=HeartbeatSettings(beat.interval, beat.timeout),
+            sse=SseSettings(sse.keepalive, sse.max_event, True),
+            max_streams=limits.max_streams,
+            max_message=limits.v2_message,
+            queue=limits.v2_queue,
+            response_timeout=limits.v2_response_timeout,
+        )
+
+    def adopt(self, connection: LegacyConnection) -> None:
+        """A connection of the older dialect begins."""
+        self.connections.add(connection)
+
+    def _is_an_agents(self, label: str) -> bool:
+        """A tunnel of the current dialect has this name, or an owner who opened none of the older has it."""
+        return self.registry.find(label) is not None or self.access.names.known(label)
+
+    def _allowed(self, offer: TunnelOffer, head: RequestHead) -> tuple[str, Principal]:
         query = parse_qs(head.target.partition("?")[2], keep_blank_values=True)
         names = query.get("name", [])
         if len(names) != 1 or not _LABEL.fullmatch(names[0]):
@@ -229,10 +266,16 @@ class ServerDaemon:
 
     def _look_who_is_welcome(self) -> None:
         """Credentials were changed, or one ended: tunnels of those that are good no longer close."""
-        for connection in [one for one in self.connections if not self.access.gate.alive(one.principal)]:
+        for connection in [one for one in self.connections if not self._is_welcome(one)]:
             connection.revoke()
 
-    def _forget(self, connection: TunnelConnection) -> None:
+    def _is_welcome(self, connection: TunnelConnection | LegacyConnection) -> bool:
+        if isinstance(connection, LegacyConnection):
+            return self._legacy.welcome(connection)
+        return self.access.gate.alive(connection.principal)
+
+    def forget(self, connection: TunnelConnection | LegacyConnection) -> None:
+        """A connection is over."""
         self.connections.discard(connection)
         self._gone.set()
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 from ipaddress import ip_address
 from time import monotonic
 from typing import Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from tunneld.config.server import ListenConfig, ServerConfig, ServerLimits
 from tunneld.errors import VisitorError
@@ -32,11 +32,12 @@ from tunneld.wire.http1 import RequestHead
 from tunneld.wire.http_server import ServerConnection
 from tunneld.wire.tls import Certificate
 
-__all__ = ["Ingress", "Listener", "TunnelOffer"]
+__all__ = ["Ingress", "LegacyAddresses", "Listener", "TunnelOffer"]
 
 log = logging.getLogger("tunneld.ingress")
 
 _CONNECT = "/tunnel/connect"
+_REGISTER = "/register"
 _IDS = 4096  # bytes of randomness taken at a time: 256 ids
 
 
@@ -61,15 +62,19 @@ class TunnelOffer:
 
     Attributes:
         client: its address; that which a trusted proxy names, if one stands between.
+        token: of a base address ``/v2/TOKEN``, as it came; None: the address had none. A secret.
     """
 
-    __slots__ = ("_connection", "_ingress", "client", "head")
+    __slots__ = ("_connection", "_ingress", "client", "head", "token")
 
-    def __init__(self, ingress: Ingress, connection: ServerConnection, head: RequestHead, client: str) -> None:
+    def __init__(
+        self, ingress: Ingress, connection: ServerConnection, head: RequestHead, client: str, token: str | None = None
+    ) -> None:
         self._ingress = ingress
         self._connection = connection
         self.head = head
         self.client = client
+        self.token = token
 
     @property
     def closed(self) -> bool:
@@ -99,6 +104,19 @@ class ConnectTunnel(Protocol):
         """Take the offer or answer it; `leftover` is input that came behind the head."""
 
 
+class LegacyAddresses(Protocol):
+    """The addresses of the older dialect (server/legacy_door.py); each call raises VisitorError to be answered with."""
+
+    def admit(self, token: str | None, address: str) -> object:
+        """Judge the token of a base address ``/v2/TOKEN``."""
+
+    def register(self, connection: ServerConnection, head: RequestHead, address: str, token: str | None) -> None:
+        """Serve ``POST /register``."""
+
+    def refuse(self, connection: ServerConnection, head: RequestHead, error: VisitorError) -> None:
+        """Answer a registration that is refused."""
+
+
 class Ingress:
     """All visitors of one server; `Service` of their connections.
 
@@ -113,6 +131,7 @@ class Ingress:
         connections: every open connection that is not a tunnel.
         stops: clients that are told to stop.
         budget: bytes held for slow visitors.
+        legacy: the older dialect's addresses; None: there are none.
         replays: event streams whose visitors may come back.
     """
 
@@ -127,6 +146,7 @@ class Ingress:
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.draining = False
+        self.legacy: LegacyAddresses | None = None
         self.exchanges: dict[str, Exchange] = {}
         self.connections: set[ServerConnection] = set()
         self.stops = StopList()
@@ -198,8 +218,10 @@ class Ingress:
                 self._to_tunnel(connection, head, listener, name, target, "")
             elif target.startswith("/t/") and listener.visitors:
                 self._by_path(connection, head, listener)
+            elif target.startswith("/v2/") and listener.tunnels and self.legacy is not None:
+                self._under_token(connection, head, listener, self.legacy)
             else:
-                self._own(connection, head, listener, target.partition("?")[0])
+                self._own(connection, head, listener)
         except VisitorError as error:
             self.fault(connection, head, error)
 
@@ -226,10 +248,32 @@ class Ingress:
         location = f"/t/{name}/{target[query:] if query >= 0 else ''}"
         self._answer_text(connection, 308, "", [("Location", location)])
 
-    def _own(self, connection: ServerConnection, head: RequestHead, listener: Listener, path: str) -> None:
+    def _under_token(
+        self, connection: ServerConnection, head: RequestHead, listener: Listener, legacy: LegacyAddresses
+    ) -> None:
+        """``/v2/TOKEN``, under which every other address stands: nothing behind this sees the token in an address."""
+        token, slash, rest = head.target[4:].partition("/")
+        head.target = slash + rest or "/"
+        if "?" in token or not token:
+            raise VisitorError("not_found")
+        token = unquote(token)
+        if head.target.partition("?")[0] not in (_CONNECT, _REGISTER):  # those judge it themselves
+            legacy.admit(token, self._client(connection, head, listener) or "unix")
+        if head.target.startswith("/t/") and listener.visitors:
+            self._by_path(connection, head, listener)
+        else:
+            self._own(connection, head, listener, token)
+
+    def _own(
+        self, connection: ServerConnection, head: RequestHead, listener: Listener, token: str | None = None
+    ) -> None:
         """The server's own addresses."""
+        path = head.target.partition("?")[0]
         if path == _CONNECT and listener.tunnels:
-            self._offer(connection, head, listener)
+            self._offer(connection, head, listener, token)
+            return
+        if path == _REGISTER and listener.tunnels and self.legacy is not None:
+            self._register(connection, head, listener, self.legacy, token)
             return
         if path not in ("/healthz", "/readyz"):
             raise VisitorError("not_found")
@@ -243,11 +287,28 @@ class Ingress:
         else:
             self._answer_text(connection, 503, "not ready\n", [("Retry-After", "1")])
 
-    def _offer(self, connection: ServerConnection, head: RequestHead, listener: Listener) -> None:
+    def _register(
+        self,
+        connection: ServerConnection,
+        head: RequestHead,
+        listener: Listener,
+        legacy: LegacyAddresses,
+        token: str | None,
+    ) -> None:
+        if head.method != "POST":
+            error = VisitorError("method_not_allowed")
+            self.answer(connection, error, self.new_id(), head.headers, [("Allow", "POST")])
+            return
+        try:
+            legacy.register(connection, head, self._client(connection, head, listener), token)
+        except VisitorError as error:
+            legacy.refuse(connection, head, error)
+
+    def _offer(self, connection: ServerConnection, head: RequestHead, listener: Listener, token: str | None) -> None:
         if head.length:
             raise VisitorError("bad_request", "A request for a tunnel has no body.")
         leftover = connection.offer()
-        offer = TunnelOffer(self, connection, head, self._client(connection, head, listener))
+        offer = TunnelOffer(self, connection, head, self._client(connection, head, listener), token)
         self._connect_tunnel(offer, head, leftover)
 
     def _to_tunnel(
@@ -352,25 +413,24 @@ class Ingress:
         extra: Headers | None = None,
     ) -> None:
         """Answer the request under way with a problem."""
-        status, headers, body = problem(error, request_id, asked, extra=extra)
-        headers.append(("Date", formatdate(usegmt=True)))
-        connection.send_head(status, headers, length=len(body))
-        if connection.has_body:
-            connection.send(body)
-        connection.finish([])
+        self.answer_whole(connection, *problem(error, request_id, asked, extra=extra))
 
     def _answer_text(self, connection: ServerConnection, status: int, text: str, extra: Headers | None = None) -> None:
         headers: Headers = [
             ("Content-Type", "text/plain; charset=utf-8"),
-            ("Content-Length", str(len(text))),
             ("Cache-Control", "no-store"),
-            ("Date", formatdate(usegmt=True)),
             ("X-Tunnel-Request-Id", self.new_id()),
             *(extra or ()),
         ]
-        connection.send_head(status, headers, length=len(text))
-        if text and connection.has_body:
-            connection.send(text.encode())
+        self.answer_whole(connection, status, headers, text.encode())
+
+    def answer_whole(self, connection: ServerConnection, status: int, headers: Headers, body: bytes) -> None:
+        """Answer the request under way; its length and the date are added to `headers`."""
+        headers = [pair for pair in headers if pair[0] != "Content-Length"]
+        headers += [("Content-Length", str(len(body))), ("Date", formatdate(usegmt=True))]
+        connection.send_head(status, headers, length=len(body))
+        if body and connection.has_body:
+            connection.send(body)
         connection.finish([])
 
     # -- exchanges ---------------------------------------------------------------------------------------

@@ -23,6 +23,9 @@ class NameRegistry(Protocol):
     def check(self, name: str, principal: Principal, now: float) -> None:
         """Raise VisitorError ``name_taken`` when the name is somebody else's, as far as is known here."""
 
+    def known(self, name: str) -> bool:
+        """Whether it belongs to somebody."""
+
     def owns(self, name: str, principal: Principal) -> bool:
         """Whether it is theirs already, so that nothing is to be claimed."""
 
@@ -71,6 +74,9 @@ class StoredNames:
         if self._is_free(held, principal, now):
             return
         raise self._taken(held)
+
+    def known(self, name: str) -> bool:  # noqa: D102
+        return name in self._names
 
     def owns(self, name: str, principal: Principal) -> bool:  # noqa: D102
         held = self._names.get(name)

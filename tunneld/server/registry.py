@@ -53,7 +53,13 @@ class Carrier(Protocol):
 
 
 class Connection(Protocol):
-    """The connection that serves a name at present, or whose session is kept (server/tunnels.py)."""
+    """The connection that serves a name at present, or whose session is kept (server/tunnels.py, server/legacy.py).
+
+    Attributes:
+        peer: the address at its other end, for people.
+    """
+
+    peer: str
 
     def replaced(self, *, resumed: bool) -> None:
         """A newer connection took the name over: write nothing more and close; end the session unless `resumed`."""
@@ -307,9 +313,11 @@ class Registry:
             )
 
     def check_owner(self, name: str, owner: str) -> None:
-        """Raise VisitorError ``name_taken`` while a session of another owner's has the name."""
+        """Raise VisitorError ``name_taken`` while a session or a connection of another owner's has the name."""
         tunnel = self._tunnels.get(name)
-        if tunnel is not None and tunnel.kept is not None and tunnel.kept.owner != owner:
+        if tunnel is None or (tunnel.kept is None and tunnel.connection is None):
+            return
+        if (tunnel.kept.owner if tunnel.kept is not None else tunnel.principal.id) != owner:
             raise VisitorError("name_taken", f"Another owner holds the name {name}.")
 
     def claim(self, name: str, now: float) -> Tunnel:

@@ -10,12 +10,12 @@ import pytest
 import tunneld.protocol
 from tunneld import link
 from tunneld.agent import tunnel
-from tunneld.config.server import ServerResume
+from tunneld.config.server import ServerLimits, ServerResume
 from tunneld.errors import CODES
-from tunneld.protocol import frames, outgoing, replay, session, sse, streams, windows
+from tunneld.protocol import frames, labels, outgoing, replay, session, sse, streams, windows
 from tunneld.protocol.messages import Connected, ErrorMessage, GoAway, Head, Hello, Open, Ping, StreamCancel, Wishes
 from tunneld.protocol.streams import Direction, Event, step
-from tunneld.server import conflicts, recovery
+from tunneld.server import conflicts, legacy, legacy_stream, recovery
 from tunneld.server import replay as visitors
 
 PAGE = (Path(tunneld.protocol.__file__ or "").parent / "PROTOCOL.md").read_text("utf-8")
@@ -149,3 +149,17 @@ def test_the_numbers_of_resume_recovery_and_replay() -> None:
     assert f"a date from {visitors._MCP_CANCELS} on" in PAGE
     assert visitors._MOST_KEPT == 4
     assert "at most a quarter of `max_streams`" in PAGE
+
+
+def test_the_numbers_of_the_older_dialect() -> None:
+    limits = ServerLimits()
+    assert legacy_stream.HEAD_HOLD == 1.0
+    assert "a `stream_end`, a `response`, or 1 s." in PAGE
+    assert f"the newest {legacy._MAX_KEYS} are kept as hashes" in PAGE
+    assert f"over 4 × `max_streams` + {legacy._STAMPS} messages" in PAGE
+    assert f"1 to {labels.MAX_NAME} printable characters" in PAGE
+    assert f"`limits.v2_clients` ({limits.v2_clients:,})" in PAGE
+    assert f"`limits.v2_queue` ({limits.v2_queue >> 20} MiB)" in PAGE
+    assert f"`limits.v2_message` ({limits.v2_message >> 20} MiB)" in PAGE
+    assert f"`limits.v2_response_timeout` ({limits.v2_response_timeout:.0f} s" in PAGE
+    assert f"`limits.max_form` ({limits.max_form >> 10} KiB)" in PAGE

@@ -19,6 +19,8 @@ BEAT = HeartbeatSettings(30, 10)
 class Agent:
     """A connection that knows whether it was replaced."""
 
+    peer = "192.0.2.9"
+
     def __init__(self) -> None:
         self.told = 0
 

@@ -106,6 +106,29 @@ async def test_registrations(url: str) -> None:
         assert again_new[0].id > kept.id + 3 - 1  # no id is given twice
 
 
+async def test_labels(url: str) -> None:
+    async with opened(url) as store:
+        assert await store.labels() == {}
+        assert await store.keep_label("my-server", "My Server", NOW, most=3) == "My Server"
+        assert await store.keep_label("my-server", "my server", NOW + 1, most=3) == "My Server"
+        assert await store.keep_label("my-server", "My Server", NOW + 1, most=3) == "My Server"
+        for number in range(3):
+            await store.keep_label(f"n{number}", f"N {number}", NOW + 2 + number, most=3)
+        assert list((await store.labels()).items()) == [("n0", "N 0"), ("n1", "N 1"), ("n2", "N 2")]
+
+
+async def test_a_file_of_the_first_migration_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "server.db"
+    engine = sqlalchemy.create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        command.upgrade(alembic_config(connection), "0001")
+        connection.exec_driver_sql(f"PRAGMA application_id={schema.APPLICATION_ID}")
+    engine.dispose()
+    path.chmod(0o600)
+    async with opened(f"sqlite:///{path}") as store:
+        assert await store.keep_label("a", "A", NOW, most=3) == "A"
+
+
 async def test_the_audit_is_bounded_and_paged(url: str) -> None:
     async with opened(url) as store:
         for number in range(12):

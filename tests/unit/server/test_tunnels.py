@@ -322,9 +322,11 @@ async def test_with_tokens_nobody_comes_in_yet(token: str | None) -> None:
         assert headers["WWW-Authenticate"].startswith("Bearer")
 
 
-@pytest.mark.parametrize("offer", [None, ["tunneld.v4"], ["chat"]])
-async def test_without_our_subprotocol(offer: Any) -> None:
-    async with running_server() as server:
+@pytest.mark.parametrize(
+    ("offer", "v2"), [(["tunneld.v4"], "open"), (["chat"], "open"), (["tunneld.v4"], "refuse"), (None, "refuse")]
+)
+async def test_without_our_subprotocol(offer: Any, v2: str) -> None:
+    async with running_server(auth={"mode": "open", "v2": v2}) as server:
         status, headers, _ = await refused(url_of(server), "app", subprotocols=offer)
         assert status == 426
         assert headers["Upgrade"] == "websocket"

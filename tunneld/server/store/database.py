@@ -194,6 +194,27 @@ class Database:
             row = connection.execute(select(table).where(table.c.id == registration_id)).one_or_none()
             return None if row is None else _registration(row)
 
+    # -- labels ------------------------------------------------------------------------------------------
+
+    def labels(self) -> dict[str, str]:  # noqa: D102
+        table = schema.labels
+        with self._reading() as connection:
+            rows = connection.execute(select(table).order_by(table.c.since, table.c.label))
+            return {row.label: row.name for row in rows}
+
+    def keep_label(self, label: str, name: str, now: float, most: int) -> str:  # noqa: D102
+        table = schema.labels
+        with self._writing() as connection:
+            held = connection.execute(select(table.c.name).where(table.c.label == label)).scalar_one_or_none()
+            if held is not None:
+                return str(held)
+            connection.execute(insert(table).values(label=label, name=name, since=now))
+            excess = connection.execute(select(func.count()).select_from(table)).scalar_one() - most
+            if excess > 0:
+                oldest = select(table.c.label).order_by(table.c.since, table.c.label).limit(excess)
+                connection.execute(delete(table).where(table.c.label.in_(oldest)))
+            return name
+
     # -- audit -------------------------------------------------------------------------------------------
 
     def add_audit(self, entry: AuditEntry, most: int) -> None:  # noqa: D102

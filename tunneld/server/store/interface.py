@@ -11,7 +11,7 @@ from typing import Protocol
 
 from tunneld.server.store.records import AuditEntry, Name, Registration, Token
 
-__all__ = ["AuditStore", "NameStore", "RegistrationStore", "Store", "TokenStore"]
+__all__ = ["AuditStore", "LabelStore", "NameStore", "RegistrationStore", "Store", "TokenStore"]
 
 
 class TokenStore(Protocol):
@@ -68,6 +68,20 @@ class RegistrationStore(Protocol):
         """One of them."""
 
 
+class LabelStore(Protocol):
+    """Which label the tunnel of each name of the older dialect has."""
+
+    async def labels(self) -> dict[str, str]:
+        """Label -> name, the oldest first."""
+
+    async def keep_label(self, label: str, name: str, now: float, *, most: int) -> str:
+        """Give the label to the name, if it is no other's; returns whose it is now.
+
+        Args:
+            most: labels in all; beyond it the oldest is forgotten.
+        """
+
+
 class AuditStore(Protocol):
     """Who changed what."""
 
@@ -78,7 +92,7 @@ class AuditStore(Protocol):
         """The newest first; `before` an id, for the next page."""
 
 
-class Store(TokenStore, NameStore, RegistrationStore, AuditStore, Protocol):
+class Store(TokenStore, NameStore, RegistrationStore, LabelStore, AuditStore, Protocol):
     """Everything."""
 
     async def open(self) -> None:

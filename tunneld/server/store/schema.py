@@ -6,11 +6,22 @@ from typing import Final
 
 from sqlalchemy import Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
-__all__ = ["APPLICATION_ID", "HEAD", "KNOWN", "audit", "metadata", "names", "registrations", "tokens", "versions"]
+__all__ = [
+    "APPLICATION_ID",
+    "HEAD",
+    "KNOWN",
+    "audit",
+    "labels",
+    "metadata",
+    "names",
+    "registrations",
+    "tokens",
+    "versions",
+]
 
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 """The newest migration."""
-KNOWN: Final = frozenset({"0001"})
+KNOWN: Final = frozenset({"0001", "0002"})
 """Every migration: a file that names another one was written by a newer program."""
 APPLICATION_ID: Final = 0x746E6C64
 """Marks a SQLite file as ours (``PRAGMA application_id``): "tnld"."""
@@ -59,6 +70,16 @@ registrations = Table(
     Column("updated", Float, nullable=False),
     Index("registrations_by_age", "updated"),
     sqlite_autoincrement=True,
+)
+
+#: Of the names of the older dialect's tunnels, which are free text.
+labels = Table(
+    "labels",
+    metadata,
+    Column("label", String(63), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("since", Float, nullable=False),
+    Index("labels_by_age", "since"),
 )
 
 audit = Table(

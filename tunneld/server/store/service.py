@@ -94,13 +94,19 @@ class SqlStore:
     async def release_name(self, name: str) -> bool:  # noqa: D102
         return await self._run(lambda database: database.release_name(name))
 
-    # -- registrations and audit -------------------------------------------------------------------------
+    # -- registrations, labels and audit -----------------------------------------------------------------
 
     async def register(self, wanted: Registration, *, most: int) -> tuple[Registration, bool] | None:  # noqa: D102
         return await self._run(lambda database: database.register(wanted, most))
 
     async def registration(self, registration_id: int) -> Registration | None:  # noqa: D102
         return await self._run(lambda database: database.registration(registration_id))
+
+    async def labels(self) -> dict[str, str]:  # noqa: D102
+        return {} if self._untouched else await self._run(lambda database: database.labels())
+
+    async def keep_label(self, label: str, name: str, now: float, *, most: int) -> str:  # noqa: D102
+        return await self._run(lambda database: database.keep_label(label, name, now, most))
 
     async def add_audit(self, entry: AuditEntry, *, most: int) -> None:  # noqa: D102
         await self._run(lambda database: database.add_audit(entry, most))
