@@ -53,7 +53,7 @@ def _of_tunnels(tunnels: list[AgentTunnel]) -> Iterable[Metric]:
 def _of_quality(tunnels: list[AgentTunnel]) -> Iterable[Metric]:
     now = monotonic()
     read = [(tunnel.name, tunnel.read_quality(now)) for tunnel in tunnels]
-    yield gauge("tunneld_heartbeat_rtt_seconds", "Round trips: of the last ping, and percentiles of the window.", ("tunnel", "stat"), [
+    yield gauge("tunneld_heartbeat_rtt_seconds", "Round trips of the window, and the last.", ("tunnel", "stat"), [
         ((name, stat), value)
         for name, reading in read
         for stat, value in (("p50", reading.p50), ("p95", reading.p95), ("last", reading.last))
