@@ -387,6 +387,15 @@ def _defect(error: BaseException) -> str:
     )
 
 
+def _complain(text: str) -> None:
+    if "JOURNAL_STREAM" not in os.environ:  # nearly always; what an error costs should not be an import
+        print(text, file=sys.stderr)
+        return
+    from tunneld.telemetry import logs
+
+    logs.complain(text)
+
+
 def _drop_stdout() -> None:
     """Let nothing be written to a pipe that nobody reads, at the interpreter's end neither."""
     devnull = os.open(os.devnull, os.O_WRONLY)
@@ -412,20 +421,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         _drop_stdout()
         return EXIT_PIPE
     except ConfigError as error:
-        print(error, file=sys.stderr)  # each fault names its file itself
+        _complain(str(error))  # each fault names its file itself
         return error.exit_status
     except TunneldError as error:
-        print(f"tunneld: {error}", file=sys.stderr)
+        _complain(f"tunneld: {error}")
         return error.exit_status
     except OSError as error:  # this machine's doing: a port in use, a full disk
         if os.environ.get("TUNNELD_DEBUG") == "1":
             traceback.print_exc()
-        print(f"tunneld: {error.strerror or error}", file=sys.stderr)
+        _complain(f"tunneld: {error.strerror or error}")
         return 1
     except Exception as error:  # noqa: BLE001 - the program's edge: whatever comes here ends it
         if os.environ.get("TUNNELD_DEBUG") == "1":
             traceback.print_exc()
-        print(_defect(error), file=sys.stderr)
+        _complain(_defect(error))
         return EXIT_DEFECT
     return status
 

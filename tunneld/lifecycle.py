@@ -6,7 +6,6 @@ import asyncio
 import logging
 import resource
 import signal
-import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from time import monotonic
 from typing import Any, Protocol, TypeVar
@@ -22,6 +21,9 @@ _T = TypeVar("_T")
 
 #: Seconds between two status lines to the service manager while nothing else happens.
 _STATUS_EVERY = 10.0
+#: Seconds between two requests for more time while the daemon stops, and how much each asks for: a loop that hangs
+#: asks for nothing, and is killed.
+_MORE_EVERY, _MORE = 5.0, 15.0
 
 
 class Daemon(Protocol):
@@ -123,12 +125,14 @@ async def serve(daemon: Daemon, *, announce: Callable[[], None] | None = None) -
         try:
             await _until_told(daemon, notifier, signals)
             notifier.stopping()
-            notifier.extend_timeout(daemon.drain_timeout + 5)
+            await _ended(reports)
+            reports = loop.create_task(_ask_for_time(daemon, notifier), name="systemd reports")
             await _drain(daemon, signals)
         finally:
-            reports.cancel()
-            await asyncio.wait([reports])
-            await daemon.stop()
+            try:
+                await daemon.stop()
+            finally:
+                await _ended(reports)
     except BaseExceptionGroup as group:
         log.critical("A task of the daemon failed; leaving.", exc_info=group)
         return 1
@@ -220,6 +224,21 @@ async def _quietly(drain: Callable[[], Awaitable[None]]) -> None:
         raise
 
 
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def _ask_for_time(daemon: Daemon, notifier: Notifier) -> None:
+    """Tell the service manager, as long as this loop turns, that the daemon ends in order and when at the latest."""
+    ends_at = monotonic() + daemon.drain_timeout
+    while notifier.active:
+        notifier.extend_timeout(_MORE)
+        left = max(0.0, ends_at - monotonic())
+        notifier.status(f"stopping, at most {left:.0f} s more: {daemon.status_line()}")
+        await asyncio.sleep(_MORE_EVERY)
+
+
 async def _report(daemon: Daemon, notifier: Notifier) -> None:
     """Tell the service manager that the very loop that moves the bytes still turns, and what it does."""
     if not notifier.active:
@@ -233,5 +252,5 @@ async def _report(daemon: Daemon, notifier: Notifier) -> None:
 
 def die(error: ConfigError) -> int:
     """Say why a daemon cannot start; returns its exit status."""
-    print(error, file=sys.stderr)
+    logs.complain(str(error))
     return error.exit_status

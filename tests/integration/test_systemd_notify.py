@@ -110,7 +110,8 @@ def test_an_agents_life_as_systemd_sees_it(folder: Path, manager: Manager) -> No
         agent.wait_line("The reload changed nothing:", after=mark)
         agent.signal(signal.SIGTERM)
         assert manager.next() == ["STOPPING=1"]
-        assert manager.next() == ["EXTEND_TIMEOUT_USEC=8000000"]
+        assert manager.next() == ["EXTEND_TIMEOUT_USEC=15000000"]
+        assert manager.next()[0].startswith("STATUS=stopping, at most 3 s more: 0 of 1 tunnels up")
         assert agent.wait() == 0
         agent.assert_clean()
     finally:

@@ -77,6 +77,7 @@ class Process:
         env: Mapping[str, str] | None = None,
         spoken: Callable[[str, float], None] | None = None,
         keep: bool = True,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.name = name
         self.argv = list(argv)
@@ -94,6 +95,7 @@ class Process:
             cwd=ROOT,
             env=clean_environment(env),
             start_new_session=True,
+            pass_fds=pass_fds,
         )
         self.pid = self._popen.pid
         self._reader = threading.Thread(target=self._read, name=f"output of {name}", daemon=True)

@@ -1,4 +1,4 @@
-"""The server's listening sockets: TCP on IPv4 and IPv6, Unix, each with or without TLS."""
+"""The server's listening sockets: TCP on IPv4 and IPv6, Unix, each with or without TLS, bound here or by systemd."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tunneld.config.server import ListenConfig, ServerConfig
 from tunneld.errors import ConfigError
 from tunneld.wire import sockets
+from tunneld.wire.inherited import Inherited
 from tunneld.wire.tls import server_context
 from tunneld.wire.unix import BoundSocket, bind
 
@@ -31,7 +33,7 @@ class _Absent(ConfigError):
 
 
 class Listeners:
-    """All listeners of one server, bound by `open`, served by `serve`.
+    """All listeners of one server, bound or adopted from systemd by `open`, served by `serve`.
 
     Args:
         config: the server's.
@@ -42,6 +44,7 @@ class Listeners:
         self._sockets: list[tuple[ListenConfig, ssl.SSLContext | None, socket.socket]] = []
         self._unix: list[BoundSocket] = []
         self._servers: list[asyncio.Server] = []
+        self._inherited: Inherited
 
     @property
     def addresses(self) -> list[tuple[ListenConfig, str]]:
@@ -49,13 +52,20 @@ class Listeners:
         return [(config, _address(sock)) for config, _, sock in self._sockets]
 
     def open(self) -> None:
-        """Bind every listener; raises ConfigError with one line a fault, and then none is bound."""
+        """Adopt what systemd holds, bind the rest; raises ConfigError with one line a fault, and then none is bound."""
+        self._inherited = Inherited()
         faults: list[str] = []
         for index, config in enumerate(self._config.listen):
             try:
                 self._open(index, config)
             except ConfigError as error:
                 faults += error.faults
+        faults += [
+            f"listen: systemd holds {address} for this server, which no listener names; "
+            "let the file and ListenStream= of tunneld-server.socket say the same"
+            for address in self._inherited.left()
+        ]
+        self._inherited.close()
         if faults:
             self._close_sockets()
             raise ConfigError(faults)
@@ -68,6 +78,10 @@ class Listeners:
             key = "tls" if config.tls is None else f"{where}.tls"
             context = server_context(pair.cert, pair.key, client_ca=pair.client_ca, where=key)
         if config.unix is not None:
+            adopted = self._inherited.take_unix(config.unix)
+            if adopted is not None:  # its path, mode and group are systemd's
+                self._sockets.append((config, context, adopted))
+                return
             bound = bind(Path(config.unix), mode=config.mode, group=None, key=f"{where}.unix")
             self._unix.append(bound)
             self._sockets.append((config, context, bound.sock))
@@ -78,14 +92,30 @@ class Listeners:
             raise ConfigError([f"{where}.host: {config.host} cannot be resolved: {error.strerror}"]) from None
         faults: list[_Absent] = []
         for family, kind, protocol, _, address in dict.fromkeys(found):
+            if self._covered(where, config, family, address):
+                continue
             try:
-                sock = _bind_tcp(where, config, family, kind, protocol, address)
+                sock = self._inherited.take_tcp(family, *address[:2])
+                if sock is not None:
+                    sockets.tune(sock)
+                else:
+                    sock = _bind_tcp(where, config, family, kind, protocol, address)
             except _Absent as error:  # `localhost` on a machine without IPv6
                 faults.append(error)
             else:
                 self._sockets.append((config, context, sock))
         if len(faults) == len(set(found)):
             raise faults[0]
+
+    def _covered(self, where: str, config: ListenConfig, family: int, address: tuple[Any, ...]) -> bool:
+        """Whether a wildcard socket of systemd's, adopted for another listener, takes this one's visitors as well."""
+        taken = self._inherited.covering(family, *address[:2])
+        if taken is None:
+            return False
+        other = next(owner for owner, _, sock in self._sockets if sock is taken)
+        if (other.serve, other.tls) != (config.serve, config.tls):
+            raise ConfigError([f"{where}: {config} and {other} differ, but systemd holds one socket for both of them"])
+        return True
 
     async def serve(self, factory: Callable[[ListenConfig, bool], Callable[[], asyncio.BaseProtocol]]) -> None:
         """Accept connections; `factory` makes the protocol factory of (listener, it speaks TLS)."""

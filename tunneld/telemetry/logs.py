@@ -25,7 +25,7 @@ import msgspec
 
 from tunneld.telemetry.outlet import Channel, JournalChannel, Outlet, journal_field, stream_channel
 
-__all__ = ["JOURNAL_SOCKET", "Format", "Level", "close", "set_level", "setup"]
+__all__ = ["JOURNAL_SOCKET", "Format", "Level", "close", "complain", "set_level", "setup"]
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "text", "json", "journal"]
@@ -99,6 +99,12 @@ def close(timeout: float = 1.0) -> None:
         root.removeHandler(handler)
         handler.finish(timeout)
     atexit.unregister(close)
+
+
+def complain(text: str) -> None:
+    """Say on stderr why the program ends; in the journal each line is an error (``<3>``, sd-daemon(3))."""
+    mark = f"<{_PRIORITY[logging.ERROR]}>" if _natural(sys.stderr) == "journal" else ""
+    print("\n".join(mark + line for line in text.split("\n")), file=sys.stderr)
 
 
 def _number(level: str) -> int:
