@@ -1,0 +1,57 @@
+"""One box for all of these tests; each starts with no unit of ours running and leaves none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.box import Box, missing
+
+
+@pytest.fixture(scope="session")
+def booted() -> Iterator[Box]:
+    lacks = missing()
+    if lacks is not None:
+        pytest.exit(f"tests/systemd cannot boot a systemd here: {lacks}", returncode=3)
+    box = Box(f"suite-{os.getpid()}")
+    try:
+        yield box
+    finally:
+        box.close()
+
+
+@pytest.fixture
+def box(booted: Box) -> Iterator[Box]:
+    """The box, with nothing of ours in it but the package."""
+    booted.revert()
+    yield booted
+    booted.revert()
+
+
+PORT = 8440
+"""Of the server inside the box: what tunneld-server.socket holds."""
+
+
+def server_file(**over: object) -> dict[str, object]:
+    """The server's file: open, on loopback."""
+    return {
+        "listen": {"host": "127.0.0.1", "port": PORT},
+        "admin": False,
+        "auth": {"mode": "open"},
+        "store": "memory:",
+        "resume": {"grace": "20s"},
+        "limits": {"hold": "15s"},
+        **over,
+    }
+
+
+def agent_file(port: int = 9000, **over: object) -> dict[str, object]:
+    """The agent's file: one tunnel, `demo`."""
+    return {
+        "server": {"url": f"ws://127.0.0.1:{PORT}"},
+        "tunnels": [{"name": "demo", "service": f"http://127.0.0.1:{port}"}],
+        "reconnect": {"initial": "100ms", "max": "1s"},
+        **over,
+    }

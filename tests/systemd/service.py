@@ -1,0 +1,188 @@
+"""A service inside the box, served from this process: events with ids and without, slow answers, uploads."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from tests.support.box import Box
+
+__all__ = ["Service", "Visitor", "serving"]
+
+
+class Service(ThreadingHTTPServer):
+    """`/events` counts on from Last-Event-ID, `/plain` has no ids, `/slow` and `/upload` take until `release`."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = sock
+        self.server_address = sock.getsockname()
+        self.port: int = sock.getsockname()[1]
+        self.ending = threading.Event()
+        #: What asks, in order: (method, path, Last-Event-ID or None).
+        self.asked: list[tuple[str, str, str | None]] = []
+        #: Requests whose connection broke before their answer was whole.
+        self.broken: list[str] = []
+        self.released = threading.Event()
+
+    def server_bind(self) -> None:
+        """Bound already."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that breaks is noted by the handler."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Service
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.server.asked.append(("GET", self.path, self.headers.get("Last-Event-ID")))
+        try:
+            {"/events": self._events, "/plain": self._plain, "/slow": self._slow}.get(self.path, self._hello)()
+        except OSError:
+            self.server.broken.append(self.path)
+            self.close_connection = True
+
+    def do_POST(self) -> None:
+        self.server.asked.append(("POST", self.path, None))
+        try:
+            left = int(self.headers["Content-Length"])
+            while left and (data := self.rfile.read1(min(left, 65536))):
+                left -= len(data)
+            if left:
+                raise ConnectionError
+            self._whole(b"got it")
+        except OSError:
+            self.server.broken.append(self.path)
+            self.close_connection = True
+
+    def _whole(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _hello(self) -> None:
+        self._whole(b"hello")
+
+    def _begin(self, kind: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+
+    def _chunk(self, data: bytes) -> None:
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+
+    def _events(self) -> None:
+        number = int(self.headers.get("Last-Event-ID") or 0)
+        self._begin("text/event-stream")
+        while not self.server.ending.wait(0.05):
+            number += 1
+            self._chunk(b"id: %d\ndata: tick %d\n\n" % (number, number))
+
+    def _plain(self) -> None:
+        self._begin("text/event-stream")
+        while not self.server.ending.wait(0.05):
+            self._chunk(b"data: tick\n\n")
+
+    def _slow(self) -> None:
+        self._begin("application/octet-stream")
+        self._chunk(b"first")
+        self.server.released.wait(60)
+        self._chunk(b"last")
+        self._chunk(b"")
+
+
+@contextmanager
+def serving(box: Box) -> Iterator[Service]:
+    """The service on a free port of the box."""
+    service = Service(box.listen())
+    thread = threading.Thread(target=service.serve_forever, kwargs={"poll_interval": 0.05}, name="service")
+    thread.start()
+    try:
+        yield service
+    finally:
+        service.ending.set()
+        service.released.set()
+        service.shutdown()
+        thread.join()
+        service.server_close()
+
+
+class Visitor:
+    """One request, and what comes of it. `lines` are read by a thread of its own."""
+
+    def __init__(self, box: Box, port: int, path: str, *, body: bytes | None = None, length: int = 0) -> None:
+        self.socket = box.connect(port)
+        self.socket.settimeout(90)
+        head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nHost: localhost\r\n"
+        if body is not None:
+            head += f"Content-Length: {length}\r\n"
+        self.socket.sendall(head.encode() + b"Accept: text/event-stream\r\n\r\n" + (body or b""))
+        self.got = bytearray()
+        self.fault: str | None = None
+        self.over = threading.Event()
+        self._news = threading.Condition()
+        self._thread = threading.Thread(target=self._read, name=f"visitor of {path}", daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        try:
+            while data := self.socket.recv(65536):
+                with self._news:
+                    self.got += data
+                    self._news.notify_all()
+        except OSError as error:
+            self.fault = type(error).__name__
+        with self._news:
+            self.over.set()
+            self._news.notify_all()
+
+    def wait(self, want: bytes, timeout: float = 30) -> None:
+        """Until these bytes have come."""
+        deadline = time.monotonic() + timeout
+        with self._news:
+            while want not in self.got:
+                left = deadline - time.monotonic()
+                assert left > 0, f"{want!r} did not come: {bytes(self.got[-500:])!r}"
+                assert not self.over.is_set(), f"over before {want!r} came: {bytes(self.got[-500:])!r}"
+                self._news.wait(left)
+
+    @property
+    def status(self) -> int:
+        """Of the answer."""
+        return int(self.got.split(b" ", 2)[1])
+
+    @property
+    def numbers(self) -> list[int]:
+        """The ids of the whole events so far."""
+        lines = bytes(self.got).split(b"\n")
+        return [int(line[4:]) for line in lines[:-1] if line.startswith(b"id: ") and line[4:].strip().isdigit()]
+
+    @property
+    def ended_clean(self) -> bool:
+        """The last chunk came: the visitor takes the answer for whole."""
+        return bytes(self.got).endswith(b"0\r\n\r\n")
+
+    def close(self) -> None:
+        """Leave."""
+        try:
+            self.socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self._thread.join(5)
+        self.socket.close()
