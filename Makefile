@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt bench test-e2e test-chaos soak apt-deps clean
+.PHONY: help run test check fmt bench test-e2e test-systemd test-chaos soak apt-deps clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -37,6 +37,7 @@ help:
 	@echo 'make check       format, lint, types, imports and the tests: what CI runs'
 	@echo 'make fmt         put the format right'
 	@echo 'make test-e2e    a real browser, MCP clients, curl, nginx, wrk (make apt-deps gets them on Debian)'
+	@echo 'make test-systemd  the units in a real systemd, booted beside this machine (root; make apt-deps)'
 	@echo 'make test-chaos  cut, blackholed, killed and stopped daemons; SEED=N replays a run'
 	@echo 'make soak        300 streams and a fault every few seconds, every byte counted; MINUTES=10, SEED=N'
 	@echo 'make bench       speed, beside every other tunnel that is found'
@@ -75,6 +76,9 @@ test-e2e: $(VENV)/.dev
 	fi
 	$(PYTEST) tests/e2e --timeout=300
 
+test-systemd: $(VENV)/.dev
+	$(PYTEST) tests/systemd --timeout=240
+
 test-chaos: $(VENV)/.dev
 	$(PYTEST) tests/chaos --timeout=90 $(if $(SEED),--seed $(SEED))
 
@@ -85,7 +89,8 @@ apt-deps:
 	@if [ "$$(id -u)" != 0 ]; then echo 'make apt-deps installs system packages: run it as root (sudo make apt-deps)'; exit 1; fi
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-		chromium chromium-driver nginx wrk curl openssl iproute2 prometheus zsh fish >/dev/null
+		chromium chromium-driver nginx wrk curl openssl iproute2 prometheus zsh fish \
+		systemd-container dbus libnss-systemd faketime >/dev/null
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .bench build dist *.egg-info

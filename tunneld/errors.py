@@ -16,6 +16,7 @@ __all__ = [
     "LocalError",
     "ProtocolError",
     "RemoteError",
+    "ResourceError",
     "TunneldError",
     "UsageError",
     "VisitorError",
@@ -406,6 +407,12 @@ class ConfigError(TunneldError):
     def __init__(self, faults: list[str]) -> None:
         super().__init__("\n".join(faults))
         self.faults = faults
+
+
+class ResourceError(ConfigError):
+    """The machine lacks something now that it may have in a moment (room on a disk): worth another start."""
+
+    exit_status = 1
 
 
 class LocalError(TunneldError):

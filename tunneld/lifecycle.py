@@ -83,15 +83,17 @@ def run(main: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         return runner.run(main())
 
 
-def main(make: Callable[[], Daemon], level: logs.Level, format: logs.Format) -> int:
+def main(make: Callable[[], Daemon], level: logs.Level, format: logs.Format, *, burst: int = logs.BURST) -> int:
     """Be one daemon until a signal ends it; returns the exit status.
 
     Args:
         make: called on the running loop.
         level: of the log.
         format: of the log.
+        burst: lines that the journal gets in 30 s at most; 0: no limit.
     """
     logs.setup(level, format)
+    logs.set_burst(burst)
 
     async def live() -> int:
         return await serve(make())

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -91,7 +92,7 @@ class Box:
             )
             self.write(f"/usr/bin/{program}", text, mode=0o755)
         self.sh(
-            "cp -r /src/packaging/systemd/* /etc/systemd/system/;"
+            "cp -r /src/packaging/systemd/* /usr/lib/systemd/system/;"
             "systemd-sysusers /src/packaging/sysusers.d/tunneld.conf 2>/dev/null;"
             "systemd-tmpfiles --create /src/packaging/tmpfiles.d/tunneld.conf;"
             "mkdir -p /etc/tunneld; systemctl daemon-reload"
@@ -178,10 +179,9 @@ class Box:
         """The end of a unit's journal, for messages."""
         return self.run("journalctl", "--no-pager", f"--lines={count}", "--unit", unit, check=False).stdout
 
-    def cursor(self) -> str:
-        """Where the journal ends now, for ``--after-cursor=``."""
-        out = self.run("journalctl", "--lines=0", "--show-cursor", "--no-pager").stdout
-        return "--after-cursor=" + out.rpartition("-- cursor: ")[2].strip()
+    def now(self) -> str:
+        """This moment, as journalctl takes it. (``--after-cursor`` leaves one more out where matches are given.)"""
+        return f"--since=@{time.time():.6f}"
 
     # -- its network, from this process
 

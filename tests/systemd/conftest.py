@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.box import Box, missing
+from tests.systemd.service import Visitor
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +28,8 @@ def box(booted: Box) -> Iterator[Box]:
     """The box, with nothing of ours in it but the package."""
     booted.revert()
     yield booted
+    for visitor in list(Visitor.here):
+        visitor.close()
     booted.revert()
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, ClassVar
 
 from tests.support.box import Box
 
@@ -51,7 +51,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.asked.append(("GET", self.path, self.headers.get("Last-Event-ID")))
         try:
-            {"/events": self._events, "/plain": self._plain, "/slow": self._slow}.get(self.path, self._hello)()
+            {"/events": self._events, "/plain": self._plain, "/slow": self._slow}.get(
+                self.path.partition("?")[0], self._hello
+            )()
         except OSError:
             self.server.broken.append(self.path)
             self.close_connection = True
@@ -124,10 +126,14 @@ def serving(box: Box) -> Iterator[Service]:
 
 
 class Visitor:
-    """One request, and what comes of it. `lines` are read by a thread of its own."""
+    """One request, and what comes of it, read by a thread of its own."""
+
+    #: Those that have not left: the fixture `box` sees to it that they do.
+    here: ClassVar[list[Visitor]] = []
 
     def __init__(self, box: Box, port: int, path: str, *, body: bytes | None = None, length: int = 0) -> None:
         self.socket = box.connect(port)
+        self.here.append(self)
         self.socket.settimeout(90)
         head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nHost: localhost\r\n"
         if body is not None:
@@ -180,6 +186,7 @@ class Visitor:
 
     def close(self) -> None:
         """Leave."""
+        self.here.remove(self)
         try:
             self.socket.shutdown(socket.SHUT_RDWR)
         except OSError:

@@ -29,6 +29,7 @@ NO_RIGHTS = {
     "RestartPreventExitStatus",
     "WatchdogSec",
     "TimeoutStopSec",
+    "TimeoutAbortSec",
     "KillMode",
 }
 C = "import ctypes, os; c = ctypes.CDLL(None, use_errno=True); "
@@ -224,6 +225,6 @@ def test_the_exposure_is_next_to_nothing(booted: Box, unit: str) -> None:
 
 
 def test_systemd_takes_the_units(booted: Box) -> None:
-    units = [f"/etc/systemd/system/{unit}" for unit in (*UNITS, "tunneld-server.socket")]
+    units = [f"/usr/lib/systemd/system/{unit}" for unit in (*UNITS, "tunneld-server.socket")]
     done = booted.run("systemd-analyze", "verify", "--man=no", *units)
     assert done.stdout + done.stderr == ""

@@ -264,6 +264,7 @@ class AgentDaemon:
                 applied.changed.append(f"tunnel {tunnel.name}: changed in place")
         for running in self._running.values():
             running.tunnel.proxy.log_queries = config.log.queries
+        logs.set_burst(config.log.burst)
         logs.set_level(config.log.level)  # also when an operator had set another meanwhile
         for section in sorted(changes.sections - {"server"}):
             line = _NEXT_SESSION if section == "resume" else section

@@ -241,6 +241,7 @@ class Proxy:
             "request_id": exchange.request_id,
             "reason": reason,
             "kind": exchange.kind,
+            "client": exchange.client,
             "method": exchange.method,
             "path": exchange.path if self.log_queries else exchange.path.partition("?")[0],
             "duration_s": round(time.monotonic() - exchange.started, 4),

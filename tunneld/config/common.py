@@ -123,6 +123,7 @@ Mode = Annotated[int, BeforeValidator(parse_mode)]
 Port = Annotated[int, BeforeValidator(Whole(0, 65535))]
 Count = Annotated[int, BeforeValidator(Whole(1, 10_000_000))]
 StreamCount = Annotated[int, BeforeValidator(Whole(1, 1_000_000))]
+LineCount = Annotated[int, BeforeValidator(Whole(0, 10_000_000))]
 Span = Annotated[float, BeforeValidator(Duration())]
 """Any duration, 0 too."""
 Interval = Annotated[float, BeforeValidator(Duration(low=0.01))]
@@ -181,9 +182,11 @@ class LogConfig(Model):
         format: ``auto`` is the journal under systemd, text on a terminal, JSON lines elsewhere.
         queries: query strings of visitors' addresses are written too.
         audit: file of the audit trail; None: none.
+        burst: lines that the journal gets in 30 s at most, and then the count of those that were dropped; 0: no limit.
     """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "text", "json", "journal"] = "auto"
     queries: Flag = False
     audit: FilePath | None = None
+    burst: LineCount = 5000

@@ -69,4 +69,4 @@ class AgentHost:
 
 def run(config: AgentConfig, path: str) -> int:
     """Be the agent until a signal ends it; returns the exit status."""
-    return main(lambda: AgentHost(config, path), config.log.level, config.log.format)
+    return main(lambda: AgentHost(config, path), config.log.level, config.log.format, burst=config.log.burst)

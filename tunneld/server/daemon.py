@@ -154,6 +154,7 @@ class ServerDaemon:
         self.registry.configure(
             max_tunnels=config.limits.max_tunnels, max_waiting=config.limits.max_waiting, quality=config.quality
         )
+        logs.set_burst(config.log.burst)
         logs.set_level(config.log.level)
         for connection in list(self.connections):
             connection.retune()
@@ -304,4 +305,4 @@ class ServerDaemon:
 
 def run(config: ServerConfig, path: str) -> int:
     """Be the server until a signal ends it; returns the exit status."""
-    return main(lambda: ServerDaemon(config, path), config.log.level, config.log.format)
+    return main(lambda: ServerDaemon(config, path), config.log.level, config.log.format, burst=config.log.burst)

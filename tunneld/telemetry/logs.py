@@ -25,12 +25,17 @@ import msgspec
 
 from tunneld.telemetry.outlet import Channel, JournalChannel, Outlet, journal_field, stream_channel
 
-__all__ = ["JOURNAL_SOCKET", "Format", "Level", "close", "complain", "set_level", "setup"]
+__all__ = ["BURST", "JOURNAL_SOCKET", "Format", "Level", "close", "complain", "set_burst", "set_level", "setup"]
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "text", "json", "journal"]
 
 JOURNAL_SOCKET: Final = "/run/systemd/journal/socket"
+BURST: Final = 5000
+"""Lines that the journal gets in `BURST_SPAN` unless the configuration says otherwise: half of what journald takes of
+a service before it drops lines by itself, of which this program would never hear."""
+BURST_SPAN: Final = 30.0
+"""Seconds."""
 
 _LIBRARIES: Final = (
     "asyncio",
@@ -101,6 +106,16 @@ def close(timeout: float = 1.0) -> None:
     atexit.unregister(close)
 
 
+def set_burst(lines: int) -> None:
+    """Bound what the journal gets: at most `lines` in `BURST_SPAN` seconds, and the count of what was dropped; 0: all.
+
+    Other formats are not bounded: a terminal or a collector takes what comes.
+    """
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Handler) and handler.burst is not None:
+            handler.burst.lines = lines
+
+
 def complain(text: str) -> None:
     """Say on stderr why the program ends; in the journal each line is an error (``<3>``, sd-daemon(3))."""
     mark = f"<{_PRIORITY[logging.ERROR]}>" if _natural(sys.stderr) == "journal" else ""
@@ -129,7 +144,7 @@ def _handler(format: Format, stream: TextIO, journal: str) -> _Handler:
         format = _natural(stream)
     if format == "journal":
         try:
-            return _Handler(_journal, _outlet(JournalChannel(journal), _journal))
+            return _Handler(_journal, _outlet(JournalChannel(journal), _journal), _Burst(BURST))
         except OSError:
             encoder: Encoder = _Text(colour=False, clock=False, priority=True)
     elif format == "json":
@@ -185,13 +200,48 @@ class _Plain:
         self._stream.flush()
 
 
+class _Burst:
+    """How many lines may go out in each span of time, from the span's first line on.
+
+    Attributes:
+        lines: in one span; 0: any number.
+        dropped: of this span.
+    """
+
+    def __init__(self, lines: int) -> None:
+        self.lines = lines
+        self.dropped = 0
+        self._written = 0
+        self._ends_at = 0.0
+
+    def admits(self, now: float) -> bool:
+        """Whether one more line may go out (monotonic seconds)."""
+        if now >= self._ends_at:
+            self._ends_at, self._written = now + BURST_SPAN, 0
+        if self.lines and self._written >= self.lines:
+            self.dropped += 1
+            return False
+        self._written += 1
+        return True
+
+    def over(self, now: float) -> int:
+        """How many lines were dropped in a span that has ended, once."""
+        if not self.dropped or now < self._ends_at:
+            return 0
+        count, self.dropped = self.dropped, 0
+        return count
+
+
 class _Handler(logging.Handler):
-    def __init__(self, encoder: Encoder, outlet: Outlet | _Plain) -> None:
+    def __init__(self, encoder: Encoder, outlet: Outlet | _Plain, burst: _Burst | None = None) -> None:
         super().__init__()
         self._encoder = encoder
         self._outlet = outlet
+        self.burst = burst
 
     def emit(self, record: logging.LogRecord) -> None:
+        if self.burst is not None and not self._admitted(self.burst):
+            return
         # The caller was doing something that matters more than its log line: whatever is wrong with the line
         # or its fields becomes a line of its own.
         try:
@@ -203,7 +253,29 @@ class _Handler(logging.Handler):
         except (OSError, ValueError):
             pass  # a stream in memory that was closed
 
+    def _admitted(self, burst: _Burst) -> bool:
+        now = time.monotonic()
+        self.tell_dropped(burst.over(now))
+        first = not burst.dropped
+        if burst.admits(now):
+            return True
+        if first:
+            self._notice("the log is bounded to %d lines in 30 s: lines are dropped until then", burst.lines)
+        return False
+
+    def tell_dropped(self, count: int) -> None:
+        """Say how many lines the bound cost."""
+        if count:
+            self._notice("%d log lines were dropped: more than log.burst allows in 30 s", count, dropped=count)
+
+    def _notice(self, text: str, number: int, **fields: int) -> None:
+        record = logging.LogRecord("tunneld.telemetry", logging.WARNING, __file__, 0, text, (number,), None)
+        record.__dict__.update(fields)
+        self._outlet.write(self._encoder(record))
+
     def finish(self, timeout: float) -> None:
+        if self.burst is not None:
+            self.tell_dropped(self.burst.dropped)
         self._outlet.close(timeout)
         self.close()
 
@@ -366,6 +438,8 @@ class _Json:
 # -- journal ---------------------------------------------------------------------------------------------
 
 _FIELD: Final = re.compile(r"[^A-Z0-9_]")
+#: Fields that the journal calls otherwise: a plain KIND says nothing beside those of other programs.
+_JOURNAL_NAMES: Final = {"kind": "STREAM_KIND"}
 _JOURNAL_OWN: Final = frozenset(
     {"MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "LOGGER", "CODE_FILE", "CODE_LINE", "CODE_FUNC"}
 )
@@ -373,6 +447,8 @@ _JOURNAL_OWN: Final = frozenset(
 
 def _journal_name(name: str) -> str:
     """A field name as the journal takes it: A-Z, 0-9 and _, a letter first, at most 64."""
+    if name in _JOURNAL_NAMES:
+        return _JOURNAL_NAMES[name]
     upper = _FIELD.sub("_", name.upper()).lstrip("_")
     if not upper or upper[0].isdigit() or upper in _JOURNAL_OWN:
         upper = f"F_{upper}"

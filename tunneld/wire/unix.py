@@ -16,12 +16,14 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunneld.errors import ConfigError
+from tunneld.errors import ConfigError, ResourceError
 
 __all__ = ["BoundSocket", "Credentials", "bind", "credentials"]
 
 _PATH_MAX = 107  # sun_path holds 108 octets with the closing NUL
 _BACKLOG = 64
+#: What may be better at the next start.
+_FOR_NOW = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
 _ucred = struct.Struct("3i")
 
 
@@ -97,6 +99,12 @@ def _fault(key: str, path: Path, what: str) -> ConfigError:
     return ConfigError([f"{key}: {path}: {what}"])
 
 
+def _failed(key: str, path: Path, what: str, error: OSError) -> ConfigError:
+    """The system refused: for good, as far as the configuration goes, or for the moment."""
+    kind = ResourceError if error.errno in _FOR_NOW else ConfigError
+    return kind([f"{key}: {path}: {what}: {_reason(error)}"])
+
+
 def _inode(path: Path) -> tuple[int, int] | None:
     try:
         found = path.lstat()
@@ -128,7 +136,7 @@ def _make_directory(directory: Path, key: str) -> None:
             one.mkdir(exist_ok=True)
             one.chmod(0o755)  # whatever the umask: the group must reach the socket, which has its own mode
         except OSError as error:
-            raise _fault(key, one, f"cannot make the directory: {_reason(error)}") from None
+            raise _failed(key, one, "cannot make the directory", error) from None
 
 
 def _reason(error: OSError) -> str:
@@ -150,7 +158,7 @@ def _take_lock(lock_path: Path, path: Path, key: str) -> int:
         try:
             lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise _fault(key, path, f"cannot write beside it: {_reason(error)}") from None
+            raise _failed(key, path, "cannot write beside it", error) from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -235,7 +243,7 @@ def _listen(path: Path, mode: int, gid: int, group: str | None, key: str) -> soc
             raise
     except OSError as error:
         sock.close()
-        raise _fault(key, path, f"cannot make the socket: {_reason(error)}") from None
+        raise _failed(key, path, "cannot make the socket", error) from None
     except BaseException:
         sock.close()
         raise

@@ -420,3 +420,59 @@ def test_no_call_of_the_house_uses_a_field_name_that_logging_refuses() -> None:
             if isinstance(node, ast.keyword) and node.arg == "extra" and isinstance(node.value, ast.Dict):
                 names = {key.value for key in node.value.keys if isinstance(key, ast.Constant)}
                 assert not names & refused, f"{path}:{node.value.lineno}"
+
+
+def _records(journal: socket.socket) -> list[dict[str, str]]:
+    """What waits there now."""
+    found = []
+    journal.setblocking(False)
+    try:
+        while True:
+            found.append(_parse(journal.recv(65536)))
+    except BlockingIOError:
+        return found
+
+
+def test_a_burst_is_bounded_and_what_it_cost_is_counted(
+    journal: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now[0])
+    logs.setup("info", "journal", journal=journal.getsockname())
+    logs.set_burst(3)
+    for number in range(10):
+        log.info("line %d", number)
+    now[0] += 31
+    log.info("later")
+    said = [record["MESSAGE"] for record in _records(journal)]
+    assert said == [
+        "line 0",
+        "line 1",
+        "line 2",
+        "the log is bounded to 3 lines in 30 s: lines are dropped until then",
+        "7 log lines were dropped: more than log.burst allows in 30 s",
+        "later",
+    ]
+    logs.set_burst(0)
+    for number in range(10):
+        log.info("line %d", number)
+    assert len(_records(journal)) == 10
+
+
+def test_what_a_burst_cost_is_told_at_the_end_too(journal: socket.socket) -> None:
+    logs.setup("info", "journal", journal=journal.getsockname())
+    logs.set_burst(1)
+    log.info("one")
+    log.info("two")
+    logs.close()
+    dropped = [record for record in _records(journal) if "DROPPED" in record]
+    assert [record["DROPPED"] for record in dropped] == ["1"]
+    assert dropped[0]["PRIORITY"] == "4"
+
+
+def test_faults_are_errors_in_the_journal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    logs.complain("one\ntwo")
+    assert capsys.readouterr().err == "one\ntwo\n"
+    monkeypatch.setattr(logs, "_natural", lambda stream: "journal")
+    logs.complain("one\ntwo")
+    assert capsys.readouterr().err == "<3>one\n<3>two\n"
