@@ -63,9 +63,9 @@ fmt: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.bench
 
-test-e2e: $(VENV)/.dev
+test-e2e: $(VENV)/.dev $(if $(shell command -v npm),tests/e2e/node/dist/main.js)
 	@missing=; \
-	for program in chromium chromedriver nginx wrk curl openssl ip; do \
+	for program in node npm chromium chromedriver nginx wrk curl openssl ip; do \
 		PATH="$$PATH:/usr/sbin:/sbin" command -v "$$program" >/dev/null || missing="$$missing $$program"; \
 	done; \
 	if [ -n "$$missing" ]; then \
@@ -89,12 +89,16 @@ apt-deps:
 	@if [ "$$(id -u)" != 0 ]; then echo 'make apt-deps installs system packages: run it as root (sudo make apt-deps)'; exit 1; fi
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-		chromium chromium-driver nginx wrk curl openssl iproute2 prometheus zsh fish \
+		chromium chromium-driver nodejs npm nginx wrk curl openssl iproute2 prometheus zsh fish \
 		systemd-container dbus libnss-systemd faketime >/dev/null
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .bench build dist *.egg-info
+	rm -rf $(VENV) tests/e2e/node/node_modules tests/e2e/node/dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .bench build dist *.egg-info
 	find tunneld tunnelctl tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A client of the older dialect in TypeScript, with the packages that its lock file names.
+tests/e2e/node/dist/main.js: tests/e2e/node/package-lock.json tests/e2e/node/tsconfig.json $(wildcard tests/e2e/node/src/*.ts)
+	cd tests/e2e/node && npm ci --silent --no-audit --no-fund && npx --no-install tsc
 
 # -- the environment -----------------------------------------------------------------------------------------
 
