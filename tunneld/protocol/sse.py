@@ -114,7 +114,12 @@ class EventCounter:
     def feed(self, chunk: bytes) -> bytes:
         """Watch some bytes of the stream pass; returns the same object."""
         if self._fast and chunk.endswith(b"\n\n") and b"\r" not in chunk:
-            self._blocks(chunk)
+            if chunk.startswith(b"data:") and chunk.find(b"\n") == len(chunk) - 2:
+                self.events += 1
+                self._id = self._id_buffer
+                self._recover = False
+            else:
+                self._blocks(chunk)
         else:
             self._watch(chunk)
         return chunk
@@ -330,7 +335,13 @@ class EventSplitter(EventCounter):
 
     def feed(self, chunk: bytes) -> bytes:
         """Take bytes of the service's answer; returns those that may be passed on now, maybe none."""
-        if self._fast and chunk.endswith(b"\n\n") and b"\r" not in chunk and len(chunk) <= self.max_event:
+        size = len(chunk)
+        if self._fast and size <= self.max_event and chunk.endswith(b"\n\n") and b"\r" not in chunk:
+            if chunk.startswith(b"data:") and chunk.find(b"\n") == size - 2:  # one event of one line has no name
+                self.events += 1
+                self._id = self._id_buffer
+                self._recover = False
+                return chunk
             self._blocks(chunk)
             if self._prefix and b"endpoint" in chunk:
                 return self._rewritten(chunk)

@@ -262,6 +262,14 @@ class AnswerReader:
 
     def _chunked(self, data: bytes) -> None:
         """Take chunks apart; what one call brings goes on in one piece."""
+        if self._mode is _LINE_MODE and self._buffer is None:  # one whole chunk: the way of nearly all events
+            line = _CHUNK.match(data, 0, MAX_CHUNK_LINE)
+            if line is not None:
+                at = line.end()
+                end = at + int(line[1], 16)
+                if at < end == len(data) - 2 and data.endswith(b"\r\n"):
+                    self._sink.answer_data(data[at:end])
+                    return
         if self._buffer is not None:
             data = bytes(self._buffer) + data
             self._buffer = None
