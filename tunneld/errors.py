@@ -52,6 +52,12 @@ CODES: dict[str, Code] = _table(
         "The request is not valid HTTP.",
         "Send a well-formed HTTP/1.1 request; the detail names the fault.",
     ),
+    (
+        "bad_upgrade",
+        400,
+        "The request asks for a WebSocket, and not as RFC 6455 says.",
+        "Let a WebSocket library make the request; the detail names the fault.",
+    ),
     ("bad_host", 400, "The request has no usable Host header.", "Send exactly one valid Host header."),
     (
         "bad_path",
@@ -107,6 +113,12 @@ CODES: dict[str, Code] = _table(
         "The peer offers no subprotocol that this server speaks.",
         "Update the agent: it must offer tunneld.v3.",
     ),
+    (
+        "websocket_version",
+        426,
+        "The request asks for a version of WebSocket other than 13.",
+        "Speak version 13 (RFC 6455); no other has ever been a standard.",
+    ),
     ("rate_limited", 429, "A rate limit was hit.", "Wait as long as Retry-After says."),
     (
         "head_too_large",
@@ -123,8 +135,8 @@ CODES: dict[str, Code] = _table(
     (
         "no_websocket",
         501,
-        "WebSocket upgrades of visitors are not carried yet.",
-        "Use SSE or plain HTTP for now.",
+        "The client behind this tunnel speaks the older dialect, which carries no WebSockets.",
+        "Serve the tunnel with `tunneld agent`, or use SSE or plain HTTP.",
     ),
     (
         "unsupported_coding",

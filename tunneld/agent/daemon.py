@@ -14,6 +14,8 @@ from typing import Any
 
 from tunneld.agent.exchange import Exchange
 from tunneld.agent.proxy import Proxy
+from tunneld.agent.record import Record
+from tunneld.agent.sockets import SocketExchange
 from tunneld.agent.tunnel import AgentTunnel, Dial, Identity, State
 from tunneld.agent.wake import WakeWatch
 from tunneld.config.advice import descriptors_needed
@@ -103,9 +105,9 @@ class AgentDaemon:
             self._open(config)
 
     async def drain(self) -> None:
-        """Take no new streams; return when the open ones have ended."""
+        """Take no new streams; return when the open ones have ended, but WebSockets: those do not by themselves."""
         self.begin_drain()
-        while any(tunnel.active_streams for tunnel in self.tunnels):
+        while any(exchange.kind != "websocket" for exchange in self.exchanges()):
             self._idle.clear()
             await self._idle.wait()
 
@@ -164,7 +166,7 @@ class AgentDaemon:
         """Streams under way on all tunnels."""
         return sum(tunnel.active_streams for tunnel in self.tunnels)
 
-    def exchanges(self, tunnel: str | None = None) -> list[Exchange]:
+    def exchanges(self, tunnel: str | None = None) -> list[Exchange | SocketExchange]:
         """What is under way, oldest first."""
         found = [
             exchange
@@ -174,7 +176,7 @@ class AgentDaemon:
         ]
         return sorted(found, key=lambda exchange: exchange.started)
 
-    def exchange(self, request_id: str) -> Exchange | None:
+    def exchange(self, request_id: str) -> Exchange | SocketExchange | None:
         """The stream of that request; None when it is gone."""
         for running in self._running.values():
             found = running.tunnel.proxy.exchanges.get(request_id)
@@ -298,9 +300,8 @@ class AgentDaemon:
             rtt_ms=None if round_trip is None else round(round_trip * 1000, 3),
         )
 
-    def _stream_changed(self, kind: str, exchange: Exchange, reason: str) -> None:
-        if reason:
-            self._idle.set()
+    def _stream_changed(self, kind: str, exchange: Record, reason: str) -> None:
+        self._idle.set()
         if not self._listeners:
             return
         about: dict[str, Any] = {

@@ -12,25 +12,25 @@ from typing import TYPE_CHECKING
 
 from tunneld.agent.heads import problem
 from tunneld.agent.origin import Connection
-from tunneld.agent.record import Record
+from tunneld.agent.record import STALL_CHECKS, Record
+from tunneld.agent.sockets import SocketExchange
 from tunneld.errors import CODES
 from tunneld.protocol.headers import BadHeader, is_encoded, is_event_stream
 from tunneld.protocol.messages import Headers, Open
 from tunneld.protocol.sse import EventCounter
 from tunneld.protocol.streams import MAX_INFORMATIONAL, HeadTooLarge, Stream
 from tunneld.wire.http_client import AnswerReader, BadAnswer
+from tunneld.wire.ws_upgrade import checked_answer, is_upgrade, new_key, offered
 
 if TYPE_CHECKING:
     from tunneld.agent.proxy import Proxy
 
-__all__ = ["STALL_CHECKS", "Exchange"]
+__all__ = ["Exchange"]
 
 log = logging.getLogger("tunneld.agent")
 
 #: Methods that may reach a service twice without harm (RFC 9110, 9.2.2).
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
-#: How often within `limits.stall` it is looked whether a service has taken anything.
-STALL_CHECKS = 4
 
 
 class Exchange(Record):
@@ -45,7 +45,9 @@ class Exchange(Record):
         "_ending",
         "_head",
         "_informational",
+        "_key",
         "_left",
+        "_offered",
         "_pending",
         "_proxy",
         "_retried",
@@ -64,7 +66,10 @@ class Exchange(Record):
         self._head: bytes | None = None  # of the request, while it may have to be sent (again)
         self._left = 0  # bytes of the upload that its length still promises; -1: sent in chunks
         self._pending: list[bytes] | None = None  # of the upload, while there is no connection
-        self._upload_over = ended
+        # Of an upgrade to a WebSocket; empty: the request asks for none. It has no body, though its direction goes on.
+        self._key = new_key() if not ended and is_upgrade(request) else ""
+        self._offered = offered(request.headers) if self._key else []  # subprotocols
+        self._upload_over = ended or self._key != ""
         self._body_begun = False  # bytes of the upload went to the service
         self._untaken = 0  # bytes of the upload whose credit is withheld
         self._taken = 0  # bytes of the upload that the kernel had taken at the last look
@@ -91,7 +96,7 @@ class Exchange(Record):
         """Send the request on a connection that waits for work, or ask for a new one."""
         proxy = self._proxy
         try:
-            self._head, self._left = proxy.heads.request(request, ended=self._upload_over)
+            self._head, self._left = proxy.heads.request(request, ended=self._upload_over, key=self._key)
         except BadHeader as fault:
             self._fail("bad_request", f"The request cannot be passed on: {fault}.", reason="visitor")
             return
@@ -233,6 +238,9 @@ class Exchange(Record):
     def answer_head(self, status: int, headers: Headers, length: int) -> None:
         """See `AnswerSink`."""
         self.active = time.monotonic()
+        if status == 101 and self._key:
+            self._switch(headers)
+            return
         passed = self._proxy.heads.answer(headers)
         final = status >= 200
         if not final:
@@ -257,6 +265,28 @@ class Exchange(Record):
             self.kind = "sse"
             if not is_encoded(headers):
                 self.counter = EventCounter()
+
+    def _switch(self, headers: Headers) -> None:
+        """The service takes the upgrade: another object carries the WebSocket from here on."""
+        connection, stream, proxy = self._connection, self._stream, self._proxy
+        assert connection is not None
+        assert connection.reader is not None
+        try:
+            passed, protocol = checked_answer(headers, self._offered, key=self._key)
+        except BadHeader as fault:
+            raise BadAnswer("bad_answer", str(fault)) from None
+        passed = proxy.heads.answer(passed)
+        if protocol is not None:
+            passed.append(("Sec-WebSocket-Protocol", protocol))
+        try:
+            stream.send_head(101, passed)
+        except HeadTooLarge:
+            raise BadAnswer("answer_too_large", "its head is over the limit once encoded") from None
+        proxy.answers.discard(self)
+        self._connection = self._head = None
+        reader = connection.reader
+        socket = SocketExchange(proxy, self, stream, connection.hand_over())
+        reader.switch(socket.begin())
 
     def answer_data(self, data: bytes) -> None:
         """See `AnswerSink`."""

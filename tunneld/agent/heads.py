@@ -17,6 +17,7 @@ from tunneld.protocol.headers import (
     valid_target,
 )
 from tunneld.protocol.messages import Headers, Open
+from tunneld.wire.ws_upgrade import upgrade_fields
 
 __all__ = ["CHUNKED", "REQUEST_ID", "TUNNEL_ERROR", "Heads", "problem"]
 
@@ -56,12 +57,13 @@ class Heads:
         self._fixed += [(name, value) for name, value in headers.items() if name.lower() != "host"]
         self._replaced = frozenset(configured) | {"host", REQUEST_ID.lower()}
 
-    def request(self, request: Open, *, ended: bool) -> tuple[bytes, int]:
+    def request(self, request: Open, *, ended: bool, key: str = "") -> tuple[bytes, int]:
         """The request's head, and the length of the body that follows it (0: none), or `CHUNKED`.
 
         Args:
             request: as the session gave it.
             ended: no body follows.
+            key: it asks for a WebSocket, with this Sec-WebSocket-Key; empty: it does not.
 
         Raises:
             BadHeader: it cannot be said in HTTP/1.1, or could be read in two ways.
@@ -84,7 +86,9 @@ class Heads:
             elif name == "te":
                 trailers_wanted = True  # the server lets nothing else through
         headers.append((REQUEST_ID, request.request_id))
-        if trailers_wanted:
+        if key:
+            headers = upgrade_fields(headers, key)
+        elif trailers_wanted:
             headers += [("TE", "trailers"), ("Connection", "TE")]
         if length is None:
             if not ended:

@@ -187,6 +187,15 @@ class Connection(asyncio.Protocol):
         else:
             self.close()
 
+    def hand_over(self) -> asyncio.Transport:
+        """Let go of the transport, which is reading, for `set_protocol`: what it carries is no HTTP any more."""
+        transport, self.transport = self.transport, None
+        assert transport is not None
+        self.user = self.reader = None
+        if self._pool is not None:
+            self._pool.forget(self)
+        return transport
+
     def close(self) -> None:
         """Close it once what was written is out."""
         self.user = self.reader = None

@@ -10,23 +10,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from tunneld.agent.deadlines import Deadlines
-from tunneld.agent.exchange import STALL_CHECKS, Exchange
+from tunneld.agent.exchange import Exchange
 from tunneld.agent.heads import Heads
 from tunneld.agent.origin import Origin
 from tunneld.agent.pool import Pool
 from tunneld.agent.probe import ServiceProbe
+from tunneld.agent.record import STALL_CHECKS, Record
+from tunneld.agent.sockets import SocketExchange
 from tunneld.config.agent import AgentLimits, TunnelConfig
 from tunneld.config.service import Service
 from tunneld.protocol.messages import Headers, Open
 from tunneld.protocol.streams import Sink, Stream
 from tunneld.telemetry.metrics import StreamCounts
+from tunneld.wire.ws_hop import CLOSE_TIMEOUT, Hop
 
 __all__ = ["OnChange", "Proxy", "Totals"]
 
 log = logging.getLogger("tunneld.agent")
 
-#: Told ``stream_opened`` with an empty reason, and ``stream_closed`` with why.
-OnChange = Callable[[str, Exchange, str], None]
+#: Told ``stream_opened``, ``stream_upgraded`` (it is a WebSocket now) with an empty reason, ``stream_closed`` with why.
+OnChange = Callable[[str, Record, str], None]
 
 _MAX_HEADER = 64 * 1024  # bytes; the server's default, until `connected` says what holds
 _OWN = frozenset(("done", "service"))  # ends that are not a cancelling of work under way
@@ -91,7 +94,8 @@ class Proxy:
         counts: of the process, for its metrics; None: counted here alone.
 
     Attributes:
-        exchanges: request id to exchange, from its first byte to its last, in order of their begin.
+        exchanges: request id to exchange, or to the WebSocket that became of it, from its first byte to its last.
+        hops: connections to the service that are WebSockets.
         totals: of those that are over.
         head_limit: bytes that an answer's head may have, raw; set it to twice what `connected` says of
             `max_header`. (Encoded it may have as many; the session minds that.)
@@ -112,7 +116,8 @@ class Proxy:
         loop = asyncio.get_running_loop()
         self.name = name
         self.service = service
-        self.exchanges: dict[str, Exchange] = {}
+        self.exchanges: dict[str, Exchange | SocketExchange] = {}
+        self.hops: set[Hop] = set()
         self.totals = Totals()
         self.counts = counts if counts is not None else StreamCounts()
         self.heads = Heads(service, headers or {})
@@ -121,13 +126,14 @@ class Proxy:
         self.pool = Pool(loop, self.origin)
         self.connects: Deadlines[Exchange] = Deadlines(loop, limits.connect_timeout, Exchange.connect_expired)
         self.answers: Deadlines[Exchange] = Deadlines(loop, limits.response_timeout, Exchange.answer_expired)
-        self.stalls: Deadlines[Exchange] = Deadlines(loop, limits.stall / STALL_CHECKS, Exchange.stall_check)
+        self.stalls: Deadlines[Exchange | SocketExchange] = Deadlines(loop, limits.stall / STALL_CHECKS, _stall_check)
         self.log_queries = False
         self._headers = dict(headers or {})
         self._failing = ""  # the code of the last failure, while nothing has gone well since
         self._max_streams = limits.max_streams
         self._on_change = on_change
         self._closed = False
+        self._hop_gone = asyncio.Event()
 
     def update(self, config: TunnelConfig) -> None:
         """Let a reloaded file's limits and headers hold from now on; open exchanges mind new timeouts too."""
@@ -208,11 +214,36 @@ class Proxy:
     async def wait_closed(self) -> None:
         """After `close`: wait until nothing of this proxy runs any more."""
         await self.pool.wait_closed()
+        try:
+            async with asyncio.timeout(2 * CLOSE_TIMEOUT):
+                await self._hops_gone()
+        except TimeoutError:
+            for hop in list(self.hops):
+                hop.abort()
+            await self._hops_gone()
 
-    def over(self, exchange: Exchange) -> None:
+    async def _hops_gone(self) -> None:
+        while self.hops:
+            self._hop_gone.clear()
+            await self._hop_gone.wait()
+
+    def upgraded(self, socket: SocketExchange) -> None:
+        """An exchange became a WebSocket."""
+        self.exchanges[socket.request_id] = socket
+        self.hops.add(socket.hop)
+        if self._on_change is not None:
+            self._on_change("stream_upgraded", socket, "")
+
+    def hop_gone(self, hop: Hop) -> None:
+        """A WebSocket's connection is closed."""
+        self.hops.discard(hop)
+        self._hop_gone.set()
+
+    def over(self, exchange: Exchange | SocketExchange) -> None:
         """An exchange has let go of its connection; it calls this once."""
-        self.connects.discard(exchange)
-        self.answers.discard(exchange)
+        if isinstance(exchange, Exchange):
+            self.connects.discard(exchange)
+            self.answers.discard(exchange)
         self.stalls.discard(exchange)
         self.exchanges.pop(exchange.request_id, None)
         totals = self.totals
@@ -227,14 +258,14 @@ class Proxy:
         if self._on_change is not None:
             self._on_change("stream_closed", exchange, exchange.reason)
 
-    def tell_fault(self, exchange: Exchange, detail: str, reason: str) -> None:
+    def tell_fault(self, exchange: Record, detail: str, reason: str) -> None:
         """Log why an exchange failed: as a warning the first time, and again once the service has done well."""
         code = exchange.code or "service"
         level = logging.DEBUG if code == self._failing else logging.WARNING
         self._failing = code
         log.log(level, "%s", detail, extra=self.described(exchange, reason))
 
-    def described(self, exchange: Exchange, reason: str) -> dict[str, object]:
+    def described(self, exchange: Record, reason: str) -> dict[str, object]:
         """The fields of a log line about an exchange."""
         extra: dict[str, object] = {
             "tunnel": self.name,
@@ -258,7 +289,7 @@ class Proxy:
         ended = self.totals.ended
         ended[reason] = ended.get(reason, 0) + 1
 
-    def _log_end(self, exchange: Exchange) -> None:
+    def _log_end(self, exchange: Record) -> None:
         reason = exchange.reason
         level = logging.DEBUG if reason == "done" and exchange.kind == "http" else logging.INFO
         if not log.isEnabledFor(level):
@@ -267,3 +298,7 @@ class Proxy:
         if reason not in _OWN:
             log.info("🛑 Cancelling stream: %s", exchange.request_id, extra=extra)
         log.log(level, "🧹 Cleaned up stream: %s", exchange.request_id, extra=extra)
+
+
+def _stall_check(exchange: Exchange | SocketExchange) -> None:
+    exchange.stall_check()

@@ -8,7 +8,10 @@ from typing import Any
 from tunneld.protocol.messages import Open
 from tunneld.protocol.sse import EventCounter
 
-__all__ = ["Record"]
+__all__ = ["STALL_CHECKS", "Record"]
+
+#: How often within `limits.stall` it is looked whether a service has taken anything.
+STALL_CHECKS = 4
 
 
 class Record:
@@ -17,7 +20,8 @@ class Record:
     Attributes:
         request_id: the stream's, as in both logs.
         tunnel: the name of its tunnel.
-        kind: ``sse`` once the answer's Content-Type is ``text/event-stream``, ``http`` until then.
+        kind: ``sse`` once the answer's Content-Type is ``text/event-stream``, ``websocket`` once an upgrade was
+            taken, ``http`` until then.
         method: of the request.
         path: as the service sees it, with its query.
         client: the visitor's address.

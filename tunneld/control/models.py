@@ -58,13 +58,16 @@ TunnelState = Literal["connecting", "online", "degraded", "resuming", "offline",
 
 STREAM_KINDS: tuple[StreamKind, ...] = ("sse", "http", "websocket")
 LOG_LEVELS: tuple[LogLevelName, ...] = ("debug", "info", "warning", "error")
-EVENT_TYPES = ("tunnel", "heartbeat", "stream_opened", "stream_closed", "reload", "drain", "alert", "lagged")
+EVENT_TYPES = (
+    "tunnel", "heartbeat", "stream_opened", "stream_upgraded", "stream_closed", "reload", "drain", "alert", "lagged",
+)  # fmt: skip
 """What ``type`` of an event may be; readers ignore those they do not know.
 
 ``tunnel``: a state change (``tunnel``, ``state``, ``was``, ``error``; after an outage also ``resumed``, ``outage_s``,
 ``replayed_bytes``, ``streams_lost``). ``heartbeat``: a pong came or did not
 (``tunnel``, ``ok``, ``rtt_ms``). ``stream_opened``: ``tunnel``, ``request_id``, ``kind``, ``method``,
-``path``, ``client``. ``stream_closed``: the same and ``reason``, ``age_s``, ``bytes_in``, ``bytes_out``.
+``path``, ``client``. ``stream_upgraded``: the same, once it is a WebSocket. ``stream_closed``: the same and ``reason``,
+``age_s``, ``bytes_in``, ``bytes_out``.
 ``reload``, ``drain``: what changed. ``alert``: ``message``.
 ``lagged``: this reader was too slow and is cut; ``dropped`` events were not told.
 """

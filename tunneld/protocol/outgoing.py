@@ -344,6 +344,8 @@ class Outbox:
                 queue.append(stream)
             else:
                 stream.in_ready = False
+            if again and not size:  # a WebSocket's frame that the next message has more room for
+                break
             if size:
                 trailers = stream.end_trailers if last else None
                 bare_end = last and not trailers

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from tunneld.errors import LocalError, RemoteError
 from tunneld.protocol.messages import Headers
 from tunneld.protocol.outgoing import HeadTooLarge, Outbox
+from tunneld.protocol.websockets import COST, LEAST, Frames
 from tunneld.protocol.windows import MAX_CREDIT, ReceiveWindow
 
 if TYPE_CHECKING:
@@ -98,7 +99,10 @@ class Sink(Protocol):
         """The answer's head (where the stream was opened only); 1xx may come before the final one."""
 
     def data(self, data: bytes) -> None:
-        """Bytes of the peer's direction, in order; `Stream.took` gives their credit back."""
+        """Bytes of the peer's direction, in order; `Stream.took` gives their credit back.
+
+        After HEAD 101 one frame, its first byte the opcode; its credit is `COST` more than its bytes.
+        """
 
     def end(self, trailers: Headers) -> None:
         """The peer's direction ended cleanly."""
@@ -118,6 +122,7 @@ class Stream:
 
     __slots__ = (
         "_credit",
+        "_frames",
         "_informational",
         "_outbox",
         "_paused",
@@ -174,6 +179,7 @@ class Stream:
         self._credit = window
         self._window = ReceiveWindow(window, maximum)
         self._queue: deque[Chunk] | None = None
+        self._frames: Frames | None = None
         self._pending = 0
         self._trailers: Headers | None = None
         self._paused = False
@@ -182,8 +188,13 @@ class Stream:
 
     @property
     def pending(self) -> int:
-        """Bytes given to `send` that no message carries yet."""
+        """Bytes given to `send` that no message carries yet; of frames, what they cost."""
         return self._pending
+
+    @property
+    def stuck(self) -> bool:
+        """Bytes wait, and for credit: the peer's reader takes none at present."""
+        return self._pending > 0 and not self.can_go_on
 
     @property
     def sending_ended(self) -> bool:
@@ -211,6 +222,8 @@ class Stream:
             raise LocalError(f"stream {self.request_id}: a head with status {status} where none may stand")
         self._outbox.head(self, status, headers, end=end and not informational)
         self._sending = after
+        if status == 101:
+            self._frames = Frames()
         if end and not informational:
             self._end_sending()
 
@@ -229,6 +242,29 @@ class Stream:
         if self._credit > 0 and not self.in_ready:
             self.in_ready = True
             self._outbox.ready(self)
+        return self._keeps_up()
+
+    def send_frame(self, first: int, payload: bytes) -> bool:
+        """Queue a frame of a WebSocket, after HEAD 101; as `send`.
+
+        Args:
+            first: the opcode, with `FINAL` on a message's last frame.
+            payload: of any length but a control frame's; what does not fit goes in pieces.
+        """
+        frames = self._frames
+        if frames is None or self._sending is not Direction.BODY or self._trailers is not None:
+            if self.closed or self._sending is Direction.ENDED:
+                return True
+            raise LocalError(f"stream {self.request_id}: a frame before HEAD 101 or after END")
+        frames.waiting.append((first, payload))
+        self._pending += len(payload) + LEAST
+        if not self.in_ready and frames.can_go_on(self._credit):
+            self.in_ready = True
+            self._outbox.ready(self)
+        return self._keeps_up()
+
+    def _keeps_up(self) -> bool:
+        """Whether the source may be read on, after what it gave last."""
         if self._pending >= HIGH_WATER:
             self._paused = True
             self._outbox.hurry()
@@ -281,7 +317,7 @@ class Stream:
         """Drop what waits and let go of the consumer; the session has taken the stream off its table."""
         self.closed = True
         self._sending = self._receiving = Direction.ENDED
-        self._queue = None
+        self._queue = self._frames = None
         self._pending = 0
         self._trailers = None
         self.sink = None
@@ -295,6 +331,8 @@ class Stream:
             if self._informational > MAX_INFORMATIONAL or end:
                 raise RemoteError("protocol_error", f"a HEAD with END and 1xx, or more than {MAX_INFORMATIONAL} of 1xx")
         self._receive(Event.INFORMATIONAL if informational else Event.HEAD)
+        if status == 101:
+            self._frames = Frames()
         if self._receiving is not Direction.HEAD_DUE_STOPPED and self._receiving is not Direction.BODY_STOPPED:
             sink = self.sink
             if sink is not None:
@@ -306,7 +344,12 @@ class Stream:
         """DATA came; raises RemoteError."""
         if not data:
             raise RemoteError("protocol_error", "an empty DATA")
-        self._window.received(len(data))
+        frames = self._frames
+        if frames is None:
+            self._window.received(len(data))
+        else:
+            self._window.received(len(data) + COST)
+            frames.order.check(data)
         if self._receiving is Direction.BODY:
             sink = self.sink
             if sink is not None:
@@ -328,6 +371,8 @@ class Stream:
         if self._sending is Direction.ENDED:
             return
         self._queue = None
+        if self._frames is not None:
+            self._frames.waiting.clear()
         self._pending = 0
         self._paused = False
         self._trailers = None
@@ -352,6 +397,8 @@ class Stream:
 
     def take_turn(self, limit: int) -> tuple[Sequence[Chunk], int, bool]:
         """Take at most `limit` bytes that credit allows: (chunks, their size, our direction ends with them)."""
+        if self._frames is not None:
+            return self._take_frame(self._frames, limit)
         queue = self._queue
         size = min(limit, self._credit, self._pending)
         if queue is None or not size:
@@ -372,9 +419,24 @@ class Stream:
         self._pending -= size
         if not self._pending:
             self._queue = None
+        self._mind_source()
+        return taken, size, not self._pending and self._trailers is not None
+
+    def _take_frame(self, frames: Frames, limit: int) -> tuple[Sequence[Chunk], int, bool]:
+        """Take one frame of a WebSocket, or a piece of it."""
+        taken = frames.take(limit, self._credit)
+        if taken is None:
+            return (), 0, False
+        chunks, size, freed = taken
+        self._credit -= size + COST
+        self._pending -= freed
+        self._mind_source()
+        return chunks, size, not self._pending and self._trailers is not None
+
+    def _mind_source(self) -> None:
+        """Bytes have left: a source that was paused may have to be read again."""
         if self._paused and self._pending <= LOW_WATER and self._credit > 0:
             self._outbox.drained.append(self)
-        return taken, size, not self._pending and self._trailers is not None
 
     def finish_sending(self) -> None:
         """The session has written or queued our END."""
@@ -397,6 +459,8 @@ class Stream:
     @property
     def can_go_on(self) -> bool:
         """Bytes wait and credit allows some of them."""
+        if self._frames is not None:
+            return self._frames.can_go_on(self._credit)
         return self._pending > 0 and self._credit > 0
 
     @property

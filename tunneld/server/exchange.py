@@ -20,6 +20,7 @@ from tunneld.server.events import NOBODY, EventBody
 from tunneld.server.problems import common
 from tunneld.server.recovery import Recovery
 from tunneld.server.replay import Missed, Recording, gap_event
+from tunneld.server.sockets import SocketVisit
 from tunneld.server.stops import stop_key
 from tunneld.server.visit import Visit, passable, seconds
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tunneld.server.ingress import Ingress
     from tunneld.server.registry import Carried, Tunnel
     from tunneld.wire.http_server import ServerConnection
+    from tunneld.wire.ws_upgrade import Asked
 
 __all__ = ["Exchange"]
 
@@ -59,6 +61,7 @@ class Exchange(Visit):
         "_stop",
         "_stream",
         "_timer",
+        "_upgrade",
         "_whole",
     )
 
@@ -70,6 +73,7 @@ class Exchange(Visit):
         request: Open,
         *,
         whole: bool,
+        upgrade: Asked | None = None,
         prefix: str,
         host: str,
         cookies: list[str] | None = None,
@@ -77,6 +81,7 @@ class Exchange(Visit):
         super().__init__(ingress, connection, tunnel, request)
         self._request: Open | None = request  # until the answer's head
         self._whole = whole  # our direction of the stream has ended
+        self._upgrade = upgrade  # the WebSocket that was asked for, until the answer's head
         self._answered = False
         self._prefix = prefix
         self._host = host
@@ -101,6 +106,8 @@ class Exchange(Visit):
         assert self._request is not None
         self.state = "open"
         try:
+            if self._upgrade is not None and not self.tunnel.websockets:
+                raise VisitorError("no_websocket")
             self._stream = self.tunnel.open(self._request, self, ended=self._whole)
         except VisitorError as error:
             self._answer(error, "limit" if error.code != "tunnel_offline" else "peer_lost")
@@ -242,8 +249,8 @@ class Exchange(Visit):
             return
         try:
             if status == 101:
-                raise BadHeader("a 101 to a request without upgrade")
-            if status < 200:
+                self._switch(headers)
+            elif status < 200:
                 self.connection.send_informational(status, to_visitor(headers, prefix=self._prefix))
             else:
                 self._head(status, headers, request)
@@ -251,6 +258,18 @@ class Exchange(Visit):
             log.warning("bad answer to %s: %s", self.request_id, error, extra=self._fields())
             self._cancel_stream("service")
             self._answer(VisitorError("bad_answer"), "service")
+
+    def _switch(self, headers: Headers) -> None:
+        """The service takes the upgrade: another object carries the WebSocket from here on."""
+        stream, request = self._stream, self._request
+        if self._upgrade is None or stream is None or request is None:
+            raise BadHeader("a 101 to a request without upgrade")
+        answer = self._upgrade.answer(to_visitor(headers, prefix=self._prefix, authority=self._host))
+        answer.append(("X-Tunnel-Request-Id", self.request_id))
+        transport, early, paused = self.connection.switch(answer)
+        self._stream = self._request = None
+        visit = SocketVisit(self._ingress, self.tunnel, request, stream, transport, started=self.started)
+        visit.begin(early, paused=paused)
 
     def _head(self, status: int, headers: Headers, request: Open) -> None:
         content_type, length, code = "", None, None
@@ -284,6 +303,11 @@ class Exchange(Visit):
         if sse:
             self._begin_events(status, headers, request)
         self._request = None
+        if self._upgrade is not None:  # it was not taken
+            self._upgrade = None
+            self._whole = True
+            if self._stream is not None:
+                self._stream.send_end()
 
     def _begin_events(self, status: int, headers: Headers, request: Open) -> None:
         self.kind = "sse"

@@ -26,11 +26,14 @@ from tunneld.server.exchange import Exchange
 from tunneld.server.problems import problem
 from tunneld.server.registry import Registry, Tunnel
 from tunneld.server.replay import Replays, without_cookie
+from tunneld.server.sockets import SocketVisit
 from tunneld.server.stops import StopList, stop_key
 from tunneld.server.visit import Visit
 from tunneld.wire.http1 import RequestHead
 from tunneld.wire.http_server import ServerConnection
 from tunneld.wire.tls import Certificate
+from tunneld.wire.ws_hop import Hop
+from tunneld.wire.ws_upgrade import VERSION, asked, request_fields
 
 __all__ = ["Ingress", "LegacyAddresses", "Listener", "TunnelOffer"]
 
@@ -127,8 +130,9 @@ class Ingress:
         ready: whether ``/readyz`` says yes.
 
     Attributes:
-        exchanges: request id -> the request under way.
+        exchanges: request id -> the request under way, or the WebSocket that became of it.
         connections: every open connection that is not a tunnel.
+        hops: visitors' connections that are WebSockets.
         stops: clients that are told to stop.
         budget: bytes held for slow visitors.
         legacy: the older dialect's addresses; None: there are none.
@@ -147,8 +151,9 @@ class Ingress:
         self.loop = asyncio.get_running_loop()
         self.draining = False
         self.legacy: LegacyAddresses | None = None
-        self.exchanges: dict[str, Exchange] = {}
+        self.exchanges: dict[str, Exchange | SocketVisit] = {}
         self.connections: set[ServerConnection] = set()
+        self.hops: set[Hop] = set()
         self.stops = StopList()
         self.budget = budget or MemoryBudget(config.limits.memory)
         self.replays = Replays(self.budget, config.sse.replay_total)
@@ -157,7 +162,7 @@ class Ingress:
         self._ready = ready
         self._stalled: dict[Visit, None] = {}  # the longest stalled first
         self._ids = ""
-        self._empty: asyncio.Event | None = None
+        self._left: asyncio.Event | None = None  # set when a connection ends, once this server closes
         self.configure(config)
 
     def configure(self, config: ServerConfig) -> None:
@@ -194,8 +199,14 @@ class Ingress:
     def closed(self, connection: ServerConnection) -> None:
         """A connection is over, or became a tunnel's."""
         self.connections.discard(connection)
-        if self._empty is not None and not self.connections:
-            self._empty.set()
+        if self._left is not None:
+            self._left.set()
+
+    def hop_gone(self, hop: Hop) -> None:
+        """A WebSocket's connection is over."""
+        self.hops.discard(hop)
+        if self._left is not None:
+            self._left.set()
 
     def fault(self, connection: ServerConnection, head: RequestHead | None, error: VisitorError) -> None:
         """Answer a request that cannot be served."""
@@ -205,7 +216,10 @@ class Ingress:
             error,
             extra={"request_id": request_id, "code": error.code, "client": connection.address},
         )
-        self.answer(connection, error, request_id, head.headers if head is not None else [])
+        extra: Headers = []
+        if error.code == "websocket_version":
+            extra = [("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION)]
+        self.answer(connection, error, request_id, head.headers if head is not None else [], extra)
 
     def request(self, connection: ServerConnection, head: RequestHead) -> None:
         """Route a request by its address."""
@@ -319,34 +333,36 @@ class Ingress:
             raise _unknown(name)
         if self.draining:
             raise VisitorError("shutdown", retry_after=5)
-        if head.upgrade and "websocket" in head.upgrade:
-            raise VisitorError("no_websocket")
+        upgrade = asked(head) if head.upgrade else None
         client = self._client(connection, head, listener)
-        plain = head.method == "GET"
-        asked, cookies = head.headers, None
+        plain = head.method == "GET" and upgrade is None
+        said, cookies = head.headers, None
         if plain and (tunnel.sse.replay > 0 or self.replays):
-            asked, cookies = without_cookie(asked)
-        if plain and len(self.stops) and self._stopped(connection, asked, tunnel.name, path, client):
+            said, cookies = without_cookie(said)
+        if plain and len(self.stops) and self._stopped(connection, said, tunnel.name, path, client):
             return
-        if cookies and self._back(connection, asked, tunnel, prefix + path, client, cookies):
+        if cookies and self._back(connection, said, tunnel, prefix + path, client, cookies):
             return
         headers = to_service(
-            asked,
+            said,
             client=client,
             peer=connection.address,
             trusted=self._trusted_peer(connection, listener),
             scheme=listener.scheme,
             host=head.host,
             prefix=prefix,
-            drop_encoding=plain and tunnel.identity and accepts_event_stream(asked),
+            drop_encoding=plain and tunnel.identity and accepts_event_stream(said),
         )
+        if upgrade is not None:
+            headers = request_fields(headers)
         request = Open(self.new_id(), head.method, path, headers, client)
         exchange = Exchange(
             self,
             connection,
             tunnel,
             request,
-            whole=not head.length,
+            whole=not head.length and upgrade is None,
+            upgrade=upgrade,
             prefix=prefix,
             host=head.host,
             cookies=cookies if tunnel.sse.replay > 0 else None,
@@ -435,7 +451,7 @@ class Ingress:
 
     # -- exchanges ---------------------------------------------------------------------------------------
 
-    def forget(self, exchange: Exchange) -> None:
+    def forget(self, exchange: Visit) -> None:
         """An exchange is over."""
         self.exchanges.pop(exchange.request_id, None)
 
@@ -452,27 +468,35 @@ class Ingress:
         self._stalled.pop(exchange, None)
 
     async def close(self, grace: float) -> None:
-        """End all: idle connections now, requests when they are done or after `grace` seconds (``shutdown``)."""
+        """End all: idle connections now, requests when they are done or after `grace` seconds (``shutdown``).
+
+        WebSockets, which do not end by themselves, hold nothing up: they are told when no request is left.
+        """
         self.draining = True
         self.replays.close()
-        self._empty = asyncio.Event()
+        self._left = asyncio.Event()
         for connection in list(self.connections):
             connection.end_idle()
-        await self._emptied(grace)
+        await self._emptied(grace, hops=False)
         for exchange in list(self.exchanges.values()):
             exchange.cancel("shutdown")
         await self._emptied(1.0)
         for connection in list(self.connections):
             connection.abort()
+        for hop in list(self.hops):
+            hop.abort()
         await self._emptied(1.0)
 
-    async def _emptied(self, seconds: float) -> None:
-        assert self._empty is not None
-        if self.connections:
-            try:
-                await asyncio.wait_for(self._empty.wait(), seconds)
-            except TimeoutError:
-                pass
+    async def _emptied(self, seconds: float, *, hops: bool = True) -> None:
+        """Wait until no connection is left, those of WebSockets included with `hops`, or the time is over."""
+        assert self._left is not None
+        try:
+            async with asyncio.timeout(seconds):
+                while self.connections or (hops and self.hops):
+                    self._left.clear()
+                    await self._left.wait()
+        except TimeoutError:
+            pass
 
 
 def _unknown(name: str) -> VisitorError:

@@ -98,6 +98,7 @@ class Tunnel:
         lost_at: monotonic seconds at which the last session that ended lost its connection.
         recover_until: monotonic seconds until which its event streams may go on in another session.
         recovering: event streams that wait for one; admitted long ago, so `max_waiting` does not hold them.
+        websockets: its dialect carries WebSockets of visitors.
     """
 
     __slots__ = (
@@ -124,6 +125,7 @@ class Tunnel:
         "recover_until",
         "recovering",
         "sse",
+        "websockets",
     )
 
     def __init__(
@@ -142,6 +144,7 @@ class Tunnel:
         self.host_url = host_url
         self.offline_since = now
         self.sse = SseSettings()
+        self.websockets = True
         self.heartbeat = HeartbeatSettings(30.0, 10.0)
         self.keepalive_changed: set[Callable[[], None]] = set()
         self.connection: Connection | None = None

@@ -34,7 +34,7 @@ class Visit:
     """A request under way, as operators see it, and the bytes that wait for its visitor.
 
     Attributes:
-        kind: ``sse`` once the answer's Content-Type says so, else ``http``.
+        kind: ``sse`` once the answer's Content-Type says so, ``websocket`` once the upgrade was taken, else ``http``.
         path: as the service sees it, with its query.
         client: the visitor's address; empty when it is not known.
         state: ``waiting`` for the tunnel, ``open`` until the answer's head, then ``streaming``; ``recovering`` while

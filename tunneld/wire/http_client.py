@@ -8,6 +8,7 @@ trailers), and a body that only the close delimits needs no parser at all while 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Protocol
 
@@ -61,6 +62,7 @@ class _Mode(IntEnum):
     TRAILERS = 5
     CLOSE = 6
     DONE = 7
+    SWITCHED = 8
 
 
 _HEAD_MODE, _LENGTH_MODE, _CLOSE_MODE, _DONE_MODE = _Mode.HEAD, _Mode.LENGTH, _Mode.CLOSE, _Mode.DONE
@@ -93,6 +95,7 @@ class AnswerReader:
         "_limit",
         "_mode",
         "_sink",
+        "_surplus",
         "_to_head",
         "begun",
         "dropped_trailers",
@@ -106,6 +109,7 @@ class AnswerReader:
         self._limit = limit
         self._mode = _HEAD_MODE
         self._buffer: bytearray | None = None
+        self._surplus: Callable[[bytes], None] | None = None
         self.begun = False
         self.left = -1
         self.keep_alive = False
@@ -122,6 +126,12 @@ class AnswerReader:
         self._buffer = None
         self.keep_alive = False
 
+    def switch(self, surplus: Callable[[bytes], None]) -> None:
+        """The head just told was a 101 that is taken: it was the last, and what came behind it goes to `surplus`."""
+        self._mode = _Mode.SWITCHED
+        self._surplus = surplus
+        self.keep_alive = False
+
     def feed(self, data: bytes) -> None:
         """Take the next bytes; raises `BadAnswer`, after which the reader must not be fed."""
         mode = self._mode
@@ -134,6 +144,9 @@ class AnswerReader:
             self._head(data)
         elif mode is _TRAILERS_MODE:
             self._trailers(data)
+        elif mode is _Mode.SWITCHED:
+            assert self._surplus is not None
+            self._surplus(data)
         elif mode is not _DONE_MODE:
             self._chunked(data)
         else:

@@ -13,7 +13,7 @@ import asyncio
 import time
 
 from tunneld.errors import VisitorError
-from tunneld.protocol.headers import Headers, normal_address
+from tunneld.protocol.headers import Headers, encode_head, normal_address
 from tunneld.wire import sockets
 from tunneld.wire.closewatch import CloseWatch
 from tunneld.wire.http1 import CHUNKED, ChunkedBody, early_fault, parse_request
@@ -131,6 +131,24 @@ class ServerConnection(AnswerSide):
         assert self._phase == OFFERED
         self._phase = BUSY
         self._keep = False
+
+    def switch(self, headers: Headers) -> tuple[asyncio.Transport, bytes, bool]:
+        """Answer the request under way with 101 and hand the connection over, for `set_protocol`.
+
+        Returns:
+            Its transport; what came behind the head; whether reading is paused.
+
+        Raises:
+            BadHeader: nothing was sent.
+        """
+        assert self._phase == BUSY
+        assert self.transport is not None
+        self._write(encode_head("HTTP/1.1 101 Switching Protocols", headers))
+        early = bytes(self._buffer or b"")
+        self.consumer = None
+        self._leave(OVER)
+        self.service.closed(self)
+        return self.transport, early, not self._reading
 
     def settle(self) -> None:
         """The answer will be long: let go of what only a next request needs."""

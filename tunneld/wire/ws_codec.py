@@ -21,14 +21,19 @@ except ImportError:  # no C module on this platform
 __all__ = [
     "BINARY",
     "CLOSE",
+    "FIN",
     "MAX_HEADER",
     "PING",
     "PONG",
     "TEXT",
     "ClientEncoder",
     "Decoder",
+    "Fault",
+    "apply_mask",
+    "check_start",
     "encode_close",
     "encode_plain",
+    "long_size",
     "parse_close",
 ]
 
@@ -52,12 +57,58 @@ _masked_huge = struct.Struct("!HQI").pack
 Receiver = Callable[[int, bytes], None]
 
 
-class _Fault(Exception):
+class Fault(Exception):
     """What ends the connection: close code and what was seen."""
 
     def __init__(self, code: int, detail: str) -> None:
         super().__init__(detail)
         self.code = code
+
+
+def check_start(first: int, size: int, *, inside: bool) -> None:
+    """The rules that a frame's first two octets must keep (sections 5.2, 5.4, 5.5).
+
+    Args:
+        size: the length as the second octet has it, its mask bit taken off.
+        inside: a fragmented message is under way.
+
+    Raises:
+        Fault: one is broken.
+    """
+    opcode = first & 0x0F
+    if first & 0x70:
+        raise Fault(1002, "a reserved bit is set")
+    if opcode not in _KNOWN:
+        raise Fault(1002, f"reserved opcode {opcode}")
+    if opcode & 0x08:
+        if not first & FIN:
+            raise Fault(1002, "a control frame is fragmented")
+        if size > _MAX_CONTROL:
+            raise Fault(1002, "a control frame of more than 125 octets")
+    elif opcode == CONTINUATION:
+        if not inside:
+            raise Fault(1002, "a continuation of nothing")
+    elif inside:
+        raise Fault(1002, "a new message inside a fragmented one")
+
+
+def long_size(buf: bytes | bytearray, kind: int, pos: int) -> int:
+    """The length of a frame that stands before ``pos``, in two octets (`kind` 126) or in eight.
+
+    Raises:
+        Fault: it is not in its shortest form (section 5.2).
+    """
+    if kind == 126:
+        size = buf[pos - 2] << 8 | buf[pos - 1]
+        if size >= 126:
+            return size
+    else:
+        size = int.from_bytes(buf[pos - 8 : pos], "big")
+        if size >> 63:
+            raise Fault(1002, "a length of more than 63 bits")
+        if size > 0xFFFF:
+            return size
+    raise Fault(1002, "a length is not in its shortest form")
 
 
 class Decoder:
@@ -125,18 +176,18 @@ class Decoder:
                 first = buf[pos]
                 size = buf[pos + 1] ^ self._mask_bit
                 if size > 127:
-                    raise _Fault(1002, "a frame is masked" if not self._mask_bit else "a frame is not masked")
+                    raise Fault(1002, "a frame is masked" if not self._mask_bit else "a frame is not masked")
                 if first != 0x82 or self._opcode:
-                    self._check(first, size)
+                    check_start(first, size, inside=self._opcode != 0)
                 pos += 2
                 if size >= 126:
                     pos += 2 if size == 126 else 8
                     if left < pos - start:
                         self.need = 0
                         return start
-                    size = self._length(buf, size, pos)
+                    size = long_size(buf, size, pos)
                 if size > self._max or (self._opcode and first & 0x08 == 0 and self._too_long(size)):
-                    raise _Fault(1009, f"a message of more than {self._max} octets")
+                    raise Fault(1009, f"a message of more than {self._max} octets")
                 if self._mask_bit:
                     pos += 4
                     if end - pos < size:
@@ -153,45 +204,12 @@ class Decoder:
                     self._message(BINARY, payload)
                 else:
                     self._other(first, payload)
-        except _Fault as fault:
+        except Fault as fault:
             self.fault = (fault.code, str(fault))
             self.stopped = True
         self.need = 0
         self._fragments = None
         return end
-
-    def _check(self, first: int, size: int) -> None:
-        """The rules that the first two octets must keep (sections 5.2, 5.4, 5.5)."""
-        opcode = first & 0x0F
-        if first & 0x70:
-            raise _Fault(1002, "a reserved bit is set")
-        if opcode not in _KNOWN:
-            raise _Fault(1002, f"reserved opcode {opcode}")
-        if opcode & 0x08:
-            if not first & FIN:
-                raise _Fault(1002, "a control frame is fragmented")
-            if size > _MAX_CONTROL:
-                raise _Fault(1002, "a control frame of more than 125 octets")
-        elif opcode == CONTINUATION:
-            if not self._opcode:
-                raise _Fault(1002, "a continuation of nothing")
-        elif self._opcode:
-            raise _Fault(1002, "a new message inside a fragmented one")
-
-    @staticmethod
-    def _length(buf: bytearray, kind: int, pos: int) -> int:
-        """The length that stands before ``pos``; it must be in its shortest form (section 5.2)."""
-        if kind == 126:
-            size = buf[pos - 2] << 8 | buf[pos - 1]
-            if size >= 126:
-                return size
-        else:
-            size = int.from_bytes(buf[pos - 8 : pos], "big")
-            if size >> 63:
-                raise _Fault(1002, "a length of more than 63 bits")
-            if size > 0xFFFF:
-                return size
-        raise _Fault(1002, "a length is not in its shortest form")
 
     def _too_long(self, size: int) -> bool:
         return self._fragments is not None and len(self._fragments) + size > self._max
@@ -221,7 +239,7 @@ class Decoder:
             try:
                 payload.decode()
             except UnicodeDecodeError:
-                raise _Fault(1007, "a text message is not UTF-8") from None
+                raise Fault(1007, "a text message is not UTF-8") from None
         self._message(opcode, payload)
 
 
@@ -242,8 +260,8 @@ class ClientEncoder:
         self._pool = b""
         self._at = _RANDOM_POOL
 
-    def __call__(self, opcode: int, parts: Sequence[bytes | memoryview]) -> bytes:
-        """One final frame of the joined parts."""
+    def __call__(self, opcode: int, parts: Sequence[bytes | memoryview], final: int = FIN) -> bytes:
+        """One frame of the joined parts; `final` is `FIN`, or 0 when more of the message follows."""
         at = self._at
         if at == _RANDOM_POOL:  # a system call for many masks
             self._pool = os.urandom(_RANDOM_POOL)
@@ -254,25 +272,27 @@ class ClientEncoder:
         size = sum(map(len, parts))
         if size < 126:
             # key = mask turned by two; octets 0-1 meet mask[0:2], octets 2-5 are the key itself: 0 after XOR
-            lead = _masked_short(((0x8080 | opcode << 8 | size) ^ (mask[0] << 8 | mask[1])), 0)
+            lead = _masked_short(((0x0080 | (final | opcode) << 8 | size) ^ (mask[0] << 8 | mask[1])), 0)
         elif size < 0x10000:
             key = int.from_bytes(mask, "big")
-            lead = _masked_medium((0x80FE0000 | opcode << 24 | size) ^ key, 0)
+            lead = _masked_medium((0x00FE0000 | (final | opcode) << 24 | size) ^ key, 0)
         else:
             key = int.from_bytes(mask[2:] + mask[:2], "big")
-            lead = _masked_huge((0x80FF | opcode << 8) ^ (mask[0] << 8 | mask[1]), size ^ (key << 32 | key), 0)
+            lead = _masked_huge(
+                (0x00FF | (final | opcode) << 8) ^ (mask[0] << 8 | mask[1]), size ^ (key << 32 | key), 0
+            )
         return apply_mask(b"".join((lead, *parts)), mask)
 
 
-def encode_plain(opcode: int, parts: Sequence[bytes | memoryview]) -> bytes:
-    """One final frame of a server, which masks nothing, of the joined parts."""
+def encode_plain(opcode: int, parts: Sequence[bytes | memoryview], final: int = FIN) -> bytes:
+    """One frame of a server, which masks nothing, of the joined parts; `final` as a `ClientEncoder` takes it."""
     size = sum(map(len, parts))
     if size < 126:
-        lead = _short(FIN | opcode, size)
+        lead = _short(final | opcode, size)
     elif size < 0x10000:
-        lead = _medium(FIN | opcode, 126, size)
+        lead = _medium(final | opcode, 126, size)
     else:
-        lead = _long(FIN | opcode, 127, size)
+        lead = _long(final | opcode, 127, size)
     return b"".join((lead, *parts))
 
 

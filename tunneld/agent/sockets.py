@@ -1,0 +1,130 @@
+"""A visitor's WebSocket, once the service has taken the upgrade: what an `Exchange` becomes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
+
+from tunneld.agent.record import STALL_CHECKS, Record
+from tunneld.protocol.messages import Open
+from tunneld.protocol.streams import Stream
+from tunneld.wire.ws_bridge import Bridge
+from tunneld.wire.ws_hop import Hop
+
+if TYPE_CHECKING:
+    from tunneld.agent.proxy import Proxy
+
+__all__ = ["SocketExchange"]
+
+
+class SocketExchange(Bridge, Record):
+    """`Sink` of its stream and `HopUser` of the service's connection; what `Record` says of it is kept up to date.
+
+    Args:
+        was: what asked for it; it is over without a word.
+        stream: whose HEAD 101 was sent.
+        transport: of the service's connection, reading.
+    """
+
+    __slots__ = ("_blocked_checks", "_ending", "_passed", "_proxy", "_untaken", "hop", "stream")
+
+    NEAR = "service"
+    FAR = "visitor"
+    CLOSES: ClassVar[dict[str, tuple[int, str]]] = {
+        "operator": (1001, "cancelled by the operator"),
+        "shutdown": (1001, "the tunnel is closing"),
+    }
+
+    def __init__(self, proxy: Proxy, was: Record, stream: Stream, transport: asyncio.Transport) -> None:
+        super().__init__(was.tunnel, Open(was.request_id, was.method, was.path, [], was.client))
+        self.kind = "websocket"
+        self.state = "streaming"
+        self.started = was.started
+        self.stream = stream
+        self.hop = Hop(asyncio.get_running_loop(), transport, client=True, user=self)
+        self._proxy = proxy
+        self._ending = ""
+        self._untaken = 0  # credit that is withheld until the service takes bytes
+        self._passed = 0
+        self._blocked_checks = 0
+
+    def begin(self) -> Callable[[bytes], None]:
+        """Carry it; returns what takes the octets that came behind the service's head."""
+        stream = self.stream
+        stream.sink = self
+        stream.when_sent = self._ended
+        self._proxy.upgraded(self)
+        self.hop.begin(b"", paused=False)
+        if stream.receiving_ended:  # the visitor was gone before it could know
+            self.end([])
+        return self.hop.data_received
+
+    def cancel(self, reason: str) -> None:
+        """End it now; `reason` is one of the protocol's REASONS."""
+        if not self.reason:
+            super().cancel(reason)
+
+    def lost(self) -> None:
+        """See `HopUser`."""
+        if self.hop.fault:
+            detail = f"The service broke the rules of WebSockets: {self.hop.fault}."
+            self._proxy.tell_fault(self, detail, self.NEAR)
+        super().lost()
+
+    def gone(self) -> None:
+        """See `HopUser`."""
+        super().gone()
+        self._proxy.hop_gone(self.hop)
+
+    # -- a service that is slow --------------------------------------------------------------------------
+
+    def blocked(self) -> None:
+        """See `HopUser`."""
+        self._blocked_checks = STALL_CHECKS
+        self._passed = self.hop.passed_on
+        self._proxy.stalls.add(self)
+
+    def drained(self) -> None:
+        """See `HopUser`."""
+        self._proxy.stalls.discard(self)
+        untaken, self._untaken = self._untaken, 0
+        if untaken:
+            self.stream.took(untaken)
+
+    def stall_check(self) -> None:
+        """A part of `limits.stall` is over since the service was last seen to take bytes."""
+        before, self._passed = self._passed, self.hop.passed_on
+        self._blocked_checks = STALL_CHECKS if self._passed > before else self._blocked_checks - 1
+        if self._blocked_checks > 0:
+            self._proxy.stalls.add(self)
+        else:
+            self.cancel("limit")
+
+    # -- what a bridge has counted and listed ------------------------------------------------------------
+
+    def _came(self, size: int) -> None:
+        self.bytes_out += size
+        self.active = time.monotonic()
+
+    def _went(self, size: int) -> None:
+        self.bytes_in += size
+        self.active = time.monotonic()
+
+    def _owe(self, size: int) -> None:
+        self._untaken += size
+
+    def _note(self, reason: str) -> None:
+        self._ending = self._ending or reason
+
+    def _ended(self) -> None:
+        """Both directions have ended."""
+        self._over(self._ending or "done")
+
+    def _over(self, reason: str) -> None:
+        """The one place where it ends."""
+        if not self.reason:
+            self.reason = reason
+            self.state = "closed"
+            self._proxy.over(self)
