@@ -14,11 +14,13 @@ try:
 except ImportError:  # it is optional
     uvloop = None
 
-__all__ = ["on_both_loops"]
+__all__ = ["FACTORIES", "on_both_loops"]
 
-_FACTORIES = [pytest.param(asyncio.new_event_loop, id="asyncio")]
+#: What makes a loop: asyncio's own, and uvloop's where that is installed.
+FACTORIES: list[Callable[[], asyncio.AbstractEventLoop]] = [asyncio.new_event_loop]
 if uvloop is not None:
-    _FACTORIES.append(pytest.param(uvloop.new_event_loop, id="uvloop"))
+    FACTORIES.append(uvloop.new_event_loop)
+_FACTORIES = [pytest.param(factory, id=name) for factory, name in zip(FACTORIES, ("asyncio", "uvloop"), strict=False)]
 
 
 def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:

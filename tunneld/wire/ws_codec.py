@@ -92,21 +92,24 @@ def check_start(first: int, size: int, *, inside: bool) -> None:
         raise Fault(1002, "a new message inside a fragmented one")
 
 
-def long_size(buf: bytes | bytearray, kind: int, pos: int) -> int:
+def long_size(buf: bytes | bytearray, kind: int, pos: int, *, shortest: bool = True) -> int:
     """The length of a frame that stands before ``pos``, in two octets (`kind` 126) or in eight.
 
+    Args:
+        shortest: hold the peer to the shortest form (section 5.2), which hardly any receiver does.
+
     Raises:
-        Fault: it is not in its shortest form (section 5.2).
+        Fault: it is of more than 63 bits, or not in its shortest form.
     """
     if kind == 126:
         size = buf[pos - 2] << 8 | buf[pos - 1]
-        if size >= 126:
+        if size >= 126 or not shortest:
             return size
     else:
         size = int.from_bytes(buf[pos - 8 : pos], "big")
         if size >> 63:
             raise Fault(1002, "a length of more than 63 bits")
-        if size > 0xFFFF:
+        if size > 0xFFFF or not shortest:
             return size
     raise Fault(1002, "a length is not in its shortest form")
 

@@ -1,7 +1,8 @@
 """WebSocket frames that only pass through (RFC 6455 section 5), without I/O: bytes in, frames out, one by one.
 
 Unlike `ws_codec.Decoder` nothing is put together here: a fragment is passed on as a fragment, text and the payload of a
-close frame are for those who read them, and a frame of any length goes on in pieces as it comes.
+close frame are for those who read them, and a frame of any length goes on in pieces as it comes. What cannot be passed
+on (reserved bits and opcodes, a mask where none may be, fragments out of order) is the fault of who sent it.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ class FrameReader:
             if end < pos:
                 self._need = pos - start
                 return -1
-            size = long_size(data, size, pos)
+            size = long_size(data, size, pos, shortest=False)
         if masked:
             pos += 4
         if end - pos < size:

@@ -250,11 +250,26 @@ class Hop(asyncio.Protocol):
 
     # -- ends --------------------------------------------------------------------------------------------
 
-    def eof_received(self) -> None:
-        """See asyncio: the transport closes itself after this."""
+    def eof_received(self) -> bool:
+        """See asyncio: the transport closes itself after this, unless the answer to the peer's close is still due."""
+        if (
+            self.close_received
+            and not (self.close_sent or self._told or self._over)
+            and self._transport.can_write_eof()
+        ):
+            self._wait_for_close(self._written)
+            return True
         self._over = True
         self._arm(CLOSE_TIMEOUT)
         self._tell_lost()
+        return False
+
+    def _wait_for_close(self, written: int) -> None:
+        """The peer reads on after its close and its end: for as long as it is told something."""
+        if self._written == written and self._timer is not None:
+            self._give_up()
+        else:
+            self._timer = self._loop.call_later(_SLOW, self._wait_for_close, self._written)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""

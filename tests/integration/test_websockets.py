@@ -1,0 +1,149 @@
+"""WebSockets of visitors: through the tunnel a service and its client see of each other what they see direct."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+
+from tests.support.loops import FACTORIES
+from tests.support.running import port_of, running_agent, running_server, settled, url_of
+from tests.support.ws_cases import CASES, Case
+from tests.support.ws_raw import CLOSE, FIN, RawSocket, close_payload, raw_client
+
+#: Codes of the hop's own close frames, whose words are each program's own.
+OWN_WORDS = (1002, 1007, 1009)
+AT_A_TIME = 16
+
+
+def _short(message: str | bytes) -> tuple[str, int, str]:
+    data = message.encode() if isinstance(message, str) else message
+    return type(message).__name__, len(data), hashlib.sha256(data).hexdigest()[:12]
+
+
+@dataclass
+class EchoService:
+    """The ``websockets`` package's server: says all back under ``/echo``, and notes what it saw by the query."""
+
+    port: int = 0
+    seen: dict[str, asyncio.Future[Any]] = field(default_factory=dict)
+
+    def future(self, name: str) -> asyncio.Future[Any]:
+        return self.seen.setdefault(name, asyncio.get_running_loop().create_future())
+
+    async def handle(self, socket: ServerConnection) -> None:
+        messages: list[Any] = []
+        assert socket.request is not None
+        path, _, name = socket.request.path.partition("?")
+        raised = "none"
+        try:
+            async for message in socket:
+                messages.append(_short(message))
+                if path == "/echo":
+                    await socket.send(message)
+        except ConnectionClosed as closed:
+            raised = "closed" if closed.rcvd else "lost"
+        await socket.wait_closed()
+        reason = "" if socket.close_code in OWN_WORDS else socket.close_reason
+        self.future(name).set_result((messages, raised, socket.close_code, reason))
+
+
+@contextlib.asynccontextmanager
+async def echo_service() -> AsyncIterator[EchoService]:
+    made = EchoService()
+    async with serve(made.handle, "127.0.0.1", 0, max_size=32 << 20, compression=None, ping_interval=None) as server:
+        made.port = next(iter(server.sockets)).getsockname()[1]
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def through(service: str, **settings: Any) -> AsyncIterator[tuple[str, Any, Any]]:
+    """A tunnel before the service: (its address for WebSockets, server, agent). Nothing may be left at its end."""
+    async with (
+        running_server(**settings.pop("server", {})) as server,
+        running_agent(url_of(server), service, **settings) as (agent, tunnel),
+    ):
+        await settled(lambda: tunnel.state == "online")
+        yield f"ws://127.0.0.1:{port_of(server)}/t/app/", server, agent
+        await settled(lambda: not agent.exchanges() and not server.ingress.exchanges)
+        await settled(lambda: not tunnel.proxy.hops and not server.ingress.hops)
+
+
+def _frames(got: list[tuple[int, bytes]]) -> list[tuple[int, int, str]]:
+    """Frames as they are compared: close frames of the hop without their words."""
+    found = []
+    for first, payload in got:
+        if first == FIN | CLOSE and payload and int.from_bytes(payload[:2], "big") in OWN_WORDS:
+            payload = payload[:2]
+        found.append((first, len(payload), hashlib.sha256(payload).hexdigest()[:12]))
+    return found
+
+
+async def _ask(url: str, case: Case) -> tuple[Any, str]:
+    """What the client sees: messages and control frames, and that it ends."""
+    socket = await raw_client(f"{url}{'echo' if case.echo else 'read'}?{CASES.index(case)}")
+    socket.raw(case.sent)
+    if case.end:
+        socket.half_close()
+    else:
+        socket.send(FIN | CLOSE, close_payload(1000, "done"))
+    with contextlib.suppress(ConnectionError):
+        await socket.writer.drain()
+    await socket.until_end()
+    socket.close()
+    return _joined(socket), "ended" if socket.end else ""
+
+
+def _joined(socket: RawSocket) -> Any:
+    """Frames that came, fragments of large messages put together: those may be cut on their way."""
+    frames: list[tuple[int, bytes]] = []
+    for first, payload in socket.got:
+        if first & 0x0F == 0:
+            before, said = frames.pop()
+            frames.append((before | first & FIN, said + payload))
+        else:
+            frames.append((first, payload))
+    return _frames(frames)
+
+
+async def _table(url: str, service: EchoService, cases: list[Case]) -> dict[str, Any]:
+    limit = asyncio.Semaphore(AT_A_TIME)
+    found: dict[str, Any] = {}
+
+    async def one(case: Case) -> None:
+        async with limit:
+            client = await _ask(url, case)
+            async with asyncio.timeout(10):
+                at_service = await service.future(str(CASES.index(case)))
+        found[case.name] = (client, at_service) if case.strict else ("refused", at_service)
+
+    async with asyncio.TaskGroup() as group:
+        for case in cases:
+            group.create_task(one(case))
+    return found
+
+
+@pytest.mark.parametrize("half", [0, 1], ids=["asyncio", "uvloop"])
+def test_every_case_of_the_table_is_seen_at_both_ends_as_it_is_direct(half: int) -> None:
+    """Octets of all kinds, good and bad, to the ``websockets`` package's echo service; half the table on each loop."""
+    cases = CASES[half::2]
+    assert len(cases) > 75
+
+    async def compare() -> None:
+        async with echo_service() as service:
+            direct = await _table(f"ws://127.0.0.1:{service.port}/", service, cases)
+            service.seen.clear()
+            async with through(f"http://127.0.0.1:{service.port}") as (url, _, _):
+                tunnelled = await _table(url, service, cases)
+        differing = {name: (direct[name], tunnelled[name]) for name in direct if direct[name] != tunnelled[name]}
+        assert not differing, "\n".join(f"{name}\n  direct {a}\n  tunnel {b}" for name, (a, b) in differing.items())
+
+    with asyncio.Runner(loop_factory=FACTORIES[half % len(FACTORIES)], debug=True) as runner:
+        runner.run(compare())
