@@ -56,7 +56,7 @@ CODES: dict[str, Code] = _table(
         "bad_upgrade",
         400,
         "The request asks for a WebSocket, and not as RFC 6455 says.",
-        "Let a WebSocket library make the request; the detail names the fault.",
+        "Use a WebSocket library for it; the detail names the fault.",
     ),
     ("bad_host", 400, "The request has no usable Host header.", "Send exactly one valid Host header."),
     (

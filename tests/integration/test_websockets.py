@@ -14,7 +14,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from tests.support.loops import FACTORIES
-from tests.support.running import port_of, running_agent, running_server, settled, url_of
+from tests.support.socketed import through
 from tests.support.ws_cases import CASES, Case
 from tests.support.ws_raw import CLOSE, FIN, RawSocket, close_payload, raw_client
 
@@ -61,19 +61,6 @@ async def echo_service() -> AsyncIterator[EchoService]:
     async with serve(made.handle, "127.0.0.1", 0, max_size=32 << 20, compression=None, ping_interval=None) as server:
         made.port = next(iter(server.sockets)).getsockname()[1]
         yield made
-
-
-@contextlib.asynccontextmanager
-async def through(service: str, **settings: Any) -> AsyncIterator[tuple[str, Any, Any]]:
-    """A tunnel before the service: (its address for WebSockets, server, agent). Nothing may be left at its end."""
-    async with (
-        running_server(**settings.pop("server", {})) as server,
-        running_agent(url_of(server), service, **settings) as (agent, tunnel),
-    ):
-        await settled(lambda: tunnel.state == "online")
-        yield f"ws://127.0.0.1:{port_of(server)}/t/app/", server, agent
-        await settled(lambda: not agent.exchanges() and not server.ingress.exchanges)
-        await settled(lambda: not tunnel.proxy.hops and not server.ingress.hops)
 
 
 def _frames(got: list[tuple[int, bytes]]) -> list[tuple[int, int, str]]:
@@ -140,8 +127,8 @@ def test_every_case_of_the_table_is_seen_at_both_ends_as_it_is_direct(half: int)
         async with echo_service() as service:
             direct = await _table(f"ws://127.0.0.1:{service.port}/", service, cases)
             service.seen.clear()
-            async with through(f"http://127.0.0.1:{service.port}") as (url, _, _):
-                tunnelled = await _table(url, service, cases)
+            async with through(f"http://127.0.0.1:{service.port}") as world:
+                tunnelled = await _table(world.url, service, cases)
         differing = {name: (direct[name], tunnelled[name]) for name in direct if direct[name] != tunnelled[name]}
         assert not differing, "\n".join(f"{name}\n  direct {a}\n  tunnel {b}" for name, (a, b) in differing.items())
 

@@ -148,7 +148,7 @@ class RawSocket:
 
 
 async def raw_client(
-    url: str, *, extra: str = "", key: str | None = None, sent: bytes = b"", ssl: object = None
+    url: str, *, extra: str = "", key: str | None = None, sent: bytes = b"", host: str = "", ssl: object = None
 ) -> RawSocket:
     """Ask for an upgrade; what comes back is in `head`, whether 101 or not.
 
@@ -156,13 +156,14 @@ async def raw_client(
         url: ``ws://`` or ``wss://``.
         extra: header lines, each with its CRLF.
         sent: octets that go with the request, before its answer.
+        host: the Host header; empty: the URL's.
     """
     parts = urlsplit(url)
     target = parts.path + (f"?{parts.query}" if parts.query else "")
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port, ssl=ssl)  # type: ignore[arg-type]
     key = key or base64.b64encode(os.urandom(16)).decode()
     writer.write(
-        f"GET {target or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"GET {target or '/'} HTTP/1.1\r\nHost: {host or parts.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n{extra}\r\n".encode("latin-1")
         + sent
     )

@@ -16,6 +16,7 @@ from tunneld.errors import CODES, VisitorError
 from tunneld.protocol.headers import BadHeader, Headers, get, is_encoded, lower, prefers_html, to_visitor
 from tunneld.protocol.messages import Open, encode
 from tunneld.protocol.sse import REMEMBERED
+from tunneld.protocol.streams import Stream
 from tunneld.server.events import NOBODY, EventBody
 from tunneld.server.problems import common
 from tunneld.server.recovery import Recovery
@@ -106,7 +107,7 @@ class Exchange(Visit):
         assert self._request is not None
         self.state = "open"
         try:
-            if self._upgrade is not None and not self.tunnel.websockets:
+            if self._upgrade is not None and self.tunnel.online and not self.tunnel.websockets:
                 raise VisitorError("no_websocket")
             self._stream = self.tunnel.open(self._request, self, ended=self._whole)
         except VisitorError as error:
@@ -262,7 +263,7 @@ class Exchange(Visit):
     def _switch(self, headers: Headers) -> None:
         """The service takes the upgrade: another object carries the WebSocket from here on."""
         stream, request = self._stream, self._request
-        if self._upgrade is None or stream is None or request is None:
+        if self._upgrade is None or not isinstance(stream, Stream) or request is None:
             raise BadHeader("a 101 to a request without upgrade")
         answer = self._upgrade.answer(to_visitor(headers, prefix=self._prefix, authority=self._host))
         answer.append(("X-Tunnel-Request-Id", self.request_id))

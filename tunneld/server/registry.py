@@ -12,6 +12,7 @@ from tunneld.errors import VisitorError
 from tunneld.protocol.messages import Headers, HeartbeatSettings, Open, SseSettings
 from tunneld.protocol.quality import Quality, Thresholds
 from tunneld.protocol.resume import Kept
+from tunneld.protocol.session import Session
 from tunneld.protocol.streams import Sink
 from tunneld.server.conflicts import Conflicts
 from tunneld.server.principals import OPEN, Principal
@@ -98,7 +99,6 @@ class Tunnel:
         lost_at: monotonic seconds at which the last session that ended lost its connection.
         recover_until: monotonic seconds until which its event streams may go on in another session.
         recovering: event streams that wait for one; admitted long ago, so `max_waiting` does not hold them.
-        websockets: its dialect carries WebSockets of visitors.
     """
 
     __slots__ = (
@@ -125,7 +125,6 @@ class Tunnel:
         "recover_until",
         "recovering",
         "sse",
-        "websockets",
     )
 
     def __init__(
@@ -144,7 +143,6 @@ class Tunnel:
         self.host_url = host_url
         self.offline_since = now
         self.sse = SseSettings()
-        self.websockets = True
         self.heartbeat = HeartbeatSettings(30.0, 10.0)
         self.keepalive_changed: set[Callable[[], None]] = set()
         self.connection: Connection | None = None
@@ -171,6 +169,11 @@ class Tunnel:
     def idle(self) -> bool:
         """Nobody serves the name and nobody waits for it."""
         return self.connection is None and not self._waiting and not self.recovering
+
+    @property
+    def websockets(self) -> bool:
+        """What serves the name carries WebSockets of visitors: the older dialect does not."""
+        return isinstance(self._session, Session)
 
     @property
     def keepalive(self) -> float:
