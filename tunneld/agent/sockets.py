@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["SocketExchange"]
 
 
-class SocketExchange(Bridge, Record):
+class SocketExchange(Record, Bridge):
     """`Sink` of its stream and `HopUser` of the service's connection; what `Record` says of it is kept up to date.
 
     Args:

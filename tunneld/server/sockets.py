@@ -23,7 +23,7 @@ __all__ = ["SocketVisit"]
 log = logging.getLogger("tunneld.ingress")
 
 
-class SocketVisit(Bridge, Visit):
+class SocketVisit(Visit, Bridge):
     """`Sink` of its stream and `HopUser` of the visitor's connection.
 
     Args:
