@@ -283,6 +283,7 @@ class Exchange(Record):
         except HeadTooLarge:
             raise BadAnswer("answer_too_large", "its head is over the limit once encoded") from None
         proxy.answers.discard(self)
+        proxy.counts.first_byte.observe(time.monotonic() - self.started)
         self._connection = self._head = None
         reader = connection.reader
         socket = SocketExchange(proxy, self, stream, connection.hand_over())

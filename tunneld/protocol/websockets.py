@@ -11,6 +11,8 @@ from collections.abc import Iterable
 
 from tunneld.errors import RemoteError
 from tunneld.protocol.fields import Headers, get_all
+from tunneld.protocol.frames import MAX_DATA
+from tunneld.protocol.outgoing import TURN
 
 __all__ = [
     "CLOSING",
@@ -34,11 +36,12 @@ COST = 64
 #: Bytes of credit that send nothing: the cost and the first byte alone.
 LEAST = COST + 1
 #: Bytes that one frame carries at most; a longer one goes in pieces.
-MAX_PAYLOAD = 64 * 1024 - 1
+MAX_PAYLOAD = MAX_DATA - 1
 #: Bytes that a control frame carries at most (RFC 6455, 5.5).
 _MAX_CONTROL = 125
-# Bytes of room in a message below which a frame that does not fit waits for the next one, rather than be cut.
-_LITTLE_ROOM = 1024
+# What there is room for in an empty message. A frame that does not fit into what others left of one waits for the next,
+# rather than be cut.
+_WHOLE_ROOMS = (TURN, MAX_DATA)
 _FIRST = [bytes((octet,)) for octet in range(256)]
 _WHOLE = frozenset((FINAL | TEXT, FINAL | BINARY))
 _CONTROL = frozenset((FINAL | CLOSE, FINAL | PING, FINAL | PONG))
@@ -104,7 +107,7 @@ class Frames:
         first, payload = waiting[0]
         size = len(payload)
         room = min(limit - 1, credit - LEAST, MAX_PAYLOAD)
-        if room < 1 or (room < size and (first & 0x08 or (limit < _LITTLE_ROOM and size >= limit))):
+        if room < 1 or (room < size and (first & 0x08 or (size >= limit and limit not in _WHOLE_ROOMS))):
             return None
         if size <= room:
             waiting.popleft()

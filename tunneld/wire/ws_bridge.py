@@ -113,10 +113,13 @@ class Bridge:
 
     def end(self, trailers: Headers) -> None:
         """The other end has no more: in order behind its close frame, or it lost its peer."""
-        if not self.hop.close_sent:
+        hop, stream = self.hop, self.stream
+        if not hop.close_sent:
             self._note(self.FAR)
-            self.hop.end()
-            self.stream.send_end()
+            hop.end()
+            stream.send_end()
+        elif stream.sending_ended and not hop.close_received:
+            hop.end()  # `stopped` came before: nobody waits for the peer's close frame
 
     def stopped(self) -> None:
         """The other end takes no more: its peer is gone. What that still said comes before its END."""

@@ -251,12 +251,9 @@ class Hop(asyncio.Protocol):
     # -- ends --------------------------------------------------------------------------------------------
 
     def eof_received(self) -> bool:
-        """See asyncio: the transport closes itself after this, unless the answer to the peer's close is still due."""
-        if (
-            self.close_received
-            and not (self.close_sent or self._told or self._over)
-            and self._transport.can_write_eof()
-        ):
+        """See asyncio: the transport closes itself after this, unless the answer to a client's close is still due."""
+        over = self._client or self.close_sent or self._told or self._over
+        if self.close_received and not over and self._transport.can_write_eof():
             self._wait_for_close(self._written)
             return True
         self._over = True
@@ -265,7 +262,7 @@ class Hop(asyncio.Protocol):
         return False
 
     def _wait_for_close(self, written: int) -> None:
-        """The peer reads on after its close and its end: for as long as it is told something."""
+        """The client reads on after its close and its end: for as long as it is told something."""
         if self._written == written and self._timer is not None:
             self._give_up()
         else:
