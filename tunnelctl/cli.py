@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from tunnelctl import verbs
+from tunnelctl import tunnels, verbs
 from tunnelctl.client import Client, Refused
 from tunnelctl.render import Screen, clean
 from tunneld import __version__
@@ -22,9 +22,12 @@ from tunneld.errors import TunneldError, UsageError
 __all__ = ["VERBS", "Verb", "main", "overview", "parser_for"]
 
 SYSTEM_SOCKET = "/run/tunneld/control.sock"
-_LATER = frozenset({"open", "close", "info", "top", "doctor"})
+_LATER = frozenset({"top", "doctor"})
 _WITH_VALUE = frozenset(
-    {"--socket", "--instance", "--tunnel", "--kind", "--path", "--older-than", "--idle"}
+    {
+        *("--socket", "--instance", "--tunnel", "--kind", "--path", "--older-than", "--idle"),
+        *("--for", "--heartbeat", "--keepalive"),
+    }
 )  # of any verb: what follows one of these is no verb
 
 
@@ -73,6 +76,19 @@ def _of_reconnect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the tunnel")
 
 
+def _of_open(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the tunnel's name, a part of its public address")
+    parser.add_argument("service", metavar="SERVICE", help="a port, http://HOST:PORT, https://… or unix:/path/of.sock")
+    parser.add_argument("--for", dest="lifetime", metavar="TIME", help="close it by itself after 30m, 2h, …")
+    parser.add_argument("--heartbeat", metavar="TIME", help="seconds between two heartbeats")
+    parser.add_argument("--keepalive", metavar="TIME", help="quiet after which event streams get a comment; 0: never")
+
+
+def _of_close(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the tunnel, opened at run time")
+    parser.add_argument("--all", action="store_true", help="every tunnel that was opened at run time")
+
+
 def _of_completion(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", choices=("bash", "zsh", "fish"))
 
@@ -84,6 +100,9 @@ VERBS: dict[str, Verb] = {
     "cancel": Verb(verbs.cancel, "end streams, by id or by filter", _of_cancel),
     "reload": Verb(verbs.reload, "apply the changed configuration file"),
     "reconnect": Verb(verbs.reconnect, "drop a tunnel's connection and dial again", _of_reconnect),
+    "open": Verb(tunnels.open_, "open a tunnel that stands in no file, until it is closed or the agent ends", _of_open),
+    "close": Verb(tunnels.close, "close a tunnel that was opened at run time; its streams end", _of_close),
+    "info": Verb(tunnels.info, "all that is known of one tunnel", _of_reconnect),
     "drain": Verb(verbs.drain, "take no new streams and let those under way end; the agent stays"),
     "events": Verb(verbs.events, "what happens, as it happens, until Ctrl-C"),
     "completion": Verb(verbs.completion, "print the completion script of a shell", _of_completion),

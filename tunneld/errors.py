@@ -238,6 +238,18 @@ CODES: dict[str, Code] = _table(
         "Use a-z, 0-9 and '-', at most 63 characters, with no '-' at either end.",
     ),
     (
+        "tunnel_exists",
+        409,
+        "This agent has a tunnel of that name already.",
+        "Choose another name, or close that one first: `tunnelctl close NAME`.",
+    ),
+    (
+        "tunnel_configured",
+        409,
+        "The tunnel stands in the agent's configuration file.",
+        "Take it out of the file, then `tunnelctl reload`.",
+    ),
+    (
         "name_taken",
         409,
         "Another owner holds that name.",

@@ -21,10 +21,12 @@ from tunneld.control.models import (
     Event,
     Health,
     LogLevelName,
+    NewTunnel,
     Reconnected,
     Reloaded,
     Status,
     StreamInfo,
+    TunnelClosed,
     TunnelStatus,
 )
 from tunneld.errors import ConfigError, VisitorError
@@ -70,6 +72,8 @@ def tunnel_status(name: str, **changes: Any) -> TunnelStatus:
             "grade": None,
         },
         "outages": {"count": 0, "seconds": 0.0, "replayed_bytes": 0, "streams_lost": 0, "last": None},
+        "configured": True,
+        "expires_s": None,
     }
     assert changes.keys() <= values.keys()
     return values | changes  # type: ignore[return-value]
@@ -146,6 +150,26 @@ class MemoryAgent:
         if name not in self.tunnels:
             raise VisitorError("no_such_tunnel", f"no tunnel {name!r}; there are: {', '.join(self.tunnels)}")
         return {"tunnel": name, "was": self.tunnels[name]["state"]}
+
+    def tunnel(self, name: str) -> TunnelStatus:
+        if name not in self.tunnels:
+            raise VisitorError("no_such_tunnel", f"This agent has no tunnel named {name}.")
+        return self.tunnels[name]
+
+    async def open_tunnel(self, wanted: NewTunnel) -> TunnelStatus:
+        if wanted["name"] in self.tunnels:
+            raise VisitorError("tunnel_exists", f"This agent has a tunnel named {wanted['name']} already.")
+        if self.faults:
+            raise ConfigError(self.faults)
+        opened = self.tunnels[wanted["name"]] = tunnel_status(wanted["name"], service=wanted["service"])
+        opened["configured"], opened["expires_s"] = False, wanted.get("for_s")
+        return opened
+
+    def close_tunnel(self, name: str) -> TunnelClosed:
+        if self.tunnel(name).get("configured", True):
+            raise VisitorError("tunnel_configured", f"The tunnel {name} stands in the configuration.")
+        del self.tunnels[name]
+        return {"closed": name, "streams": 0}
 
     def drain(self) -> Drained:
         self.draining = True

@@ -27,7 +27,7 @@ from tunneld.telemetry import logs
 from tunneld.telemetry.metrics import StreamCounts
 from tunneld.wire.tls import client_context
 
-__all__ = ["AgentDaemon", "Applied"]
+__all__ = ["AgentDaemon", "Applied", "Running"]
 
 log = logging.getLogger("tunneld.agent")
 
@@ -46,10 +46,25 @@ class Applied:
 
 
 @dataclass(slots=True)
-class _Running:
+class Running:
+    """A tunnel and its tasks.
+
+    Attributes:
+        at_run_time: it was opened by an operator and stands in no file.
+        expiry: ends it; None: nothing does.
+    """
+
     tunnel: AgentTunnel
     task: asyncio.Task[None]
     check: asyncio.Task[None]
+    expiry: asyncio.TimerHandle | None = None
+    at_run_time: bool = False
+
+    def expires_in(self) -> float | None:
+        """Seconds until it goes; None: it has no end of its own."""
+        if self.expiry is None:
+            return None
+        return round(max(0.0, self.expiry.when() - asyncio.get_running_loop().time()), 3)
 
 
 class AgentDaemon:
@@ -71,7 +86,7 @@ class AgentDaemon:
         self.counts = StreamCounts()
         self._events_of_gone = 0
         self._identity = Identity()
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, Running] = {}
         self._listeners: dict[Callable[[dict[str, Any]], None], None] = {}
         self._event_ids = itertools.count(1)
         self._stack = AsyncExitStack()
@@ -193,12 +208,49 @@ class AgentDaemon:
 
     def reconnect(self, name: str) -> State:
         """Dial anew; returns the state before. Raises VisitorError ``no_such_tunnel``."""
-        running = self._running.get(name)
-        if running is None:
-            raise VisitorError("no_such_tunnel", f"This agent has no tunnel named {name}.")
+        running = self.running(name)
         before = running.tunnel.state
         running.tunnel.reconnect()
         return before
+
+    def open_tunnel(self, config: TunnelConfig, lifetime: float | None) -> AgentTunnel:
+        """Open a tunnel that stands in no file; it goes with the process, or after `lifetime` seconds.
+
+        Raises:
+            VisitorError: ``tunnel_exists``, or ``shutdown`` while the agent drains.
+        """
+        if config.name in self._running:
+            raise VisitorError("tunnel_exists", f"This agent has a tunnel named {config.name} already.")
+        if self.draining:
+            raise VisitorError("shutdown", "This agent is draining.")
+        self._open(config)
+        running = self._running[config.name]
+        running.at_run_time = True
+        if lifetime is not None:
+            running.expiry = asyncio.get_running_loop().call_later(lifetime, self._expired, config.name)
+        return running.tunnel
+
+    def close_tunnel(self, name: str) -> None:
+        """Close a tunnel that was opened at run time; its streams end with reason `operator`.
+
+        Raises:
+            VisitorError: ``no_such_tunnel``, or ``tunnel_configured`` for one that stands in the file.
+        """
+        running = self.running(name)
+        if not running.at_run_time:
+            raise VisitorError("tunnel_configured", f"The tunnel {name} stands in {self.path or 'the configuration'}.")
+        self._close(name, "operator")
+
+    def find(self, name: str) -> Running | None:
+        """The tunnel of that name and its tasks; None when there is none."""
+        return self._running.get(name)
+
+    def running(self, name: str) -> Running:
+        """The same; raises VisitorError ``no_such_tunnel``."""
+        running = self._running.get(name)
+        if running is None:
+            raise VisitorError("no_such_tunnel", f"This agent has no tunnel named {name}.")
+        return running
 
     def subscribe(self, listener: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
         """Call `listener` for each event until the returned function is called."""
@@ -227,7 +279,7 @@ class AgentDaemon:
             heard=self._heartbeat,
         )
         task = self._group.create_task(tunnel.run(), name=f"tunnel {config.name}")
-        self._running[config.name] = _Running(tunnel, task, self._checking(tunnel))
+        self._running[config.name] = Running(tunnel, task, self._checking(tunnel))
 
     def _checking(self, tunnel: AgentTunnel) -> asyncio.Task[None]:
         return self._group.create_task(_check_service(tunnel), name=f"service check {tunnel.name}")
@@ -235,9 +287,15 @@ class AgentDaemon:
     def _close(self, name: str, reason: str) -> None:
         running = self._running.pop(name)
         running.check.cancel()
+        if running.expiry is not None:
+            running.expiry.cancel()
         running.tunnel.close(reason)
         self._events_of_gone += _events(running.tunnel)
         self.totals = [sum(column) for column in zip(self.totals, _sums(running.tunnel), strict=True)]
+
+    def _expired(self, name: str) -> None:
+        log.info("The time of tunnel %s is over.", name, extra={"tunnel": name})
+        self._close(name, "operator")
 
     def _apply(self, config: AgentConfig, changes: Changes) -> Applied:
         applied = Applied()
@@ -251,6 +309,8 @@ class AgentDaemon:
             self._open(tunnel)
             applied.changed.append(f"tunnel {tunnel.name}: points to {tunnel.service} now")
         for tunnel in changes.added:
+            if tunnel.name in self._running:  # opened at run time: from now on it stands in the file
+                self._close(tunnel.name, "operator")
             self._open(tunnel)
             applied.changed.append(f"tunnel {tunnel.name}: opened")
         retuned = {tunnel.name for tunnel in changes.retuned}

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 
 from tunneld.config.advice import later_keys
-from tunneld.config.agent import AgentConfig
+from tunneld.config.agent import AgentConfig, TunnelConfig
 from tunneld.config.changes import Changes, diff
 from tunneld.config.common import Faults, Model
 from tunneld.config.document import Document, Node, parse
@@ -34,6 +34,7 @@ __all__ = [
     "load",
     "load_agent",
     "load_server",
+    "load_tunnel",
     "read_secret",
     "role_of",
 ]
@@ -112,6 +113,26 @@ def load(path: str, role: Role | None = None) -> AgentConfig | ServerConfig:
     """Read a file, once, for the role that its keys tell unless `role` does. Raises as `load_agent` does."""
     file = _File(path)
     return _agent(file) if (role or _role(file)) == "agent" else _server(file)
+
+
+def load_tunnel(section: dict[str, Any], agent: AgentConfig) -> TunnelConfig:
+    """A tunnel that stands in no file, whole: what it does not set is taken from `agent`.
+
+    Args:
+        section: as in the file's `tunnels`; values as text or plain.
+
+    Raises:
+        ConfigError: one line a fault: ``key: what is wrong``.
+    """
+    faults: list[tuple[_Loc, str]] = []
+    try:
+        return TunnelConfig.model_validate(section).effective(agent)
+    except ValidationError as error:
+        for item in error.errors(include_url=False):
+            faults += _explain(TunnelConfig, item)
+    except Faults as error:
+        faults += error.faults
+    raise ConfigError([f"{'.'.join(map(str, loc))}: {text}" if loc else text for loc, text in faults])
 
 
 def role_of(path: str) -> Role:

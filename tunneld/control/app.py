@@ -16,6 +16,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from tunneld import __version__
+from tunneld.config.units import MAX_SECONDS
 from tunneld.control import models
 from tunneld.control.events import EventStream, Subscribers
 from tunneld.control.facade import AgentFacade
@@ -44,6 +45,12 @@ def _docs(answer: Any, *codes: str, also: dict[int, Any] | None = None) -> dict[
     return docs
 
 
+def _opened(docs: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
+    """Return the same with 201 for what is made."""
+    docs[201] = docs.pop(200)
+    return docs
+
+
 def _text(description: str) -> dict[int | str, dict[str, Any]]:
     """Return what OpenAPI says of a call that answers plain text."""
     docs = _docs(models.Problem)
@@ -67,7 +74,6 @@ def create_app(agent: AgentFacade) -> FastAPI:
     _add_reads(app, agent)
     _add_cancels(app, agent)
     _add_changes(app, agent)
-    _add_later(app)
     return app
 
 
@@ -187,6 +193,38 @@ def _add_changes(app: FastAPI, agent: AgentFacade) -> None:
         await audit(request.scope, "reconnect", f"tunnel {name} dials again")
         return _json(changed)
 
+    @app.get("/v1/tunnels/{name}", responses=_docs(models.TunnelStatus, "no_such_tunnel", "bad_argument"))
+    async def tunnel(name: str) -> Response:
+        """One tunnel, as in the status."""
+        return _json(agent.tunnel(name))
+
+    @app.post(
+        "/v1/tunnels",
+        status_code=201,
+        responses=_opened(_docs(models.TunnelStatus, "bad_argument", "tunnel_exists", "shutdown", "body_too_large")),
+    )
+    async def open_tunnel(request: Request, wanted: Annotated[models.NewTunnel, Body()]) -> Response:
+        """Open a tunnel that stands in no file: it goes with the agent, or after `for_s` seconds."""
+        seconds = wanted.get("for_s")
+        if seconds is not None and not 0 < seconds <= MAX_SECONDS:
+            return Problem("bad_argument", f"for_s: give seconds above 0, at most {MAX_SECONDS:.0f}")
+        try:
+            opened = await agent.open_tunnel(wanted)
+        except ConfigError as error:
+            return Problem("bad_argument", "; ".join(error.faults), faults=error.faults)
+        await audit(request.scope, "open", f"opened tunnel {opened['name']} to {opened['service']}")
+        return _json(opened, 201)
+
+    @app.delete(
+        "/v1/tunnels/{name}",
+        responses=_docs(models.TunnelClosed, "no_such_tunnel", "tunnel_configured", "bad_argument"),
+    )
+    async def close_tunnel(request: Request, name: str) -> Response:
+        """Close a tunnel that was opened at run time; its streams end."""
+        closed = agent.close_tunnel(name)
+        await audit(request.scope, "close", f"closed tunnel {name}, {closed['streams']} streams ended")
+        return _json(closed)
+
     @app.post("/v1/drain", responses=_docs(models.Drained))
     async def drain(request: Request) -> Response:
         """Take no new streams and let those under way end."""
@@ -201,11 +239,3 @@ def _add_changes(app: FastAPI, agent: AgentFacade) -> None:
         was = agent.set_log_level(level)
         await audit(request.scope, "log-level", f"log level {was} is now {level}")
         return _json({"level": level, "was": was})
-
-
-def _add_later(app: FastAPI) -> None:
-    async def later() -> Response:
-        return Problem("not_yet")
-
-    app.add_api_route("/v1/tunnels", later, methods=["POST"], include_in_schema=False)
-    app.add_api_route("/v1/tunnels/{name}", later, methods=["GET", "DELETE"], include_in_schema=False)

@@ -10,10 +10,13 @@ from tunneld.control.models import (
     Event,
     Health,
     LogLevelName,
+    NewTunnel,
     Reconnected,
     Reloaded,
     Status,
     StreamInfo,
+    TunnelClosed,
+    TunnelStatus,
 )
 
 __all__ = ["AgentFacade"]
@@ -52,6 +55,24 @@ class AgentFacade(Protocol):
 
         Raises:
             VisitorError: ``no_such_tunnel``.
+        """
+
+    def tunnel(self, name: str) -> TunnelStatus:
+        """Return one tunnel; raises VisitorError ``no_such_tunnel``."""
+
+    async def open_tunnel(self, wanted: NewTunnel) -> TunnelStatus:
+        """Open a tunnel that stands in no file; return it once it is up, has failed, or some seconds have passed.
+
+        Raises:
+            ConfigError: the section has faults.
+            VisitorError: ``tunnel_exists``, ``shutdown``.
+        """
+
+    def close_tunnel(self, name: str) -> TunnelClosed:
+        """Close one that was opened at run time; its streams end with reason ``operator``.
+
+        Raises:
+            VisitorError: ``no_such_tunnel``, ``tunnel_configured``.
         """
 
     def drain(self) -> Drained:

@@ -33,6 +33,7 @@ __all__ = [
     "LogLevel",
     "LogLevelName",
     "NewLogLevel",
+    "NewTunnel",
     "OutageStatus",
     "OutagesStatus",
     "Problem",
@@ -46,6 +47,7 @@ __all__ = [
     "Streams",
     "TcpStatus",
     "Totals",
+    "TunnelClosed",
     "TunnelState",
     "TunnelStatus",
     "matches",
@@ -151,7 +153,11 @@ class OutagesStatus(TypedDict):
 
 
 class TunnelStatus(TypedDict):
-    """One tunnel of ``GET /v1/status``."""
+    """One tunnel of ``GET /v1/status``.
+
+    `configured`: it stands in the file; else it was opened at run time, and `expires_s` says when it goes (null: when
+    the agent does).
+    """
 
     name: str
     state: TunnelState
@@ -166,6 +172,8 @@ class TunnelStatus(TypedDict):
     heartbeat: Heartbeat
     quality: Quality
     outages: NotRequired[OutagesStatus]
+    configured: NotRequired[bool]
+    expires_s: NotRequired[float | None]
 
 
 class Totals(TypedDict):
@@ -254,6 +262,26 @@ class Drained(TypedDict):
     timeout_s: float
 
 
+class NewTunnel(TypedDict):
+    """Body of ``POST /v1/tunnels``: a tunnel's section as in the file, and `for_s`, seconds that it stands."""
+
+    name: str
+    service: str
+    for_s: NotRequired[float]
+    heartbeat: NotRequired[dict[str, Any]]
+    sse: NotRequired[dict[str, Any]]
+    limits: NotRequired[dict[str, Any]]
+    headers: NotRequired[dict[str, str]]
+    service_check: NotRequired[dict[str, Any]]
+
+
+class TunnelClosed(TypedDict):
+    """Answer of ``DELETE /v1/tunnels/{name}``: what was closed, and the streams that ended with it."""
+
+    closed: str
+    streams: int
+
+
 class NewLogLevel(TypedDict):
     """Body of ``PUT /v1/log-level``."""
 
@@ -281,7 +309,7 @@ class Problem(TypedDict):
 Event = dict[str, Any]
 """An event of ``GET /v1/events``: `id` (rising int), `type`, `time` (ISO 8601 UTC), the keys of its type."""
 
-for _body in (Filter, NewLogLevel):
+for _body in (Filter, NewLogLevel, NewTunnel):
     # What callers send is checked strictly: no "5" for 5, no key that would be passed over in silence.
     setattr(_body, "__pydantic_config__", {"extra": "forbid", "strict": True})  # noqa: B010 (mypy knows no such key)
 

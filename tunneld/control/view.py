@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
-from typing import cast
+from typing import Any, cast
 
 from tunneld import __version__
 from tunneld.agent.daemon import AgentDaemon
 from tunneld.agent.tunnel import AgentTunnel
+from tunneld.config.load import load_tunnel
 from tunneld.control.metrics import agent_metrics
 from tunneld.control.models import (
     Check,
@@ -20,6 +22,7 @@ from tunneld.control.models import (
     Health,
     HealthStatus,
     LogLevelName,
+    NewTunnel,
     OutagesStatus,
     OutageStatus,
     Quality,
@@ -27,6 +30,7 @@ from tunneld.control.models import (
     Reloaded,
     Status,
     StreamInfo,
+    TunnelClosed,
     TunnelStatus,
 )
 from tunneld.protocol.quality import Reading
@@ -36,6 +40,8 @@ from tunneld.wire.tcp_info import TcpInfo
 
 __all__ = ["AgentView"]
 
+#: Seconds that the answer to "open" waits for the new tunnel to be up.
+_OPENING = 5.0
 _TUNNEL_HEALTH: dict[str, HealthStatus] = {"online": "ok", "degraded": "degraded", "resuming": "degraded"}
 
 
@@ -57,7 +63,7 @@ class AgentView:
             "uptime_s": round(now - daemon.started, 3),
             "config_file": daemon.path and str(Path(daemon.path).absolute()),
             "server": daemon.config.server.url,
-            "tunnels": [_tunnel_status(tunnel, now) for tunnel in tunnels],
+            "tunnels": [self._shown(tunnel, now) for tunnel in tunnels],
             "totals": {
                 "tunnels": len(tunnels),
                 "online": sum(1 for tunnel in tunnels if tunnel.state in ("online", "degraded")),
@@ -113,6 +119,47 @@ class AgentView:
     def reconnect(self, name: str) -> Reconnected:
         """Dial anew; raises VisitorError."""
         return {"tunnel": name, "was": self._daemon.reconnect(name)}
+
+    def tunnel(self, name: str) -> TunnelStatus:
+        """One tunnel; raises VisitorError."""
+        return self._shown(self._daemon.running(name).tunnel, monotonic())
+
+    async def open_tunnel(self, wanted: NewTunnel) -> TunnelStatus:
+        """Open one that stands in no file, and see how it goes; raises ConfigError, VisitorError."""
+        section: dict[str, Any] = {key: value for key, value in wanted.items() if key != "for_s"}
+        config = load_tunnel(section, self._daemon.config)
+        tunnel = self._daemon.open_tunnel(config, wanted.get("for_s"))
+        settled = asyncio.Event()
+
+        def look(event: Event) -> None:
+            if event["type"] == "tunnel" and event["tunnel"] == tunnel.name:
+                settled.set()
+
+        unsubscribe = self._daemon.subscribe(look)
+        try:
+            async with asyncio.timeout(_OPENING):
+                while tunnel.state == "connecting":
+                    settled.clear()
+                    await settled.wait()
+        except TimeoutError:
+            pass
+        finally:
+            unsubscribe()
+        return self._shown(tunnel, monotonic())
+
+    def close_tunnel(self, name: str) -> TunnelClosed:
+        """Close one that was opened at run time; raises VisitorError."""
+        streams = self._daemon.running(name).tunnel.active_streams
+        self._daemon.close_tunnel(name)
+        return {"closed": name, "streams": streams}
+
+    def _shown(self, tunnel: AgentTunnel, now: float) -> TunnelStatus:
+        shown = _tunnel_status(tunnel, now)
+        running = self._daemon.find(tunnel.name)
+        if running is not None:
+            shown["configured"] = not running.at_run_time
+            shown["expires_s"] = running.expires_in()
+        return shown
 
     def drain(self) -> Drained:
         """Begin to drain."""

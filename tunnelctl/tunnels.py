@@ -1,0 +1,112 @@
+"""The verbs about one tunnel: open, close, info. Each returns an exit status."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from tunnelctl.client import Client
+from tunnelctl.render import Screen, clean, duration, parse_duration, to_json
+from tunneld.errors import TunneldError, UsageError
+
+if TYPE_CHECKING:
+    from tunneld.control.models import Status, TunnelStatus
+
+__all__ = ["close", "info", "open_"]
+
+
+def _path(name: str) -> str:
+    return f"/v1/tunnels/{quote(name, safe='')}"
+
+
+def open_(client: Client, args: argparse.Namespace, screen: Screen) -> int:
+    """Open a tunnel that stands in no file; exit 1 when it is not up yet."""
+    wanted: dict[str, Any] = {"name": args.name, "service": _service(args.service)}
+    if args.lifetime is not None:
+        wanted["for_s"] = parse_duration(args.lifetime)
+    if args.heartbeat is not None:
+        wanted["heartbeat"] = {"interval": parse_duration(args.heartbeat)}
+    if args.keepalive is not None:
+        wanted["sse"] = {"keepalive": parse_duration(args.keepalive)}
+    opened: TunnelStatus = client.call("POST", "/v1/tunnels", wanted)
+    if args.json:
+        print(to_json(opened))
+    elif opened["public_url"]:
+        print(f"{clean(opened['public_url'])}/ -> {clean(opened['service'])}")
+    up = opened["state"] in ("online", "degraded")
+    if not args.json and opened["state"] == "degraded":
+        print(f"its service does not answer yet: {clean(opened['last_error'])}")
+    if not up:
+        raise TunneldError(
+            f"the tunnel {opened['name']} is {opened['state']}: {opened['last_error'] or 'no answer yet'}; "
+            f"the agent goes on trying, `tunnelctl close {opened['name']}` ends that"
+        )
+    return 0
+
+
+def _service(text: str) -> str:
+    return f"http://127.0.0.1:{text}" if text.isascii() and text.isdigit() else text
+
+
+def close(client: Client, args: argparse.Namespace, screen: Screen) -> int:
+    """Close a tunnel that was opened at run time, or all of them."""
+    if bool(args.name) == args.all:
+        raise UsageError("say which: NAME or --all")
+    names = [args.name]
+    if args.all:
+        found: Status = client.call("GET", "/v1/status")
+        names = [one["name"] for one in found["tunnels"] if not one.get("configured", True)]
+    answers = [client.call("DELETE", _path(name)) for name in names]
+    if args.json:
+        print(to_json(answers if args.all else answers[0]))
+        return 0
+    for answer in answers:
+        print(f"closed {clean(answer['closed'])}, {answer['streams']} streams ended")
+    if not answers:
+        print("no tunnel was opened at run time")
+    return 0
+
+
+def info(client: Client, args: argparse.Namespace, screen: Screen) -> int:
+    """Show all that is known of one tunnel."""
+    if not args.name:
+        raise UsageError("give the tunnel's name")
+    found: TunnelStatus = client.call("GET", _path(args.name))
+    if args.json:
+        print(to_json(found))
+        return 0
+    for key, value in _rows(found):
+        print(f"{key:<12} {clean(value)}")
+    return 0
+
+
+def _rows(found: TunnelStatus) -> list[tuple[str, str]]:
+    quality, beat = found["quality"], found["heartbeat"]
+    rows = [
+        ("tunnel", found["name"]),
+        ("state", found["state"] + (f": {found['last_error']}" if found["last_error"] else "")),
+        ("address", f"{found['public_url']}/" if found["public_url"] else "-"),
+        ("by host", found["host_url"] or "-"),
+        ("service", found["service"]),
+        ("id", found["tunnel_id"] or "-"),
+        ("connected", f"for {duration(found['connected_s'])}, {found['reconnects']} reconnects"),
+        ("streams", str(found["active_streams"])),
+        ("heartbeat", f"every {duration(beat['interval_s'])}, the last answer {duration(beat['last_pong_s'])} ago"),
+        ("quality", _quality(quality)),
+    ]
+    if not found.get("configured", True):
+        left = found.get("expires_s")
+        rows.append(("opened", "at run time" + (f", for {duration(left)} more" if left is not None else "")))
+    return rows
+
+
+def _quality(quality: Any) -> str:
+    if quality["grade"] is None:
+        return "not known yet"
+    trips = quality["rtt_ms"]
+    words = [quality["grade"] + (f" ({quality['reason']})" if quality.get("reason") else "")]
+    words += [f"rtt {trips[key]:.1f} ms {word}" for key, word in (("p50", "median"), ("p95", "p95")) if trips[key]]
+    if quality["loss"] is not None:
+        words.append(f"loss {quality['loss']:.1%}")
+    return ", ".join(words)
