@@ -22,10 +22,13 @@ from tunneld.errors import TunneldError, UsageError
 __all__ = ["VERBS", "Verb", "main", "overview", "parser_for"]
 
 SYSTEM_SOCKET = "/run/tunneld/control.sock"
+_OF_SERVERS = frozenset({"status", "health", "streams", "cancel", "reload", "completion"})
+"""Verbs that a server's operators have too."""
 _LATER = frozenset({"top", "doctor"})
 _WITH_VALUE = frozenset(
     {
-        *("--socket", "--instance", "--tunnel", "--kind", "--path", "--older-than", "--idle"),
+        *("--socket", "--instance", "--server", "--token-file", "--ca-file"),
+        *("--tunnel", "--kind", "--path", "--older-than", "--idle"),
         *("--for", "--heartbeat", "--keepalive"),
     }
 )  # of any verb: what follows one of these is no verb
@@ -165,7 +168,7 @@ def _run(argv: list[str]) -> int:
         args = parser.parse_intermixed_args(rest)
     except SystemExit as done:  # argparse ends the process after --help and --version
         return int(done.code or 0)
-    client = Client(_socket(args), timeout=60.0 if verb == "reload" else 10.0)
+    client = _client(args, verb)
     try:
         return chosen.run(client, args, Screen.of_stdout())
     finally:
@@ -179,6 +182,9 @@ def parser_for(verb: str) -> argparse.ArgumentParser:
     chosen.arguments(parser)
     parser.add_argument("--socket", metavar="PATH", help="the agent's control socket (or TUNNELD_SOCKET)")
     parser.add_argument("--instance", metavar="NAME", help="the socket of that instance of the service")
+    parser.add_argument("--server", metavar="URL", help="a server's admin API instead of an agent")
+    parser.add_argument("--token-file", metavar="FILE", help="the bearer token for --server")
+    parser.add_argument("--ca-file", metavar="FILE", help="roots (PEM) that are trusted for --server")
     parser.add_argument("--json", action="store_true", help="the API's own shapes")
     parser.add_argument("--version", action="version", version=f"tunnelctl {__version__}", help="show the version")
     parser.add_argument("-h", "--help", action="help", help="show this")
@@ -196,6 +202,23 @@ def _split(argv: list[str]) -> tuple[str | None, list[str]]:
         elif not one.startswith("-"):
             return one, argv[:index] + argv[index + 1 :]
     return None, argv
+
+
+def _client(args: argparse.Namespace, verb: str) -> Client:
+    """What speaks to the agent, or to the server, that is meant."""
+    timeout = 60.0 if verb == "reload" else 10.0
+    if args.server is None:
+        if args.token_file is not None or args.ca_file is not None:
+            raise UsageError("--token-file and --ca-file go with --server URL")
+        return Client(_socket(args), timeout=timeout)
+    if args.socket is not None or args.instance is not None:
+        raise UsageError("give --server, or --socket or --instance, not both")
+    if verb not in _OF_SERVERS:
+        raise UsageError(f"{verb} is an agent's; of a server there are {', '.join(sorted(_OF_SERVERS))}")
+    from tunnelctl.remote import ServerClient, read_token
+
+    token = read_token(args.token_file) if args.token_file is not None else None
+    return ServerClient(args.server, token=token, ca_file=args.ca_file, timeout=timeout)
 
 
 def _socket(args: argparse.Namespace) -> str:
@@ -227,10 +250,12 @@ def overview() -> str:
         "",
         "  --socket PATH    the agent's control socket (or TUNNELD_SOCKET)",
         "  --instance NAME  the socket of that instance of the service",
+        "  --server URL     a server's admin API instead (status, health, streams, cancel, reload);",
+        "                   with --token-file FILE",
         "  --json           the API's own shapes",
         "  --version        print the version",
         "",
         "Each verb has its own: tunnelctl VERB --help.",
-        "Exit: 0 done, 1 failed, 2 usage, 3 agent not reachable.",
+        "Exit: 0 done, 1 failed, 2 usage, 3 agent or server not reachable.",
     ]
     return "\n".join(lines)

@@ -71,10 +71,15 @@ class Client:
         timeout: seconds that the agent has for each answer.
     """
 
+    #: What the daemon at the other end is called.
+    daemon = "agent"
+
     def __init__(self, path: str, *, timeout: float = 10.0) -> None:
         self.path = path
         self._timeout = timeout
-        self._connection = _Connection(path, timeout)
+        self._connection: http.client.HTTPConnection = _Connection(path, timeout)
+        self._prefix = ""
+        self._headers: dict[str, str] = {}
 
     def close(self) -> None:
         """Close the connection."""
@@ -120,13 +125,13 @@ class Client:
             raise self._unreachable(error) from None
 
     def _send(self, method: str, target: str, body: object) -> http.client.HTTPResponse:
-        headers = {"Accept": "*/*"}
+        headers = {"Accept": "*/*", **self._headers}
         data = None
         if body is not None:
             data = json.dumps(body).encode()
             headers["Content-Type"] = "application/json"
         try:
-            self._connection.request(method, target, data, headers)
+            self._connection.request(method, self._prefix + target, data, headers)
             return self._connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
@@ -144,7 +149,8 @@ class Client:
         if isinstance(value, dict) and kind == "application/problem+json":
             raise Refused(answer.status, value)
         self._connection.close()
-        raise Unreachable(f"what answers at {self.path} is not a tunneld agent (status {answer.status}, {kind})")
+        what = f"is not a tunneld {self.daemon} (status {answer.status}, {kind})"
+        raise Unreachable(f"what answers at {self.path} {what}")
 
     def _unreachable(self, error: Exception) -> Unreachable:
         return Unreachable(_advice(self.path, error, self._timeout))

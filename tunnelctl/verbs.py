@@ -111,7 +111,7 @@ def status(client: Client, args: argparse.Namespace, screen: Screen) -> int:
         screen,
     )
     if found["version"] != __version__:
-        print(f"tunnelctl: this is {__version__}; the agent is {clean(found['version'])}", file=sys.stderr)
+        print(f"tunnelctl: this is {__version__}; the {client.daemon} is {clean(found['version'])}", file=sys.stderr)
     return 0
 
 

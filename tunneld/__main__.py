@@ -97,7 +97,7 @@ def _server(arguments: Arguments) -> int:
 
     path = _file(arguments, "server")
     config = load_server(path)
-    from tunneld.server.daemon import run
+    from tunneld.control.admin.host import run
 
     return run(config, path)
 

@@ -313,8 +313,8 @@ CODES: dict[str, Code] = _table(
     (
         "web_page_refused",
         403,
-        "The control API does not answer requests of web pages.",
-        "Use tunnelctl, or a client that sends neither Origin nor Sec-Fetch-Site.",
+        "The control and admin APIs do not answer requests of web pages.",
+        "Use tunnelctl, or a client that sends neither Origin nor Sec-Fetch-Site; a change carries X-Tunneld-Request.",
     ),
     (
         "read_only",
@@ -325,8 +325,33 @@ CODES: dict[str, Code] = _table(
     (
         "misdirected",
         421,
-        "The Host of a request to the control API is not localhost.",
-        "Send `Host: localhost`.",
+        "The Host of a request to the control or admin API is not this machine.",
+        "Send `Host: localhost`, or set admin.token_file for the admin API.",
+    ),
+    # -- what the server's admin API may answer ----------------------------------------------------------
+    (
+        "not_permitted",
+        403,
+        "The token may not make this call.",
+        "Use admin.token_file, or a token made with `tunneld server token create NAME --scope read` (or write).",
+    ),
+    (
+        "local_only",
+        403,
+        "The admin API answers only this machine, and no proxy on it.",
+        "Set admin.token_file to reach it from elsewhere, and send its content as a bearer token.",
+    ),
+    (
+        "no_such_token",
+        404,
+        "There is no token with that id that is not revoked.",
+        "`tunneld server token list` shows them.",
+    ),
+    (
+        "no_such_name",
+        404,
+        "That name belongs to nobody.",
+        "`tunneld server names` shows those that belong to somebody.",
     ),
     ("not_yet", 501, "This call comes with a later release.", "Update tunneld when it is out."),
     (

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import re
 import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -20,51 +18,15 @@ import yaml
 from websockets.exceptions import InvalidStatus
 
 from tests.support.daemons import Agent, Server
+from tests.support.operators import Operator
 from tests.support.peers import Peer, peer
 from tests.support.processes import ROOT, Process, clean_environment, eventually, python_module
 from tests.support.running import Book, book, port_of, running_agent, running_server, settled, url_of
 from tests.support.sockets import LOOPBACK, free_port
 from tests.support.tunnelled import reply, serving
-from tunneld.__main__ import main
 from tunneld.config.server import ServerConfig
 from tunneld.server.daemon import ServerDaemon
 from tunneld.server.tokens import digest, mint
-
-
-class Operator:
-    """`tunneld server …` on one store, in this process."""
-
-    def __init__(self, file: Path, **settings: Any) -> None:
-        self.file = file
-        self.store = file.with_name("server.db")
-        self.settings = {"store": f"sqlite:///{self.store}", "auth": {"mode": "token"}, **settings}
-        file.write_text(yaml.safe_dump(self.settings))
-        file.chmod(0o600)
-
-    def run(self, line: str) -> tuple[int, str, str]:
-        """(exit status, stdout, stderr)."""
-        out, err = io.StringIO(), io.StringIO()
-        with (
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-            ThreadPoolExecutor(1) as thread,  # which has no loop running, as the command's own process
-        ):
-            status = thread.submit(main, ["server", *line.split(), "--config", str(self.file)]).result()
-        return status, out.getvalue(), err.getvalue()
-
-    def do(self, line: str) -> str:
-        """Its stdout, where it must succeed."""
-        status, out, err = self.run(line)
-        assert status == 0, err
-        return out.strip()
-
-    def create(self, line: str) -> tuple[str, str]:
-        """(id, secret) of a new token."""
-        status, out, err = self.run(f"token create {line}")
-        assert status == 0, err
-        match = re.search(r"token (\w+) \(", err)
-        assert match is not None
-        return match[1], out.strip()
 
 
 @pytest.fixture

@@ -50,10 +50,7 @@ _TUNNEL: dict[str, _Wanted] = {
     "access.mode": _not_open,
     "inspect": _on,
 }
-_SERVER: dict[str, _Wanted] = _BOTH | {
-    "admin.listen": _any,
-    "admin.token_file": _any,
-}
+_SERVER: dict[str, _Wanted] = _BOTH | {}
 
 
 def later_keys(config: AgentConfig | ServerConfig) -> list[str]:

@@ -20,7 +20,7 @@ from tunneld.wire.unix import Credentials
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["MAX_BODY", "Guard", "Problem", "audit", "json_bytes"]
+__all__ = ["MAX_BODY", "Guard", "Problem", "audit", "bounded", "json_bytes"]
 
 MAX_BODY = 64 * 1024
 """Bytes of a call's body; the largest that a call can need is a filter."""
@@ -110,7 +110,7 @@ class Guard:
         if refusal is not None:
             await refusal(scope, receive, send)
             return
-        await self._app(scope, _bounded(receive), send)
+        await self._app(scope, bounded(receive), send)
 
 
 async def _refusal(scope: Scope) -> Problem | None:
@@ -128,11 +128,11 @@ async def _refusal(scope: Scope) -> Problem | None:
     return None
 
 
-def _bounded(receive: Receive) -> Receive:
+def bounded(receive: Receive) -> Receive:
     """Return a receive that refuses a body over `MAX_BODY` while the application reads it."""
     seen = 0
 
-    async def bounded() -> Message:
+    async def next_part() -> Message:
         nonlocal seen
         message = await receive()
         seen += len(message.get("body", b""))
@@ -141,4 +141,4 @@ def _bounded(receive: Receive) -> Receive:
             raise HTTPException(413, f"at most {MAX_BODY} bytes", {"Connection": "close"})
         return message
 
-    return bounded
+    return next_part

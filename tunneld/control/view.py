@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Collection
-from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
 from typing import Any, cast
@@ -23,9 +22,6 @@ from tunneld.control.models import (
     HealthStatus,
     LogLevelName,
     NewTunnel,
-    OutagesStatus,
-    OutageStatus,
-    Quality,
     Reconnected,
     Reloaded,
     Status,
@@ -33,10 +29,8 @@ from tunneld.control.models import (
     TunnelClosed,
     TunnelStatus,
 )
-from tunneld.protocol.quality import Reading
+from tunneld.control.shapes import outages_status, quality_status
 from tunneld.telemetry import logs
-from tunneld.telemetry.outages import Outages
-from tunneld.wire.tcp_info import TcpInfo
 
 __all__ = ["AgentView"]
 
@@ -204,43 +198,7 @@ def _tunnel_status(tunnel: AgentTunnel, now: float) -> TunnelStatus:
             "last_pong_s": None if tunnel.last_pong_at is None else round(now - tunnel.last_pong_at, 3),
         },
         "quality": quality_status(tunnel.read_quality(now), tunnel.kernel),
-        "outages": _outages(tunnel.outages),
-    }
-
-
-def quality_status(reading: Reading, kernel: TcpInfo | None) -> Quality:
-    """A connection's quality in the API's shape."""
-    shown: Quality = {
-        "rtt_ms": {"last": _ms(reading.last), "p50": _ms(reading.p50), "p95": _ms(reading.p95)},
-        "jitter_ms": _ms(reading.jitter),
-        "loss": None if reading.loss is None else round(reading.loss, 4),
-        "grade": reading.grade,
-        "reason": reading.reason,
-        "pings": reading.pings,
-        "pings_lost": reading.lost,
-    }
-    if kernel is not None:
-        shown["tcp"] = {
-            "rtt_ms": round(kernel.rtt * 1000, 3),
-            "segments": kernel.segments,
-            "retransmitted": kernel.retransmitted,
-            "delivery_rate": kernel.delivery_rate,
-        }
-    return shown
-
-
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1000, 3)
-
-
-def _outages(outages: Outages) -> OutagesStatus:
-    last = outages.last
-    return {
-        "count": outages.count,
-        "seconds": round(outages.seconds, 3),
-        "replayed_bytes": outages.replayed_bytes,
-        "streams_lost": outages.streams_lost,
-        "last": None if last is None else cast(OutageStatus, asdict(last)),
+        "outages": outages_status(tunnel.outages),
     }
 
 

@@ -40,6 +40,8 @@ class Access:
         self.gate = Gate(config, self.credentials)
         auth = config.auth
         self.names = StoredNames(self.store, self.credentials.get, rest=auth.name_rest, most=auth.max_names)
+        #: Why the store could not be read the last time, a sentence; None: it could.
+        self.fault: str | None = None
         self._changed = changed
         self._refreshing: asyncio.Task[None] | None = None
         self._stale = False
@@ -83,6 +85,7 @@ class Access:
     async def _read(self) -> None:
         self.credentials.replace(await self.store.tokens())
         await self.names.refresh()
+        self.fault = None
 
     def _written(self) -> None:
         """Another process changed the store."""
@@ -97,6 +100,7 @@ class Access:
                 self._stale = False
                 await self.refresh()
         except VisitorError as error:
+            self.fault = str(error)
             log.error("The credentials that hold now cannot be read; the ones from before stay: %s", error)
             self._stale = True
             if self._timer is not None:

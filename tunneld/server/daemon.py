@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections.abc import Callable
 from time import monotonic, time
 from urllib.parse import parse_qs, urlsplit
 
@@ -12,7 +13,7 @@ from tunneld.config.advice import descriptors_needed
 from tunneld.config.load import diff, later_keys, load_server
 from tunneld.config.server import ListenConfig, ServerConfig
 from tunneld.errors import ConfigError, VisitorError
-from tunneld.lifecycle import main, raise_descriptor_limit, warn_about_descriptors
+from tunneld.lifecycle import raise_descriptor_limit, warn_about_descriptors
 from tunneld.protocol.frames import max_message
 from tunneld.protocol.handshake import Bounds
 from tunneld.protocol.headers import lower
@@ -31,7 +32,7 @@ from tunneld.telemetry import logs
 from tunneld.wire.http1 import RequestHead
 from tunneld.wire.ws_accept import Acceptance
 
-__all__ = ["ServerDaemon", "run"]
+__all__ = ["RESTART_SECTIONS", "ServerDaemon"]
 
 log = logging.getLogger("tunneld.server")
 
@@ -42,7 +43,7 @@ _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _COME_BACK = 1.0
 _BACK_A_SECOND = 500
 #: Sections of the file that hold from the next start only.
-_RESTART_SECTIONS = frozenset({"listen", "admin", "public_url", "domain", "tls", "store"})
+RESTART_SECTIONS = frozenset({"listen", "admin", "public_url", "domain", "tls", "store"})
 
 
 class ServerDaemon:
@@ -51,6 +52,13 @@ class ServerDaemon:
     Args:
         config: the file, loaded.
         path: where it was loaded from, for the reload; None: nothing to reload from.
+
+    Attributes:
+        access: who may open what, and the store behind it.
+        public_url: where visitors find it.
+        reloading: each is asked at a reload, before anything changes, and may raise ConfigError; what it returns is
+            called once everything holds.
+        draining: it takes no new visitors and no agents.
     """
 
     def __init__(self, config: ServerConfig, path: str | None) -> None:
@@ -60,11 +68,12 @@ class ServerDaemon:
         self.connections: set[TunnelConnection | LegacyConnection] = set()
         self.registry: Registry
         self.ingress: Ingress
+        self.reloading: list[Callable[[ServerConfig], Callable[[], None]]] = []
         self.access = Access(config, changed=self._look_who_is_welcome)
         self._listeners = Listeners(config)
-        self._public_url = config.public_url or ""
+        self.public_url = config.public_url or ""
         self._legacy: LegacyDoor
-        self._draining = False
+        self.draining = False
         self._gone = asyncio.Event()
 
     # -- life ------------------------------------------------------------------------------------------
@@ -98,7 +107,7 @@ class ServerDaemon:
         except ConfigError:
             await self.access.stop()
             raise
-        self._public_url = config.public_url or self._own_url()
+        self.public_url = config.public_url or self._own_url()
         self.registry = Registry(
             max_tunnels=limits.max_tunnels, max_waiting=limits.max_waiting, urls=self._urls, quality=config.quality
         )
@@ -116,9 +125,9 @@ class ServerDaemon:
         await self.ingress.close(self.drain_timeout)
 
     def _begin_drain(self) -> None:
-        if self._draining:
+        if self.draining:
             return
-        self._draining = True
+        self.draining = True
         self._listeners.close()
         for connection, after in self._sent_away():
             connection.go_away(after)
@@ -147,9 +156,12 @@ class ServerDaemon:
         check_listeners(config)
         changes = diff(self.config, config)
         # What waits for a restart keeps its old value here, so that nothing of it holds by half.
-        config = config.model_copy(update={name: getattr(self.config, name) for name in _RESTART_SECTIONS})
+        config = config.model_copy(update={name: getattr(self.config, name) for name in RESTART_SECTIONS})
+        commits = [prepare(config) for prepare in self.reloading]
         self.config = config
         self.access.configure(config)
+        for commit in commits:
+            commit()
         self.ingress.configure(config)
         self.registry.configure(
             max_tunnels=config.limits.max_tunnels, max_waiting=config.limits.max_waiting, quality=config.quality
@@ -159,7 +171,7 @@ class ServerDaemon:
         for connection in list(self.connections):
             connection.retune()
         for section in sorted(changes.sections):
-            if section in _RESTART_SECTIONS:
+            if section in RESTART_SECTIONS:
                 log.warning("Reloaded, but only a restart applies %s", section)
             else:
                 log.info("Reloaded: %s", section)
@@ -227,7 +239,7 @@ class ServerDaemon:
 
     def _is_legacy(self, head: RequestHead) -> bool:
         """A dial of the older dialect, and not of an agent whose subprotocol was lost on the way: that has a token."""
-        if self._draining:
+        if self.draining:
             raise VisitorError("shutdown", "This server is stopping.", retry_after=1)
         names = {lower(name) for name, _ in head.headers}
         return "sec-websocket-protocol" not in names and "authorization" not in names
@@ -283,7 +295,7 @@ class ServerDaemon:
     # -- inside ----------------------------------------------------------------------------------------
 
     def _is_ready(self) -> bool:
-        return not self._draining
+        return not self.draining
 
     def _own_url(self) -> str:
         """Where visitors find this server when the file does not say: the first listener that serves them."""
@@ -295,14 +307,9 @@ class ServerDaemon:
         return "http://localhost"
 
     def _urls(self, name: str) -> tuple[str, str | None]:
-        parts = urlsplit(self._public_url)
+        parts = urlsplit(self.public_url)
         host_url = None
         if self.config.domain is not None:
             port = f":{parts.port}" if parts.port else ""
             host_url = f"{parts.scheme}://{name}.{self.config.domain}{port}"
-        return f"{self._public_url}/t/{name}", host_url
-
-
-def run(config: ServerConfig, path: str) -> int:
-    """Be the server until a signal ends it; returns the exit status."""
-    return main(lambda: ServerDaemon(config, path), config.log.level, config.log.format, burst=config.log.burst)
+        return f"{self.public_url}/t/{name}", host_url

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
 from ipaddress import ip_address
@@ -35,13 +36,22 @@ from tunneld.wire.tls import Certificate
 from tunneld.wire.ws_hop import Hop
 from tunneld.wire.ws_upgrade import VERSION, asked, request_fields
 
-__all__ = ["Ingress", "LegacyAddresses", "Listener", "TunnelOffer"]
+__all__ = ["Ingress", "LegacyAddresses", "Listener", "Totals", "TunnelOffer"]
 
 log = logging.getLogger("tunneld.ingress")
 
 _CONNECT = "/tunnel/connect"
 _REGISTER = "/register"
 _IDS = 4096  # bytes of randomness taken at a time: 256 ids
+
+
+@dataclass(slots=True)
+class Totals:
+    """Requests of visitors that reached a tunnel: how many, and the bytes of their bodies and of the answers'."""
+
+    streams: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
 
 
 class Listener:
@@ -154,6 +164,7 @@ class Ingress:
         self.exchanges: dict[str, Exchange | SocketVisit] = {}
         self.connections: set[ServerConnection] = set()
         self.hops: set[Hop] = set()
+        self._ended = Totals()
         self.stops = StopList()
         self.budget = budget or MemoryBudget(config.limits.memory)
         self.replays = Replays(self.budget, config.sse.replay_total)
@@ -451,9 +462,22 @@ class Ingress:
 
     # -- exchanges ---------------------------------------------------------------------------------------
 
+    @property
+    def totals(self) -> Totals:
+        """Sums since the start, what is under way included."""
+        live = self.exchanges.values()
+        return Totals(
+            self._ended.streams + len(live),
+            self._ended.bytes_in + sum(exchange.bytes_in for exchange in live),
+            self._ended.bytes_out + sum(exchange.bytes_out for exchange in live),
+        )
+
     def forget(self, exchange: Visit) -> None:
         """An exchange is over."""
-        self.exchanges.pop(exchange.request_id, None)
+        if self.exchanges.pop(exchange.request_id, None) is not None:
+            self._ended.streams += 1
+            self._ended.bytes_in += exchange.bytes_in
+            self._ended.bytes_out += exchange.bytes_out
 
     def holds(self, exchange: Visit, size: int) -> None:
         """`size` more bytes wait in a visitor's transport; over the limit, who stalls the longest must go."""

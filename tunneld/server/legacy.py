@@ -38,7 +38,7 @@ from tunneld.protocol.streams import Sink
 from tunneld.protocol.windows import MemoryBudget
 from tunneld.server.legacy_stream import LegacyStream
 from tunneld.server.principals import Principal
-from tunneld.server.registry import Registry, Tunnel
+from tunneld.server.registry import Registry, Seen, Tunnel
 
 __all__ = ["LegacyConnection", "LegacyPolicy"]
 
@@ -130,6 +130,7 @@ class LegacyConnection:
         self._stamps: dict[str, int] = {}  # of our pings that wait for their pong -> number
         self._beat_timer: asyncio.TimerHandle | None = None
         self._over = False
+        self._since = monotonic()
 
     # -- life --------------------------------------------------------------------------------------------
 
@@ -160,6 +161,16 @@ class LegacyConnection:
     def replaced(self, *, resumed: bool) -> None:
         """A newer connection took the name over."""
         self.refuse("replaced", "a newer connection took this tunnel over")
+
+    def seen(self, now: float) -> Seen:
+        """What operators are shown of this connection."""
+        return Seen(
+            peer=self.peer,
+            agent_version=self.dialect,
+            connected_s=round(now - self._since, 3),
+            last_heard_s=round(now - self._pipe.last_heard, 3),
+            round_trip_ms=None if self.round_trip is None else round(self.round_trip * 1000, 3),
+        )
 
     def revoke(self) -> None:
         """Its credential is good no longer."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tunneld.config.server import ListenConfig, ServerConfig
+from tunneld.config.server import AdminConfig, ListenConfig, ServerConfig
 from tunneld.errors import ConfigError
 from tunneld.wire import sockets
 from tunneld.wire.inherited import Inherited
@@ -37,10 +37,13 @@ class Listeners:
 
     Args:
         config: the server's.
+        admin: the one of the admin API instead of those of visitors and agents.
     """
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, *, admin: AdminConfig | None = None) -> None:
         self._config = config
+        self._listen = config.listen if admin is None else (admin.listen,)
+        self._key = "listen" if admin is None else "admin.listen"
         self._sockets: list[tuple[ListenConfig, ssl.SSLContext | None, socket.socket]] = []
         self._unix: list[BoundSocket] = []
         self._servers: list[asyncio.Server] = []
@@ -55,7 +58,7 @@ class Listeners:
         """Adopt what systemd holds, bind the rest; raises ConfigError with one line a fault, and then none is bound."""
         self._inherited = Inherited()
         faults: list[str] = []
-        for index, config in enumerate(self._config.listen):
+        for index, config in enumerate(self._listen):
             try:
                 self._open(index, config)
             except ConfigError as error:
@@ -71,8 +74,10 @@ class Listeners:
             raise ConfigError(faults)
 
     def _open(self, index: int, config: ListenConfig) -> None:
-        where = f"listen[{index}]"
+        where = f"listen[{index}]" if self._key == "listen" else self._key
         pair = config.tls or self._config.tls
+        if self._key != "listen" and config.tls is None and config.loopback:
+            pair = None  # a certificate of the public name is of no use there, and nothing leaves this machine
         context = None
         if pair is not None:
             key = "tls" if config.tls is None else f"{where}.tls"

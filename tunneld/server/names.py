@@ -109,12 +109,20 @@ class StoredNames:
         self._names.pop(name, None)
         return released
 
+    def free_from(self, held: Name, now: float) -> float | None:
+        """When others may have it; None while its owner's credential lives, or while it is reserved."""
+        gone = self._gone_since(held, now)
+        return None if gone is None or held.reserved else gone + self._rest
+
+    def _gone_since(self, held: Name, now: float) -> float | None:
+        token = self._token(held.owner) if held.owner is not None else None
+        return token.gone_since(now) if token is not None else held.since
+
     def _is_free(self, held: Name, principal: Principal, now: float) -> bool:
         """Whether somebody else may have it, though it is written down for one."""
         if held.reserved:
             return False
-        token = self._token(held.owner) if held.owner is not None else None
-        gone = token.gone_since(now) if token is not None else held.since
+        gone = self._gone_since(held, now)
         return gone is not None and (principal.names(held.name) or gone + self._rest <= now)
 
     def _taken(self, held: Name) -> VisitorError:

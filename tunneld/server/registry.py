@@ -6,6 +6,7 @@ A name is known from its first session until it is pushed out by newer names; `l
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from tunneld.errors import VisitorError
@@ -18,7 +19,7 @@ from tunneld.server.conflicts import Conflicts
 from tunneld.server.principals import OPEN, Principal
 from tunneld.telemetry.outages import Outages
 
-__all__ = ["Carried", "Carrier", "Connection", "Recovering", "Registry", "Tunnel"]
+__all__ = ["Carried", "Carrier", "Connection", "Recovering", "Registry", "Seen", "Tunnel"]
 
 #: Agent processes whose last dial is remembered for one name.
 _MAX_INSTANCES = 16
@@ -53,6 +54,25 @@ class Carrier(Protocol):
         """Carry a request; raises VisitorError as `Session.open` does."""
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known of the agent at the other end.
+
+    Attributes:
+        peer: its address, for people.
+        agent_version: as it said; None: it did not.
+        connected_s: seconds that its connection stands.
+        last_heard_s: seconds since anything came.
+        round_trip_ms: of the last ping; None before the first.
+    """
+
+    peer: str
+    agent_version: str | None
+    connected_s: float
+    last_heard_s: float | None
+    round_trip_ms: float | None
+
+
 class Connection(Protocol):
     """The connection that serves a name at present, or whose session is kept (server/tunnels.py, server/legacy.py).
 
@@ -64,6 +84,9 @@ class Connection(Protocol):
 
     def replaced(self, *, resumed: bool) -> None:
         """A newer connection took the name over: write nothing more and close; end the session unless `resumed`."""
+
+    def seen(self, now: float) -> Seen:
+        """What operators are shown of it."""
 
 
 class Recovering(Protocol):
@@ -95,6 +118,7 @@ class Tunnel:
         quality: of its connections.
         grace: the server's `resume.grace`, seconds.
         max_streams: what the session carries at most.
+        connects: connections that have served it.
         principal: who serves the name, or did last; its limits hold over all its tunnels.
         lost_at: monotonic seconds at which the last session that ended lost its connection.
         recover_until: monotonic seconds until which its event streams may go on in another session.
@@ -107,6 +131,7 @@ class Tunnel:
         "_waiting",
         "conflicts",
         "connection",
+        "connects",
         "expired",
         "grace",
         "heartbeat",
@@ -151,6 +176,7 @@ class Tunnel:
         self.conflicts = Conflicts()
         self.outages = Outages()
         self.grace = 0.0
+        self.connects = 0
         self.max_streams = 1
         self.principal: Principal = OPEN
         self.lost_at = self.recover_until = now
@@ -219,6 +245,7 @@ class Tunnel:
     def take(self, connection: Connection, *, resumed: bool) -> None:
         """This connection serves the name from now on; the one before it is told that it was replaced."""
         before, self.connection = self.connection, connection
+        self.connects += 1
         self._session = None
         if before is not None:
             before.replaced(resumed=resumed)

@@ -28,7 +28,7 @@ from tunneld.protocol.session import Session, SessionSettings
 from tunneld.server.conflicts import PAUSE, Conflict
 from tunneld.server.names import NameRegistry
 from tunneld.server.principals import Principal
-from tunneld.server.registry import Registry, Tunnel
+from tunneld.server.registry import Registry, Seen, Tunnel
 
 __all__ = ["TunnelConnection", "TunnelPolicy"]
 
@@ -94,6 +94,7 @@ class TunnelConnection:
         self.principal = principal
         self._names = names
         self._claiming: asyncio.Task[None] | None = None
+        self._since = monotonic()
         self._closed = False
         self._leaving = ""  # the reason of the agent's goaway
         self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
@@ -112,6 +113,16 @@ class TunnelConnection:
         self.link.refuse("replaced", "a newer connection took this tunnel over")
         if self._closed:
             self._forget(self)
+
+    def seen(self, now: float) -> Seen:
+        """What operators are shown of this connection."""
+        return Seen(
+            peer=self.peer,
+            agent_version=self.hello.agent_version if self.hello is not None else None,
+            connected_s=round(now - self._since, 3),
+            last_heard_s=round(now - self.link.pipe.last_heard, 3),
+            round_trip_ms=None if self.round_trip is None else round(self.round_trip * 1000, 3),
+        )
 
     def go_away(self, retry_after: float) -> None:
         """The server is about to leave: no new streams, those that are open may end."""

@@ -45,6 +45,9 @@ class SqlStore:
     async def open(self) -> None:
         """As `Store`; so are all below."""
         if self._url != "memory:":
+            # Here rather than on the thread, whose own heap it would fill: that costs 2 MiB more.
+            import tunneld.server.store.database  # noqa: F401
+
             await self._run(lambda database: None)
 
     async def close(self) -> None:  # noqa: D102

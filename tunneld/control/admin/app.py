@@ -1,0 +1,248 @@
+"""The server's admin API: a FastAPI application that only translates. `AdminGuard` stands before every call."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends, FastAPI, Header, Path, Query, Request
+from fastapi.responses import Response
+
+from tunneld import __version__
+from tunneld.control import models as shared
+from tunneld.control.admin import models
+from tunneld.control.admin.facade import ServerFacade
+from tunneld.control.admin.guard import ALWAYS, CHANGE_HEADER, AdminGuard
+from tunneld.control.admin.keeper import Keeper
+from tunneld.control.answers import add_errors, describe, docs, json_answer
+from tunneld.control.guard import Problem
+from tunneld.errors import ConfigError
+from tunneld.server.principals import Principal
+
+__all__ = ["create_admin_app"]
+
+_DESCRIPTION = f"""What a tunneld server carries, and who may use it. Without `admin.token_file` only this machine is
+answered; with it every call needs `Authorization: Bearer TOKEN`. A change also carries a header that no form of another
+site can set: `{CHANGE_HEADER}` with any value, a bearer token, or a JSON body's type."""
+_MAX_SECONDS = 10 * 365 * 86400.0
+
+Id = Annotated[str, Path(max_length=64)]
+
+
+def create_admin_app(server: ServerFacade, keeper: Keeper) -> FastAPI:
+    """The application for one server.
+
+    The dashboard (``/dashboard``) and ``/metrics`` are routes of this same application: add them beside the `_add_…`
+    below, and the guard stands before them too.
+    """
+    app = FastAPI(
+        title="tunneld admin",
+        version=__version__,
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.add_middleware(AdminGuard, keeper=keeper)
+    add_errors(app)
+
+    @app.exception_handler(ValueError)
+    async def wrong(request: Request, error: ValueError) -> Response:
+        return Problem("bad_argument", str(error))
+
+    reads = APIRouter(prefix="/api/v1")
+    changes = APIRouter(prefix="/api/v1", dependencies=[Depends(_change_header)])
+    _add_state(reads, server)
+    _add_cancels(changes, server)
+    _add_reload(changes, server)
+    _add_tokens(reads, changes, server)
+    _add_names(reads, changes, server)
+    _add_audit(reads, server)
+    app.include_router(reads)
+    app.include_router(changes)
+    describe(app)
+    return app
+
+
+def _change_header(
+    mark: Annotated[
+        str | None, Header(alias=CHANGE_HEADER, description="Any value; a change without a bearer token needs it.")
+    ] = None,
+) -> None:
+    """For the description alone: `AdminGuard` has looked at it."""
+
+
+def _docs(answer: Any, *codes: str, also: dict[int, Any] | None = None, good: int = 200) -> dict[int | str, Any]:
+    return docs(answer, *codes, "bad_argument", also=also, always=ALWAYS, good=good)
+
+
+def _who(request: Request) -> Principal:
+    found = request.scope["state"]["principal"]
+    assert isinstance(found, Principal)
+    return found
+
+
+def _seconds(value: float, key: str, *, least: float = 0.0) -> float:
+    if not (math.isfinite(value) and least <= value <= _MAX_SECONDS):
+        raise ValueError(f"{key}: give seconds, {least:g} to {_MAX_SECONDS:.0f}")
+    return value
+
+
+def _add_state(router: APIRouter, server: ServerFacade) -> None:
+    @router.get("/health", responses=_docs(shared.Health, also={503: shared.Health}))
+    async def health() -> Response:
+        """Whether the server does its work: 200 for ok and degraded, 503 for down."""
+        found = server.health()
+        return json_answer(found, 503 if found["status"] == "down" else 200)
+
+    @router.get("/status", responses=_docs(models.ServerStatus))
+    async def status() -> Response:
+        """The server, its tunnels and its totals."""
+        return json_answer(server.status())
+
+    @router.get("/tunnels", responses=_docs(models.ServerTunnels))
+    async def tunnels() -> Response:
+        """Every known name."""
+        return json_answer({"tunnels": server.tunnels()})
+
+    @router.get("/tunnels/{name}", responses=_docs(models.ServerTunnel, "no_such_tunnel"))
+    async def tunnel(name: Id) -> Response:
+        """One of them."""
+        found = server.tunnel(name)
+        return Problem("no_such_tunnel", f"no tunnel {name}") if found is None else json_answer(found)
+
+    @router.get("/streams", responses=_docs(shared.Streams))
+    async def streams(
+        tunnel: Annotated[str | None, Query(description="Of this tunnel only.")] = None,
+        kind: Annotated[shared.StreamKind | None, Query(description="Of this kind only.")] = None,
+    ) -> Response:
+        """Every visitor's request that is under way, oldest first."""
+        return json_answer({"streams": server.streams(tunnel, kind)})
+
+    @router.get("/streams/{request_id}", responses=_docs(shared.StreamInfo, "no_such_stream"))
+    async def stream(request_id: Id) -> Response:
+        """One stream."""
+        found = server.stream(request_id)
+        return Problem("no_such_stream", f"no stream {request_id}") if found is None else json_answer(found)
+
+    @router.get("/limits", responses=_docs(models.LimitsInfo))
+    async def limits() -> Response:
+        """What bounds the server, and how near to it it is."""
+        return json_answer(server.limits())
+
+
+def _add_cancels(router: APIRouter, server: ServerFacade) -> None:
+    @router.delete("/streams/{request_id}", responses=_docs(shared.Cancelled, "no_such_stream"))
+    async def cancel_one(request: Request, request_id: Id) -> Response:
+        """Cancel one stream: its service's work stops, its visitor is told."""
+        done = server.cancel([request_id])
+        if not done:
+            return Problem("no_such_stream", f"no stream {request_id}")
+        await server.note(_who(request), "stream.cancel", f"cancelled stream {request_id}")
+        return json_answer({"cancelled": done})
+
+    @router.post("/streams/cancel", responses=_docs(shared.Cancelled, "empty_filter", "body_too_large"))
+    async def cancel_some(request: Request, wanted: Annotated[shared.Filter, Body()]) -> Response:
+        """Cancel every stream that passes all keys of the filter; an empty filter is refused."""
+        if not wanted:
+            return Problem("empty_filter")
+        for key in ("older_than_s", "idle_s"):
+            _seconds(wanted.get(key, 0), key)  # type: ignore[arg-type]
+        found = server.streams(wanted.get("tunnel"), wanted.get("kind"))
+        done = server.cancel([one["request_id"] for one in found if shared.matches(one, wanted)])
+        shown = ", ".join(done[:20]) + (" …" if len(done) > 20 else "")
+        await server.note(
+            _who(request), "stream.cancel", f"cancelled {len(done)} streams by filter: {shown or 'none matched'}"
+        )
+        return json_answer({"cancelled": done})
+
+
+def _add_reload(router: APIRouter, server: ServerFacade) -> None:
+    @router.post("/reload", responses=_docs(shared.Reloaded, "bad_config"))
+    async def reload(request: Request) -> Response:
+        """Apply the changed configuration file; a bad one changes nothing and the answer says why."""
+        try:
+            changed = await server.reload()
+        except ConfigError as error:
+            await server.note(_who(request), "reload", f"reload refused: {'; '.join(error.faults)}", ok=False)
+            return Problem("bad_config", str(error), faults=error.faults)
+        await server.note(_who(request), "reload", f"reloaded: {'; '.join(changed['changed']) or 'nothing changed'}")
+        return json_answer(changed)
+
+
+def _add_tokens(reads: APIRouter, changes: APIRouter, server: ServerFacade) -> None:
+    @reads.get("/tokens", responses=_docs(models.Tokens, "store_failed"))
+    async def tokens(
+        every: Annotated[bool, Query(alias="all", description="Those that were revoked too.")] = False,
+    ) -> Response:
+        """Credentials, without their secrets."""
+        return json_answer({"tokens": await server.tokens(every=every)})
+
+    @reads.get("/tokens/{token_id}", responses=_docs(models.TokenInfo, "no_such_token", "store_failed"))
+    async def token(token_id: Id) -> Response:
+        """One of them."""
+        return json_answer(await server.token(token_id))
+
+    @changes.post(
+        "/tokens", responses=_docs(models.MadeToken, "body_too_large", "store_failed", good=201), status_code=201
+    )
+    async def create_token(request: Request, wanted: Annotated[models.NewToken, Body()]) -> Response:
+        """Make a credential; the answer is the only one that ever holds its secret."""
+        if "expires_s" in wanted:
+            _seconds(wanted["expires_s"], "expires_s", least=1)
+        made = await server.create_token(wanted)
+        of = made["token"]
+        await server.note(_who(request), "token.create", f"created token {of['id']} ({of['name']})")
+        return json_answer(made, 201)
+
+    @changes.post(
+        "/tokens/{token_id}/rotate",
+        responses=_docs(models.MadeToken, "no_such_token", "body_too_large", "store_failed"),
+    )
+    async def rotate(
+        request: Request, token_id: Id, wanted: Annotated[models.Rotation | None, Body()] = None
+    ) -> Response:
+        """Give a credential another secret; it keeps its id, its rights and its names."""
+        overlap = _seconds((wanted or {}).get("overlap_s", 0.0), "overlap_s")
+        made = await server.rotate_token(token_id, overlap)
+        await server.note(_who(request), "token.rotate", f"gave token {token_id} another secret")
+        return json_answer(made)
+
+    @changes.delete("/tokens/{token_id}", responses=_docs(models.Closed, "no_such_token", "store_failed"))
+    async def revoke(request: Request, token_id: Id) -> Response:
+        """End a credential; its tunnels close at once."""
+        ended = await server.revoke_token(token_id)
+        await server.note(_who(request), "token.revoke", f"revoked token {ended['id']} ({ended['name']})")
+        return json_answer({"revoked": ended["id"]})
+
+
+def _add_names(reads: APIRouter, changes: APIRouter, server: ServerFacade) -> None:
+    @reads.get("/names", responses=_docs(models.Names))
+    async def names() -> Response:
+        """Names of tunnels that belong to somebody."""
+        return json_answer({"names": server.names()})
+
+    @changes.put("/names/{name}", responses=_docs(models.NameInfo, "no_such_token", "body_too_large", "store_failed"))
+    async def reserve(request: Request, name: Id, wanted: Annotated[models.NewName | None, Body()] = None) -> Response:
+        """Keep a name for one token, or from everybody."""
+        owner = (wanted or {}).get("owner")
+        kept = await server.reserve_name(name, owner)
+        await server.note(_who(request), "name.reserve", f"reserved {name} for {owner or 'nobody'}")
+        return json_answer(kept)
+
+    @changes.delete("/names/{name}", responses=_docs(models.Released, "no_such_name", "store_failed"))
+    async def release(request: Request, name: Id) -> Response:
+        """Make a name free."""
+        await server.release_name(name)
+        await server.note(_who(request), "name.release", f"released {name}")
+        return json_answer({"released": name})
+
+
+def _add_audit(router: APIRouter, server: ServerFacade) -> None:
+    @router.get("/audit", responses=_docs(models.AuditPage, "store_failed"))
+    async def audit(
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        before: Annotated[int | None, Query(ge=1, le=2**62, description="Of the page before.")] = None,
+    ) -> Response:
+        """Who changed what, the newest first."""
+        return json_answer(await server.audit(limit=limit, before=before))

@@ -1,0 +1,85 @@
+"""What the admin API asks of the server. `view.ServerView` has these methods."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+from tunneld.control.admin.models import (
+    AuditPage,
+    LimitsInfo,
+    MadeToken,
+    NameInfo,
+    NewToken,
+    ServerStatus,
+    ServerTunnel,
+    TokenInfo,
+)
+from tunneld.control.models import Health, Reloaded, StreamInfo
+from tunneld.server.principals import Principal
+
+__all__ = ["ServerFacade"]
+
+
+class ServerFacade(Protocol):
+    """The server as its operators see it. All values are JSON-ready; called on the server's own event loop.
+
+    Only what may wait is async; a `VisitorError` becomes the problem of its code, a `ValueError` ``bad_argument``.
+    """
+
+    def status(self) -> ServerStatus:
+        """Everything that ``tunnelctl --server URL status`` shows."""
+
+    def health(self) -> Health:
+        """Whether the server does its work, check by check."""
+
+    def tunnels(self) -> list[ServerTunnel]:
+        """Every known name, by name."""
+
+    def tunnel(self, name: str) -> ServerTunnel | None:
+        """One of them, None when it is not known."""
+
+    def streams(self, tunnel: str | None = None, kind: str | None = None) -> list[StreamInfo]:
+        """Return the streams under way, oldest first; None takes every tunnel, every kind."""
+
+    def stream(self, request_id: str) -> StreamInfo | None:
+        """Return one of them, None when it is gone."""
+
+    def cancel(self, request_ids: Collection[str]) -> list[str]:
+        """Cancel these with reason ``operator``; return the ids that were there, pass over the others."""
+
+    def limits(self) -> LimitsInfo:
+        """What bounds the server, and how near to it it is."""
+
+    async def reload(self) -> Reloaded:
+        """Apply the changed file; raises ConfigError."""
+
+    async def tokens(self, *, every: bool) -> list[TokenInfo]:
+        """Credentials, those that were revoked only with `every`."""
+
+    async def token(self, token_id: str) -> TokenInfo:
+        """One of them; raises VisitorError ``no_such_token``."""
+
+    async def create_token(self, wanted: NewToken) -> MadeToken:
+        """A new one; raises ValueError."""
+
+    async def rotate_token(self, token_id: str, overlap: float) -> MadeToken:
+        """Another secret for one; raises VisitorError ``no_such_token``, or ValueError for a certificate's."""
+
+    async def revoke_token(self, token_id: str) -> TokenInfo:
+        """End one; raises VisitorError ``no_such_token``."""
+
+    def names(self) -> list[NameInfo]:
+        """Names that belong to somebody, by name."""
+
+    async def reserve_name(self, name: str, owner: str | None) -> NameInfo:
+        """Keep a name for one token, or from all; raises ValueError, or VisitorError ``no_such_token``."""
+
+    async def release_name(self, name: str) -> None:
+        """Make a name free; raises VisitorError ``no_such_name``."""
+
+    async def audit(self, *, limit: int, before: int | None) -> AuditPage:
+        """Who changed what, the newest first."""
+
+    async def note(self, principal: Principal, action: str, detail: str, *, ok: bool = True) -> None:
+        """Keep and log one change."""

@@ -1,0 +1,97 @@
+"""The server with its admin API, as one program."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tunneld.config.server import ListenConfig, ServerConfig
+from tunneld.control.admin.keeper import Keeper
+from tunneld.control.admin.listener import AdminListener, admin_secret, warn_if_exposed
+from tunneld.lifecycle import main
+from tunneld.server.daemon import ServerDaemon
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+__all__ = ["ServerHost", "run"]
+
+log = logging.getLogger("tunneld.admin")
+
+
+class ServerHost:
+    """A server daemon beside its admin listener: what `lifecycle.serve` drives.
+
+    Args:
+        config: the file, loaded.
+        path: where it was loaded from; None: nothing to reload from.
+    """
+
+    def __init__(self, config: ServerConfig, path: str | None) -> None:
+        self.server = ServerDaemon(config, path)
+        self.server.reloading.append(self._reloading)
+        self._keeper = Keeper(self.server.access.credentials, None, refused=_refused)
+        self._admin = AdminListener(config, self._make) if config.admin is not None else None
+
+    @property
+    def drain_timeout(self) -> float:
+        """Seconds."""
+        return self.server.drain_timeout
+
+    @property
+    def admin_addresses(self) -> list[tuple[ListenConfig, str]]:
+        """(listener, address as bound) of the admin API; empty without one."""
+        return self._admin.addresses if self._admin is not None else []
+
+    async def start(self) -> None:
+        """Serve, then answer operators; raises ConfigError."""
+        config = self.server.config
+        self._keeper.configure(admin_secret(config))
+        warn_if_exposed(config)
+        await self.server.start()
+        if self._admin is not None:
+            try:
+                await self._admin.start()
+            except BaseException:
+                await self.server.stop()
+                raise
+
+    async def drain(self) -> None:
+        """As the daemon's; operators are answered meanwhile."""
+        await self.server.drain()
+
+    async def stop(self) -> None:
+        """End all."""
+        if self._admin is not None:
+            await self._admin.stop()
+        await self.server.stop()
+
+    async def reload(self) -> object:
+        """As the daemon's."""
+        return await self.server.reload()
+
+    def status_line(self) -> str:
+        """As the daemon's."""
+        return self.server.status_line()
+
+    def _reloading(self, config: ServerConfig) -> Callable[[], None]:
+        """The admin token is read anew, whatever else changed."""
+        secret = admin_secret(config)
+        return lambda: self._keeper.configure(secret)
+
+    def _make(self) -> FastAPI:
+        """In a thread, at the first connection."""
+        from tunneld.control.admin.app import create_admin_app
+        from tunneld.control.admin.view import ServerView
+
+        return create_admin_app(ServerView(self.server), self._keeper)
+
+
+def _refused(address: str, reason: str) -> None:
+    log.warning("Refused an operator's credential from %s: %s", address, reason, extra={"peer": address})
+
+
+def run(config: ServerConfig, path: str) -> int:
+    """Be the server until a signal ends it; returns the exit status."""
+    return main(lambda: ServerHost(config, path), config.log.level, config.log.format, burst=config.log.burst)

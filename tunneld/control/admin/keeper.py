@@ -1,0 +1,123 @@
+"""Who may call the admin API, before any call is looked at (CONTRACT "Server configuration").
+
+Without `admin.token_file` only this machine is answered, and of it only who came straight: a proxy on the same host
+makes every visitor loopback, and a web page can reach loopback by DNS rebinding. With it a bearer token is asked for:
+that file's, or one of the store with the scope ``read`` or ``write``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from hmac import compare_digest
+from ipaddress import ip_address
+from time import monotonic, time
+from typing import TYPE_CHECKING
+
+from tunneld.errors import VisitorError
+from tunneld.server.auth import bearer_of
+from tunneld.server.credentials import Credentials
+from tunneld.server.failures import Failures
+from tunneld.server.principals import READ, WRITE, Principal
+from tunneld.server.tokens import digest
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
+
+__all__ = ["BOTH", "Keeper"]
+
+BOTH = frozenset({READ, WRITE})
+"""What the machine itself and `admin.token_file` may."""
+
+
+class Keeper:
+    """Knows the credentials of operators.
+
+    Args:
+        credentials: of the store.
+        secret: of `admin.token_file`; None: there is none.
+        refused: called with (address, reason) of each wrong credential.
+        most: wrong ones from one address within `window` seconds; beyond it the answer is 429.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        secret: str | None,
+        *,
+        refused: Callable[[str, str], None] = lambda *_: None,
+        most: int = 300,
+        window: float = 60.0,
+    ) -> None:
+        self._credentials = credentials
+        self._refused = refused
+        self._failures = Failures(most=most, window=window)
+        self.configure(secret)
+
+    def configure(self, secret: str | None) -> None:
+        """Let another `admin.token_file` hold from now on."""
+        self._digest = digest(secret) if secret is not None else None
+
+    def judge(self, scope: Scope) -> Principal:
+        """Who calls; raises VisitorError when nobody who may."""
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        client = scope.get("client")
+        address = client[0] if client else "unix"
+        if self._digest is None:
+            _check_local(scope, headers, address)
+        values = [value.decode("latin-1") for name, value in headers if name == b"authorization"]
+        if self._digest is None and not values:
+            return Principal("local", f"this machine ({address})", (), scopes=BOTH)
+        return self._known(bearer_of(values), address)
+
+    def _known(self, secret: str | None, address: str) -> Principal:
+        why = "none" if secret is None else "form"
+        if secret:
+            if self._digest is not None and compare_digest(self._digest, digest(secret)):
+                return Principal("admin", "admin.token_file", (), scopes=BOTH)
+            principal, why = self._credentials.by_secret(secret, time())
+            if principal is not None:
+                return principal
+        wait = self._failures.note(address, monotonic())
+        if wait is not None:
+            raise VisitorError(
+                "rate_limited", "Too many wrong credentials came from this address.", retry_after=math.ceil(wait)
+            )
+        self._refused(address, why)
+        raise VisitorError(
+            "unauthorized",
+            "The admin API asks for a bearer token: that of admin.token_file, or one made with "
+            "`tunneld server token create NAME --scope read` (or write).",
+        )
+
+
+def _check_local(scope: Scope, headers: list[tuple[bytes, bytes]], address: str) -> None:
+    if address != "unix" and not _is_loopback(address):
+        raise VisitorError("local_only", "Without admin.token_file only this machine is answered.")
+    if any(name == b"forwarded" or name.startswith(b"x-forwarded-") for name, _ in headers):
+        raise VisitorError("local_only", "Without admin.token_file nobody behind a proxy is answered.")
+    sites = {value for name, value in headers if name == b"sec-fetch-site"}
+    if not sites <= {b"none", b"same-origin"}:
+        raise VisitorError("web_page_refused", "A page of another site asks.")
+    hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
+    if len(hosts) != 1 or not _is_local_host(hosts[0]):
+        raise VisitorError("misdirected", "Without admin.token_file the Host must be localhost or a loopback address.")
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    return (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback
+
+
+def _is_local_host(host: str) -> bool:
+    bare = host.lower()
+    if bare.startswith("["):
+        bare, _, rest = bare[1:].partition("]")
+        if rest and not rest.startswith(":"):
+            return False
+    else:
+        bare = bare.rpartition(":")[0] or bare
+    return bare in ("localhost", "localhost.") or _is_loopback(bare)

@@ -1,0 +1,330 @@
+"""The server as the admin API shows it: the daemon's own objects as the shapes of `models`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection
+from dataclasses import asdict
+from datetime import UTC, datetime
+from time import monotonic, time
+
+from tunneld import __version__
+from tunneld.control.admin.models import (
+    AuditPage,
+    LimitsInfo,
+    MadeToken,
+    NameInfo,
+    NewToken,
+    ServerStatus,
+    ServerTunnel,
+    TokenInfo,
+)
+from tunneld.control.models import Health, Reloaded, StreamInfo
+from tunneld.control.shapes import outages_status, quality_status
+from tunneld.errors import VisitorError
+from tunneld.server.daemon import RESTART_SECTIONS, ServerDaemon
+from tunneld.server.keys import LABEL, new_token
+from tunneld.server.principals import OPEN_OWNER, Limits, Principal
+from tunneld.server.registry import Tunnel
+from tunneld.server.store.records import AuditEntry, Name, Token
+from tunneld.server.tokens import digest, mint
+from tunneld.server.visit import Visit
+
+__all__ = ["ServerView", "token_info"]
+
+log = logging.getLogger("tunneld.admin")
+
+
+class ServerView:
+    """A `ServerFacade` over a running daemon."""
+
+    def __init__(self, daemon: ServerDaemon) -> None:
+        self._daemon = daemon
+        self._access = daemon.access
+
+    # -- what there is -----------------------------------------------------------------------------------
+
+    def status(self) -> ServerStatus:
+        """As `ServerFacade`; so are all below."""
+        daemon = self._daemon
+        tunnels = self.tunnels()
+        totals = daemon.ingress.totals
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_s": round(monotonic() - daemon.started, 3),
+            "config_file": daemon.path,
+            "server": daemon.public_url,
+            "listening": [address for _, address in daemon.listening],
+            "tunnels": tunnels,
+            "totals": {
+                "tunnels": len(tunnels),
+                "online": sum(1 for tunnel in tunnels if tunnel["state"] == "online"),
+                "active_streams": len(daemon.ingress.exchanges),
+                "streams": totals.streams,
+                "bytes_in": totals.bytes_in,
+                "bytes_out": totals.bytes_out,
+            },
+        }
+
+    def health(self) -> Health:  # noqa: D102
+        draining = self._daemon.draining
+        fault = self._access.fault
+        return {
+            "status": "down" if draining else "degraded" if fault else "ok",
+            "checks": [
+                {
+                    "name": "visitors",
+                    "status": "down" if draining else "ok",
+                    "detail": "The server is stopping." if draining else "Visitors and agents are served.",
+                },
+                {
+                    "name": "store",
+                    "status": "degraded" if fault else "ok",
+                    "detail": fault or "The store answers.",
+                },
+            ],
+        }
+
+    def tunnels(self) -> list[ServerTunnel]:  # noqa: D102
+        now = monotonic()
+        busy: dict[str, int] = {}
+        for exchange in self._daemon.ingress.exchanges.values():
+            busy[exchange.tunnel.name] = busy.get(exchange.tunnel.name, 0) + 1
+        known = sorted(self._daemon.registry.all(), key=lambda tunnel: tunnel.name)
+        return [_tunnel(tunnel, busy.get(tunnel.name, 0), now) for tunnel in known]
+
+    def tunnel(self, name: str) -> ServerTunnel | None:  # noqa: D102
+        found = self._daemon.registry.find(name)
+        if found is None:
+            return None
+        busy = sum(1 for exchange in self._daemon.ingress.exchanges.values() if exchange.tunnel is found)
+        return _tunnel(found, busy, monotonic())
+
+    def streams(self, tunnel: str | None = None, kind: str | None = None) -> list[StreamInfo]:  # noqa: D102
+        now = monotonic()
+        return [
+            _stream(exchange, now)
+            for exchange in self._daemon.ingress.exchanges.values()
+            if tunnel in (None, exchange.tunnel.name) and kind in (None, exchange.kind)
+        ]
+
+    def stream(self, request_id: str) -> StreamInfo | None:  # noqa: D102
+        exchange = self._daemon.ingress.exchanges.get(request_id)
+        return None if exchange is None else _stream(exchange, monotonic())
+
+    def cancel(self, request_ids: Collection[str]) -> list[str]:  # noqa: D102
+        exchanges = self._daemon.ingress.exchanges
+        done = []
+        for request_id in request_ids:
+            if (exchange := exchanges.get(request_id)) is not None:
+                exchange.cancel("operator")
+                done.append(request_id)
+        return done
+
+    def limits(self) -> LimitsInfo:  # noqa: D102
+        daemon = self._daemon
+        config = daemon.config
+        return {
+            "limits": config.limits.model_dump(mode="json"),
+            "auth": config.auth.model_dump(mode="json"),
+            "now": {
+                "tunnels": len(daemon.registry),
+                "streams": len(daemon.ingress.exchanges),
+                "connections": len(daemon.ingress.connections) + len(daemon.connections),
+                "memory": daemon.ingress.budget.held,
+            },
+        }
+
+    async def reload(self) -> Reloaded:  # noqa: D102
+        sections = await self._daemon.reload()
+        return {
+            "changed": [name for name in sections if name not in RESTART_SECTIONS],
+            "restart": [name for name in sections if name in RESTART_SECTIONS],
+        }
+
+    # -- tokens ------------------------------------------------------------------------------------------
+
+    async def tokens(self, *, every: bool) -> list[TokenInfo]:  # noqa: D102
+        now = time()
+        found = await self._access.store.tokens()
+        return [token_info(token, now) for token in found if every or token.revoked is None]
+
+    async def token(self, token_id: str) -> TokenInfo:  # noqa: D102
+        return token_info(await self._find(token_id), time())
+
+    async def create_token(self, wanted: NewToken) -> MadeToken:  # noqa: D102
+        limits = wanted.get("limits", {})
+        streams, octets = limits.get("streams", 0), limits.get("bytes_per_s", 0)
+        requests = limits.get("requests_per_s", 0.0)
+        if not all(0 <= number < 2**53 for number in (streams, octets, requests)):
+            raise ValueError("limits: give numbers from 0 on")
+        now = time()
+        token, secret = new_token(
+            wanted["name"],
+            now=now,
+            tunnels=wanted.get("tunnels"),
+            scopes=wanted.get("scopes", ["agent"]),
+            lifetime=wanted.get("expires_s"),
+            limits=Limits(streams, octets, requests),
+            certificate=wanted.get("certificate"),
+        )
+        await self._access.store.add_token(token)
+        await self._access.refresh()
+        return {"token": token_info(token, now), "secret": secret}
+
+    async def rotate_token(self, token_id: str, overlap: float) -> MadeToken:  # noqa: D102
+        token = await self._find(token_id)
+        if token.digest is None:
+            raise ValueError("a certificate's token has no secret")
+        secret, now = mint(), time()
+        if not await self._access.store.rotate_token(token_id, digest(secret), old_until=now + overlap):
+            raise _no_token(token_id)
+        await self._access.refresh()
+        return {"token": await self.token(token_id), "secret": secret}
+
+    async def revoke_token(self, token_id: str) -> TokenInfo:  # noqa: D102
+        now = time()
+        if not await self._access.store.revoke_token(token_id, now):
+            raise _no_token(token_id)
+        await self._access.refresh()
+        return token_info(await self._find(token_id), now)
+
+    async def _find(self, token_id: str) -> Token:
+        for token in await self._access.store.tokens():
+            if token.id == token_id:
+                return token
+        raise _no_token(token_id)
+
+    # -- names -------------------------------------------------------------------------------------------
+
+    def names(self) -> list[NameInfo]:  # noqa: D102
+        return [self._name(name) for name in sorted(self._access.names.all(), key=lambda name: name.name)]
+
+    async def reserve_name(self, name: str, owner: str | None) -> NameInfo:  # noqa: D102
+        if not LABEL.fullmatch(name):
+            raise ValueError("a tunnel's name is a DNS label: a-z, 0-9 and '-', at most 63")
+        if owner is not None and (await self._find(owner)).revoked is not None:
+            raise _no_token(owner)
+        kept = Name(name, owner, time(), True)
+        await self._access.names.reserve(kept)
+        return self._name(kept)
+
+    async def release_name(self, name: str) -> None:  # noqa: D102
+        if not await self._access.names.release(name):
+            raise VisitorError("no_such_name", f"The name {name} belongs to nobody.")
+
+    def _name(self, name: Name) -> NameInfo:
+        now = time()
+        token = self._access.credentials.get(name.owner) if name.owner is not None else None
+        gone = self._access.names.free_from(name, now)
+        return {
+            "name": name.name,
+            "owner": name.owner,
+            "token": token.name if token is not None else None,
+            "state": "reserved" if name.reserved else "owned" if gone is None else "resting",
+            "since": _iso(name.since),
+            "free_from": None if gone is None else _iso(gone),
+        }
+
+    # -- audit -------------------------------------------------------------------------------------------
+
+    async def audit(self, *, limit: int, before: int | None) -> AuditPage:  # noqa: D102
+        found = await self._access.store.audit(limit=limit, before=before)
+        return {
+            "entries": [
+                {
+                    "id": entry.id,
+                    "at": _iso(entry.at),
+                    "actor": entry.actor,
+                    "action": entry.action,
+                    "detail": entry.detail,
+                    "ok": entry.ok,
+                }
+                for entry in found
+            ],
+            "before": found[-1].id if len(found) == limit else None,
+        }
+
+    async def note(self, principal: Principal, action: str, detail: str, *, ok: bool = True) -> None:  # noqa: D102
+        actor = principal.name if principal.id in ("admin", "local") else f"token {principal.id} ({principal.name})"
+        log.log(logging.INFO if ok else logging.WARNING, "admin: %s, by %s", detail, actor, extra={"action": action})
+        entry = AuditEntry(time(), actor, action, detail[:1000], ok)
+        try:
+            await self._access.store.add_audit(entry, most=self._daemon.config.limits.audit_entries)
+        except VisitorError as error:  # what was done is done, and stands in the log
+            log.error("The audit entry was not kept: %s", error, extra={"action": action})
+
+
+def token_info(token: Token, now: float) -> TokenInfo:
+    """A credential, as people may see it."""
+    return {
+        "id": token.id,
+        "name": token.name,
+        "tunnels": list(token.tunnels),
+        "scopes": list(token.scopes),  # type: ignore[arg-type]
+        "state": token.state(now),  # type: ignore[typeddict-item]
+        "certificate": token.certificate,
+        "created": _iso(token.created),
+        "expires": None if token.expires is None else _iso(token.expires),
+        "revoked": None if token.revoked is None else _iso(token.revoked),
+        "limits": asdict(token.limits),  # type: ignore[typeddict-item]
+    }
+
+
+def _no_token(token_id: str) -> VisitorError:
+    return VisitorError("no_such_token", f"There is no token {token_id}.")
+
+
+def _iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _tunnel(tunnel: Tunnel, busy: int, now: float) -> ServerTunnel:
+    connection = tunnel.connection
+    seen = connection.seen(now) if connection is not None else None
+    principal = tunnel.principal
+    waits = tunnel.kept is not None and tunnel.kept.lost_at is not None
+    state = "online" if tunnel.online else "resuming" if waits else "offline" if connection is None else "draining"
+    return {
+        "name": tunnel.name,
+        "state": state,  # type: ignore[typeddict-item]
+        "tunnel_id": tunnel.name,
+        "public_url": tunnel.public_url,
+        "host_url": tunnel.host_url,
+        "service": "",
+        "connected_s": seen.connected_s if seen is not None and not waits else None,
+        "reconnects": tunnel.connects - 1 if tunnel.connects else 0,
+        "last_error": None,
+        "active_streams": busy,
+        "heartbeat": {
+            "interval_s": tunnel.heartbeat.interval,
+            "timeout_s": tunnel.heartbeat.timeout,
+            "last_pong_s": seen.last_heard_s if seen is not None else None,
+        },
+        "quality": quality_status(tunnel.quality.read(now, connected=tunnel.online), None),
+        "outages": outages_status(tunnel.outages),
+        "peer": seen.peer if seen is not None else None,
+        "agent_version": seen.agent_version if seen is not None else None,
+        "owner": principal.id,
+        "token": "" if principal.id == OPEN_OWNER else principal.name,
+    }
+
+
+def _stream(exchange: Visit, now: float) -> StreamInfo:
+    return {
+        "request_id": exchange.request_id,
+        "tunnel": exchange.tunnel.name,
+        "kind": exchange.kind,  # type: ignore[typeddict-item]
+        "method": exchange.method,
+        "path": exchange.path,
+        "client": exchange.client,
+        "state": exchange.state,
+        "age_s": round(now - exchange.started, 3),
+        "idle_s": round(now - exchange.active, 3),
+        "bytes_in": exchange.bytes_in,
+        "bytes_out": exchange.bytes_out,
+        "events": exchange.events,
+        "last_event_id": exchange.last_event_id,
+    }

@@ -1,0 +1,50 @@
+"""What both APIs, the agent's and the server's, show in the same shape."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import cast
+
+from tunneld.control.models import OutagesStatus, OutageStatus, Quality
+from tunneld.protocol.quality import Reading
+from tunneld.telemetry.outages import Outages
+from tunneld.wire.tcp_info import TcpInfo
+
+__all__ = ["outages_status", "quality_status"]
+
+
+def quality_status(reading: Reading, kernel: TcpInfo | None) -> Quality:
+    """A connection's quality in the API's shape."""
+    shown: Quality = {
+        "rtt_ms": {"last": _ms(reading.last), "p50": _ms(reading.p50), "p95": _ms(reading.p95)},
+        "jitter_ms": _ms(reading.jitter),
+        "loss": None if reading.loss is None else round(reading.loss, 4),
+        "grade": reading.grade,
+        "reason": reading.reason,
+        "pings": reading.pings,
+        "pings_lost": reading.lost,
+    }
+    if kernel is not None:
+        shown["tcp"] = {
+            "rtt_ms": round(kernel.rtt * 1000, 3),
+            "segments": kernel.segments,
+            "retransmitted": kernel.retransmitted,
+            "delivery_rate": kernel.delivery_rate,
+        }
+    return shown
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)
+
+
+def outages_status(outages: Outages) -> OutagesStatus:
+    """A tunnel's outages in the API's shape."""
+    last = outages.last
+    return {
+        "count": outages.count,
+        "seconds": round(outages.seconds, 3),
+        "replayed_bytes": outages.replayed_bytes,
+        "streams_lost": outages.streams_lost,
+        "last": None if last is None else cast(OutageStatus, asdict(last)),
+    }
