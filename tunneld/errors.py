@@ -332,7 +332,7 @@ CODES: dict[str, Code] = _table(
     (
         "not_permitted",
         403,
-        "The token may not make this call.",
+        "The token does not allow this call.",
         "Use admin.token_file, or a token made with `tunneld server token create NAME --scope read` (or write).",
     ),
     (
@@ -345,13 +345,13 @@ CODES: dict[str, Code] = _table(
         "no_such_token",
         404,
         "There is no token with that id that is not revoked.",
-        "`tunneld server token list` shows them.",
+        "Look at `tunneld server token list`.",
     ),
     (
         "no_such_name",
         404,
         "That name belongs to nobody.",
-        "`tunneld server names` shows those that belong to somebody.",
+        "Look at `tunneld server names`.",
     ),
     ("not_yet", 501, "This call comes with a later release.", "Update tunneld when it is out."),
     (
