@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt bench test-e2e test-systemd test-chaos soak apt-deps clean
+.PHONY: help run test check fmt bench test-e2e test-systemd test-chaos test-packages soak deb wheel apt-deps clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -36,9 +36,11 @@ help:
 	@echo 'make test        unit, fuzz and integration tests'
 	@echo 'make check       format, lint, types, imports and the tests: what CI runs'
 	@echo 'make fmt         put the format right'
-	@echo 'make test-e2e    a real browser, MCP clients, curl, nginx, wrk (make apt-deps gets them on Debian)'
+	@echo 'make test-e2e    a real browser, MCP clients, curl, nginx, Caddy, wrk (make apt-deps gets them on Debian)'
 	@echo 'make test-systemd  the units in a real systemd, booted beside this machine (root; make apt-deps)'
 	@echo 'make test-chaos  cut, blackholed, killed and stopped daemons; SEED=N replays a run'
+	@echo 'make deb         dist/tunneld_*.deb, for Debian 12; make wheel: dist/tunneld-*.whl'
+	@echo 'make test-packages  both of them, installed, upgraded, removed; as root'
 	@echo 'make soak        300 streams and a fault every few seconds, every byte counted; MINUTES=10, SEED=N'
 	@echo 'make bench       speed, beside every other tunnel that is found'
 	@echo 'make clean       remove what was made here'
@@ -65,7 +67,7 @@ bench: $(VENV)/.dev
 
 test-e2e: $(VENV)/.dev $(if $(shell command -v npm),tests/e2e/node/dist/main.js)
 	@missing=; \
-	for program in node npm chromium chromedriver nginx wrk curl openssl ip; do \
+	for program in node npm chromium chromedriver nginx caddy wrk curl openssl ip; do \
 		PATH="$$PATH:/usr/sbin:/sbin" command -v "$$program" >/dev/null || missing="$$missing $$program"; \
 	done; \
 	if [ -n "$$missing" ]; then \
@@ -82,6 +84,19 @@ test-systemd: $(VENV)/.dev
 test-chaos: $(VENV)/.dev
 	$(PYTEST) tests/chaos --timeout=90 $(if $(SEED),--seed $(SEED))
 
+test-packages: $(VENV)/.dev deb wheel
+	$(PYTEST) tests/packages
+
+deb: $(VENV)/.run
+	@test -x /usr/bin/python3 || { echo 'make deb: the package is built on /usr/bin/python3, which is missing'; exit 1; }
+	@/usr/bin/python3 packaging/deb/build.py --pip $(BIN)/python
+
+wheel: $(VENV)/.run
+	@rm -f dist/tunneld-*.whl
+	@$(PIP) wheel --no-deps --wheel-dir dist .
+	@rm -rf build
+	@ls dist/tunneld-*.whl
+
 soak: $(VENV)/.dev
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
@@ -89,8 +104,8 @@ apt-deps:
 	@if [ "$$(id -u)" != 0 ]; then echo 'make apt-deps installs system packages: run it as root (sudo make apt-deps)'; exit 1; fi
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-		chromium chromium-driver nodejs npm nginx wrk curl openssl iproute2 prometheus zsh fish \
-		systemd-container dbus libnss-systemd faketime >/dev/null
+		chromium chromium-driver nodejs npm nginx caddy wrk curl openssl iproute2 prometheus zsh fish man-db \
+		debootstrap pipx systemd-container dbus libnss-systemd faketime >/dev/null
 
 clean:
 	rm -rf $(VENV) tests/e2e/node/node_modules tests/e2e/node/dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .bench build dist *.egg-info

@@ -80,9 +80,13 @@ class Server:
             "log": {"level": "debug", "format": "json"},
         }
 
+    def command(self, *args: str) -> list[str]:
+        """What is run; a test of another version runs that one's program."""
+        return python_module(self.module, *args)
+
     def _start(self) -> Process:
         _write(self.file, self.settings)
-        process = Process(python_module(self.module, "server", "--config", str(self.file)), name="server")
+        process = Process(self.command("server", "--config", str(self.file)), name="server")
         try:
             for port in {self.port, self.tunnel_port}:
                 process.wait_until(functools.partial(accepts, port), timeout=START, what=f"listening on {port}")
@@ -141,9 +145,13 @@ class Agent:
         self.online = online
         self.process = self._start()
 
+    def command(self, *args: str) -> list[str]:
+        """What is run; a test of another version runs that one's program."""
+        return python_module(self.module, *args)
+
     def _start(self) -> Process:
         _write(self.file, self.settings)
-        process = Process(python_module(self.module, "agent", "--config", str(self.file)), name=self.name)
+        process = Process(self.command("agent", "--config", str(self.file)), name=self.name)
         try:
             if self.online:
                 for tunnel in self.tunnels:
