@@ -41,7 +41,17 @@ def debootstrapped(folder: Path) -> Path:
     missing = [program for program in ("debootstrap", "chroot", "unshare") if shutil.which(program, path=_PATH) is None]
     assert not missing, f"not installed: {', '.join(missing)} (apt-get install debootstrap)"
     root = folder / "bookworm"
-    command = ["debootstrap", "--variant=minbase", f"--include={','.join(BASE)}", "bookworm", str(root), mirror()]
+    # In a mount namespace of its own: what it mounts goes when it ends, however that is.
+    command = [
+        "unshare",
+        "--mount",
+        "debootstrap",
+        "--variant=minbase",
+        f"--include={','.join(BASE)}",
+        "bookworm",
+        str(root),
+        mirror(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return root
