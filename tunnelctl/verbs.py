@@ -287,13 +287,16 @@ def reconnect(client: Client, args: argparse.Namespace, screen: Screen) -> int:
 
 
 def drain(client: Client, args: argparse.Namespace, screen: Screen) -> int:
-    """Let the agent drain."""
+    """Let the agent drain and leave."""
     answer = client.call("POST", "/v1/drain")
     if args.json:
         print(to_json(answer))
     else:
         left = _plural(answer["streams"], "stream")
-        print(f"draining: no new streams; {left} left, which have {duration(answer['timeout_s'])} to end")
+        print(
+            f"draining: no new streams; {left} left, which have {duration(answer['timeout_s'])} to end. "
+            "Then the agent leaves."
+        )
     return 0
 
 

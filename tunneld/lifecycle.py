@@ -48,6 +48,9 @@ class Daemon(Protocol):
     def status_line(self) -> str:
         """One line for an operator."""
 
+    def on_leave(self, leave: Callable[[], None]) -> None:
+        """Call `leave` when an operator asks the daemon to drain and go: then all is as after SIGTERM."""
+
 
 def raise_descriptor_limit() -> int:
     """Raise the soft limit of open files to the hard one; returns what holds."""
@@ -118,6 +121,7 @@ async def serve(daemon: Daemon, *, announce: Callable[[], None] | None = None) -
     loop = asyncio.get_running_loop()
     notifier = Notifier()
     signals = _Signals(loop)
+    daemon.on_leave(signals.leave)
     try:
         await daemon.start()
         notifier.ready(daemon.status_line())
@@ -146,12 +150,13 @@ async def serve(daemon: Daemon, *, announce: Callable[[], None] | None = None) -
 
 
 class _Signals:
-    """SIGTERM and SIGINT as an event that counts, SIGHUP as another."""
+    """SIGTERM and SIGINT as an event that counts, SIGHUP as another, an operator's wish as a third."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self.stops = 0
         self.hangups = 0
+        self.leaving = False
         self.changed = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
@@ -165,6 +170,11 @@ class _Signals:
         self.hangups += 1
         self.changed.set()
 
+    def leave(self) -> None:
+        """An operator wants the daemon to go; again is no more than once."""
+        self.leaving = True
+        self.changed.set()
+
     def close(self) -> None:
         """Give the signals back."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -172,8 +182,8 @@ class _Signals:
 
 
 async def _until_told(daemon: Daemon, notifier: Notifier, signals: _Signals) -> None:
-    """Serve until the first stop signal; reload at each SIGHUP."""
-    while not signals.stops:
+    """Serve until the first stop signal, or an operator's wish; reload at each SIGHUP."""
+    while not (signals.stops or signals.leaving):
         await signals.changed.wait()
         signals.changed.clear()
         while signals.hangups:
@@ -193,17 +203,16 @@ async def _reload(daemon: Daemon, notifier: Notifier) -> None:
 
 
 async def _drain(daemon: Daemon, signals: _Signals) -> None:
-    """Let open streams end for `drain_timeout`, or until the next stop signal."""
+    """Let open streams end for `drain_timeout`, or until the second stop signal."""
     if daemon.drain_timeout:
         log.info("Stopping: open streams have %g s to end.", daemon.drain_timeout)
     else:
         log.info("Stopping at once: drain_timeout is 0.")
-    first = signals.stops
     loop = asyncio.get_running_loop()
     draining = loop.create_task(_quietly(daemon.drain), name="drain")
     ends_at = monotonic() + daemon.drain_timeout
     try:
-        while not draining.done() and signals.stops == first and monotonic() < ends_at:
+        while not draining.done() and signals.stops < 2 and monotonic() < ends_at:
             signals.changed.clear()
             told = loop.create_task(signals.changed.wait(), name="second signal")
             try:

@@ -64,7 +64,7 @@ class Listener:
 
 async def test_bytes_that_vanish_are_noticed_by_both_sides(lines: Book, quiet: str) -> None:
     async with (
-        running_server(heartbeat={"min": 0.1}, limits={"hold": 0}) as server,
+        running_server(heartbeat={"min": 0.1}, limits={"hold": 0}, resume={"grace": 0}) as server,
         relay(port_of(server)) as wire,
         running_agent(f"ws://{LOOPBACK}:{wire.port}", quiet, **BEAT) as (agent, tunnel),
         httpx.AsyncClient(timeout=20) as client,
@@ -169,7 +169,7 @@ async def pair(folder: Path) -> AsyncIterator[tuple[Pair, SampleService]]:
     def make() -> tuple[Pair, SampleService]:
         service = SampleService()
         settings = {**BEAT, "reconnect": {"initial": 0.1, "max": 1}}
-        server = {"heartbeat": {"min": 0.1}, "limits": {"hold": 0.1}}
+        server = {"heartbeat": {"min": 0.1}, "limits": {"hold": 0.1}, "resume": {"grace": 0}}
         return Pair(folder, {"app": service.url}, server=server, agent=settings), service
 
     made, service = await asyncio.to_thread(make)

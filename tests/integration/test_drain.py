@@ -15,7 +15,6 @@ import pytest
 
 from tests.support.daemons import Pair
 from tests.support.peers import Peer, hello, peer
-from tests.support.processes import eventually
 from tests.support.running import Book, book, port_of, running_agent, running_server, settled, url_of
 from tests.support.services import SampleService
 from tests.support.sockets import LOOPBACK
@@ -226,6 +225,7 @@ def test_a_server_that_restarts_gets_its_agents_back(folder: Path, service: Samp
 
 
 def test_tunnelctl_drain(folder: Path, service: SampleService) -> None:
+    """What is open may end, nothing new comes in, and the agent leaves when the last one is over."""
     pair = begin(folder, service, 20)
     try:
         events = listening(pair, "sse")
@@ -239,7 +239,35 @@ def test_tunnelctl_drain(folder: Path, service: SampleService) -> None:
         assert events.running
         events.signal(signal.SIGTERM)
         events.wait()
-        eventually(lambda: not pair.agent.streams(), what="empty")
+        assert pair.agent.process.wait(10) == 0
+        pair.server.process.wait_line("closed (1000 shutdown)", timeout=5)
+        pair.close()
+    finally:
+        pair.discard()
+
+
+def test_tunnelctl_drain_with_nothing_open_is_answered_and_leaves_at_once(folder: Path, service: SampleService) -> None:
+    pair = begin(folder, service, 20)
+    try:
+        done = pair.agent.tunnelctl("drain")
+        assert done.returncode == 0, done.stderr
+        assert "0 streams left" in done.stdout
+        assert pair.agent.process.wait(5) == 0
+        pair.close()
+    finally:
+        pair.discard()
+
+
+def test_tunnelctl_drain_ends_what_is_left_after_drain_timeout(folder: Path, service: SampleService) -> None:
+    pair = begin(folder, service, 1)
+    try:
+        events = listening(pair, "sse")
+        since = monotonic()
+        pair.agent.ask("drain")
+        assert pair.agent.process.wait(10) == 0
+        assert monotonic() - since >= 0.9
+        assert events.wait() in ABORTED
+        assert pair.agent.process.matching("shutdown")
         pair.close()
     finally:
         pair.discard()

@@ -78,7 +78,7 @@ async def test_visitors_wait_for_an_agent_that_is_away_and_are_served(lines: Boo
 
 async def test_a_visitor_that_waits_too_long_is_told_when_to_come_back(lines: Book) -> None:
     async with (
-        running_server(limits={"hold": 0.1}) as server,
+        running_server(limits={"hold": 0.1}, resume={"grace": 0}) as server,
         httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{port_of(server)}") as client,
     ):
         assert (await client.get("/t/app/x")).status_code == 404

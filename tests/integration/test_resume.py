@@ -104,6 +104,7 @@ async def bench(*, grace: str = "30s", **agent_settings: Any) -> AsyncIterator[B
             {
                 "listen": {"host": "127.0.0.1", "port": 0},
                 "auth": {"mode": "open"},
+                "store": "memory:",
                 "resume": resume,
                 "drain_timeout": 0,
                 "heartbeat": {"min": "100ms"},
@@ -149,6 +150,7 @@ async def bench(*, grace: str = "30s", **agent_settings: Any) -> AsyncIterator[B
                 await asyncio.sleep(0)  # transports that were aborted go
     assert not it.server.ingress.exchanges
     assert not it.server.connections
+    assert it.server.ingress.budget.held == it.agent.holders.budget.held == 0
 
 
 async def state(it: Bench, wanted: str) -> None:

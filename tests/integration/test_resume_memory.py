@@ -10,7 +10,7 @@ from tests.support.usage import resident_bytes
 from tunneld.protocol.session import Session
 
 #: Half of them downloads, half uploads. More by hand: `TUNNELD_STREAMS=1000 pytest …`.
-STREAMS = int(os.environ.get("TUNNELD_STREAMS", "60"))
+STREAMS = int(os.environ.get("TUNNELD_STREAMS", "24"))
 BLOCKS = 400 if STREAMS <= 100 else 40
 BUFFER = 64 << 10
 #: What one stream may hold that is not sent: its high-water mark, and the piece that went over it.

@@ -514,6 +514,17 @@ async def test_a_close_of_the_agents(code: int, *, kept: bool) -> None:
         visitor.leave()
 
 
+@pytest.mark.parametrize(("code", "again"), [(1000, "unknown"), (1001, "unknown"), (1011, None)])
+async def test_a_session_whose_agent_leaves_before_it_knows_of_it_is_not_kept(code: int, again: str | None) -> None:
+    async with serving(**SMALL) as server:
+        agent = await dial(server, mute=True)
+        said = await agent.hello(1)
+        agent.pipe.close(code, "")
+        await agent.ended()
+        last = await dial(server)
+        assert (await last.resume(2, said, agent.received)).get("resume_refused") == again
+
+
 @pytest.mark.parametrize("code", [1000, 1001])
 async def test_goaway_and_a_close_in_order_end_the_wait_at_once(code: int) -> None:
     async with serving(**SMALL) as server:

@@ -159,6 +159,7 @@ async def serving(**settings: Any) -> AsyncIterator[ServerDaemon]:
             {
                 "listen": {"host": "127.0.0.1", "port": 0},
                 "auth": {"mode": "open"},
+                "store": "memory:",
                 "drain_timeout": 0,
                 **settings,
             }

@@ -13,6 +13,7 @@ import msgspec
 from tunneld.protocol.messages import Headers, Open, StreamCancel
 from tunneld.protocol.session import BINARY, Session, SessionSettings
 from tunneld.protocol.streams import Sink, Stream
+from tunneld.protocol.windows import MemoryBudget
 
 __all__ = ["Joined", "Visitor"]
 
@@ -105,13 +106,19 @@ class Visitor:
 
 
 class Joined:
-    """A server's session and an agent's, each handed what the other writes in the next turn of the loop."""
+    """A server's session and an agent's, each handed what the other writes in the next turn of the loop.
 
-    def __init__(self, accept: Callable[[Stream, Open, bool], Sink], **settings: int) -> None:
+    Args:
+        budget: of the agent's memory.
+    """
+
+    def __init__(
+        self, accept: Callable[[Stream, Open, bool], Sink], *, budget: MemoryBudget | None = None, **settings: int
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         chosen = replace(SessionSettings(), **settings)  # type: ignore[arg-type]
         self.server = Session(chosen)
-        self.agent = Session(chosen, accept=accept)
+        self.agent = Session(chosen, accept=accept, budget=budget)
         self._numbers = itertools.count(1)
         self._server_epoch = self.server.attach(0, lambda: self._soon(self._to_agent))
         self._agent_epoch = self.agent.attach(0, lambda: self._soon(self._to_server))

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
+from math import inf
 
 from tunneld.protocol import frames
 from tunneld.protocol.messages import Headers, Open, StreamCancel, decode_text
 from tunneld.protocol.session import BINARY, Session, SessionSettings
 from tunneld.protocol.streams import Stream
+from tunneld.protocol.windows import MemoryBudget
 
 SMALL = SessionSettings(
     max_streams=4, stream_window=16 * 1024, stream_window_max=64 * 1024, max_header=1024, buffer=64 * 1024
@@ -36,6 +38,13 @@ def kept(session: Session) -> int:
         outbox._texts,
     )
     return sum(map(len, queues)) + (len(session._replay._messages) if session._replay is not None else 0)
+
+
+def counted(session: Session) -> int:
+    """Bytes that a session holds, and that its process's budget must know of."""
+    replay = session._replay
+    kept = replay.data_held + replay.control_held if replay is not None else 0
+    return kept + sum(stream.pending for stream in session.streams.values())
 
 
 def pattern(request_id: str, direction: str, start: int, count: int) -> bytes:
@@ -161,17 +170,27 @@ class Joined:
     Args:
         settings: of both; the agent's `max_streams` is `agent_streams`, where that is given.
         high: the highest id opened so far, on both sides.
+        memory: bytes that each side's process may hold.
     """
 
-    def __init__(self, settings: SessionSettings = SMALL, *, agent_streams: int | None = None, high: int = 0) -> None:
+    def __init__(
+        self,
+        settings: SessionSettings = SMALL,
+        *,
+        agent_streams: int | None = None,
+        high: int = 0,
+        memory: float = inf,
+    ) -> None:
         self.settings = settings
         self.now = 0.0
         self.sides: dict[tuple[str, str], Side] = {}
         self.opened = 0
         self.cancelled: dict[str, set[int]] = {"server": set(), "agent": set()}
         self.connections: list[Connection] = []
-        self.server = Session(settings)
-        self.agent = Session(replace(settings, max_streams=agent_streams or settings.max_streams), accept=self._accept)
+        self.budget = {who: MemoryBudget(memory) for who in ("server", "agent")}
+        self.server = Session(settings, budget=self.budget["server"])
+        agents = replace(settings, max_streams=agent_streams or settings.max_streams)
+        self.agent = Session(agents, accept=self._accept, budget=self.budget["agent"])
         self.server._high = self.agent._high = high
         self.connect()
 

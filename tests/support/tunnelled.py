@@ -68,7 +68,7 @@ async def tunnelled_to(service: str, **kwargs: Any) -> AsyncIterator[Tunnelled]:
         on_change=lambda kind, exchange, reason: changes.append((kind, exchange.request_id, reason)),
         **kwargs,
     )
-    made = Tunnelled(proxy, Joined(proxy.accept, **settings), changes=changes)
+    made = Tunnelled(proxy, Joined(proxy.accept, budget=proxy.holders.budget, **settings), changes=changes)
     try:
         yield made
     finally:
@@ -78,6 +78,7 @@ async def tunnelled_to(service: str, **kwargs: Any) -> AsyncIterator[Tunnelled]:
         assert not proxy.pool.open
         assert not proxy.pool.idle
         assert not proxy.pool.connecting
+        assert proxy.holders.budget.held == sum(stream.pending for stream in made.joined.agent.streams.values())
         opened = [request_id for kind, request_id, _ in changes if kind == "stream_opened"]
         closed = [request_id for kind, request_id, _ in changes if kind == "stream_closed"]
         assert sorted(opened) == sorted(closed)

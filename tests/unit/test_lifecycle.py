@@ -7,6 +7,7 @@ import logging
 import os
 import resource
 import signal
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -26,6 +27,10 @@ class Work:
         self.empty = asyncio.Event()
         self.fault: Exception | None = None
         self.group = asyncio.TaskGroup()
+        self.leave: Callable[[], None]
+
+    def on_leave(self, leave: Callable[[], None]) -> None:
+        self.leave = leave
 
     async def start(self) -> None:
         self.steps.append("start")
@@ -92,6 +97,44 @@ async def test_a_second_signal_waits_for_nobody(lines: Any) -> None:
     await asyncio.sleep(0.01)
     assert "stop" not in work.steps
     send(signal.SIGINT)
+    assert await task == 0
+    assert work.steps == ["start", "drain", "stop"]
+
+
+async def test_two_signals_before_the_drain_begins_leave_at_once_too(lines: Any) -> None:
+    work = Work(3600)
+    task = asyncio.get_running_loop().create_task(serve(work))
+    await until(work, "start")
+    send(signal.SIGTERM)
+    send(signal.SIGTERM)
+    assert await task == 0
+    assert work.steps[-1] == "stop"
+
+
+async def test_an_operators_wish_drains_then_leaves(lines: Any) -> None:
+    work = Work()
+    task = asyncio.get_running_loop().create_task(serve(work))
+    await until(work, "start")
+    work.leave()
+    await until(work, "drain")
+    work.leave()  # said again, it is no more than once
+    await asyncio.sleep(0.01)
+    assert "stop" not in work.steps
+    work.empty.set()
+    assert await task == 0
+    assert work.steps == ["start", "drain", "drained", "stop"]
+
+
+async def test_the_service_managers_signal_does_not_cut_an_operators_drain_short(lines: Any) -> None:
+    work = Work(3600)
+    task = asyncio.get_running_loop().create_task(serve(work))
+    await until(work, "start")
+    work.leave()
+    await until(work, "drain")
+    send(signal.SIGTERM)
+    await asyncio.sleep(0.01)
+    assert "stop" not in work.steps
+    send(signal.SIGTERM)
     assert await task == 0
     assert work.steps == ["start", "drain", "stop"]
 

@@ -23,6 +23,7 @@ from tunneld.config.agent import AgentConfig, TunnelConfig
 from tunneld.config.load import Changes, agent_token, diff, later_keys, load_agent
 from tunneld.errors import ConfigError, VisitorError
 from tunneld.lifecycle import raise_descriptor_limit, warn_about_descriptors
+from tunneld.protocol.windows import Holders, MemoryBudget
 from tunneld.telemetry import logs
 from tunneld.telemetry.metrics import StreamCounts
 from tunneld.wire.tls import client_context
@@ -80,11 +81,15 @@ class AgentDaemon:
         self.path = path
         self.started = monotonic()
         self.draining = False
+        #: Called when an operator wants the process to drain and go; whoever runs it sets this.
+        self.leave: Callable[[], None] = lambda: None
         #: Of tunnels that are gone: streams, bytes from visitors, bytes to visitors.
         self.totals = [0, 0, 0]
         #: Of all tunnels, for the metrics.
         self.counts = StreamCounts()
         self._events_of_gone = 0
+        #: Whose bytes this process holds, against `limits.memory`.
+        self.holders = Holders(MemoryBudget(config.limits.memory))
         self._identity = Identity()
         self._running: dict[str, Running] = {}
         self._listeners: dict[Callable[[dict[str, Any]], None], None] = {}
@@ -153,13 +158,14 @@ class AgentDaemon:
         config = load_agent(self.path)
         dial = _dial(config)
         changes = diff(self.config, config)
+        elsewhere = dial.url != self._dial.url
         redial = (dial.url, dial.token) != (self._dial.url, self._dial.token) or "server" in changes.sections
         self._dial = dial
         applied = self._apply(config, changes)
         if redial:
             applied.changed.append("server: every tunnel dials anew")
             for tunnel in self.tunnels:
-                tunnel.reconnect()
+                tunnel.reconnect(elsewhere=elsewhere)
         for line in applied.changed:
             log.info("Reloaded: %s", line)
         for line in applied.restart:
@@ -267,6 +273,7 @@ class AgentDaemon:
             headers=config.headers,
             on_change=self._stream_changed,
             counts=self.counts,
+            holders=self.holders,
         )
         proxy.log_queries = self.config.log.queries
         tunnel = AgentTunnel(
@@ -299,6 +306,7 @@ class AgentDaemon:
 
     def _apply(self, config: AgentConfig, changes: Changes) -> Applied:
         applied = Applied()
+        self.holders.budget.limit = config.limits.memory
         # What waits for a restart keeps its old value here, so that the next reload says so again.
         self.config = config.model_copy(update={name: getattr(self.config, name) for name in _RESTART_SECTIONS})
         for name in changes.removed:

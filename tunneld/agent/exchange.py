@@ -44,6 +44,7 @@ class Exchange(Record):
         "_connection",
         "_ending",
         "_head",
+        "_held",
         "_informational",
         "_key",
         "_left",
@@ -72,6 +73,7 @@ class Exchange(Record):
         self._upload_over = ended or self._key != ""
         self._body_begun = False  # bytes of the upload went to the service
         self._untaken = 0  # bytes of the upload whose credit is withheld
+        self._held = 0  # bytes of the upload that wait here, and count towards `limits.memory`
         self._taken = 0  # bytes of the upload that the kernel had taken at the last look
         self._blocked_checks = 0
         self._answered = False  # the final head is on its way
@@ -95,6 +97,9 @@ class Exchange(Record):
     def start(self, request: Open) -> None:
         """Send the request on a connection that waits for work, or ask for a new one."""
         proxy = self._proxy
+        if proxy.holders.budget.over:
+            self._fail("over_memory", "The agent holds as many bytes as it may.", reason="limit")
+            return
         try:
             self._head, self._left = proxy.heads.request(request, ended=self._upload_over, key=self._key)
         except BadHeader as fault:
@@ -127,6 +132,7 @@ class Exchange(Record):
     def _flush(self, connection: Connection, pending: list[bytes]) -> bool:
         """Send what of the body waited for a connection; returns whether the body goes on after it."""
         self._pending = None
+        self._let_go()
         for data in pending:
             self._send(connection, data)
             if self._connection is not connection:
@@ -143,8 +149,30 @@ class Exchange(Record):
             connection.write(data)
         if connection.blocked:
             self._untaken += len(data)
+            self._hold(len(data))
         else:
             self._stream.took(len(data))
+
+    def _hold(self, size: int) -> None:
+        """Bytes of the upload wait for the service. Over the limit those that have waited the longest must go."""
+        self._held += size
+        holders = self._proxy.holders
+        holders.budget.add(size)
+        holders.add(self._give_up, slow=True)
+
+    def _let_go(self) -> None:
+        """Nothing of the upload waits here any more."""
+        held, self._held = self._held, 0
+        if held:
+            self._proxy.holders.budget.sub(held)
+            self._proxy.holders.discard(self._give_up)
+
+    def _give_up(self) -> None:
+        self.cancel("limit")
+
+    def _held_up(self) -> None:
+        """As `_give_up`, for bytes of the answer that wait for the tunnel."""
+        self.cancel("limit")
 
     def _send_end(self, connection: Connection, trailers: Headers) -> None:
         if self._left < 0:
@@ -183,6 +211,7 @@ class Exchange(Record):
             if self._pending is None:
                 self._pending = []
             self._pending.append(data)
+            self._hold(size)
             return
         if not self._body_begun:
             self._proxy.answers.discard(self)
@@ -222,6 +251,7 @@ class Exchange(Record):
 
     def writable(self) -> None:
         """See `Sink`."""
+        self._proxy.holders.discard(self._held_up)
         if self._connection is not None:
             self._connection.resume()
 
@@ -297,6 +327,7 @@ class Exchange(Record):
             self.counter.feed(data)
         if not self._stream.send(data) and self._connection is not None:
             self._connection.pause()
+            self._proxy.holders.add(self._held_up, slow=False)
 
     def answer_end(self, trailers: Headers) -> None:
         """See `AnswerSink`."""
@@ -367,6 +398,7 @@ class Exchange(Record):
         self._proxy.stalls.discard(self)
         untaken, self._untaken = self._untaken, 0
         if untaken:
+            self._let_go()
             self._stream.took(untaken)
 
     def stall_check(self) -> None:
@@ -422,6 +454,7 @@ class Exchange(Record):
         else:
             self._drop_connection()
         self._head = self._pending = None
+        self._let_go()
         stream = self._stream
         if stream.closed:
             self._over(reason)
@@ -429,6 +462,8 @@ class Exchange(Record):
             self.state = "sending"
             self._ending = reason
             stream.when_sent = self._sent
+            if stream.pending and not self.code:
+                self._proxy.holders.add(self._held_up, slow=False)
 
     def _sent(self) -> None:
         self._over(self._ending)
@@ -439,6 +474,7 @@ class Exchange(Record):
             return
         self.reason = reason
         self.state = "closed"
+        self._proxy.holders.discard(self._held_up)
         self._proxy.over(self)
 
     def _drop_connection(self) -> None:

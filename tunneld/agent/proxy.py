@@ -21,6 +21,7 @@ from tunneld.config.agent import AgentLimits, TunnelConfig
 from tunneld.config.service import Service
 from tunneld.protocol.messages import Headers, Open
 from tunneld.protocol.streams import Sink, Stream
+from tunneld.protocol.windows import Holders, MemoryBudget
 from tunneld.telemetry.metrics import StreamCounts
 from tunneld.wire.ws_hop import CLOSE_TIMEOUT, Hop
 
@@ -92,6 +93,7 @@ class Proxy:
         tls: for ``https`` services; None: the system's authorities.
         on_change: told of each exchange's begin and end; must not raise.
         counts: of the process, for its metrics; None: counted here alone.
+        holders: of the process, whose memory is bounded; None: bounded by `limits` for this proxy alone.
 
     Attributes:
         exchanges: request id to exchange, or to the WebSocket that became of it, from its first byte to its last.
@@ -112,6 +114,7 @@ class Proxy:
         tls: ssl.SSLContext | None = None,
         on_change: OnChange | None = None,
         counts: StreamCounts | None = None,
+        holders: Holders | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.name = name
@@ -127,6 +130,7 @@ class Proxy:
         self.connects: Deadlines[Exchange] = Deadlines(loop, limits.connect_timeout, Exchange.connect_expired)
         self.answers: Deadlines[Exchange] = Deadlines(loop, limits.response_timeout, Exchange.answer_expired)
         self.stalls: Deadlines[Exchange | SocketExchange] = Deadlines(loop, limits.stall / STALL_CHECKS, _stall_check)
+        self.holders = holders or Holders(MemoryBudget(limits.memory))
         self.log_queries = False
         self._headers = dict(headers or {})
         self._failing = ""  # the code of the last failure, while nothing has gone well since

@@ -91,7 +91,16 @@ class SocketExchange(Record, Bridge):
         self._proxy.stalls.discard(self)
         untaken, self._untaken = self._untaken, 0
         if untaken:
+            self._let_go(untaken)
             self.stream.took(untaken)
+
+    def _let_go(self, size: int) -> None:
+        self._proxy.holders.budget.sub(size)
+        self._proxy.holders.discard(self._give_up)
+
+    def _give_up(self) -> None:
+        """The process holds too much, and the service of this one takes nothing."""
+        self.cancel("limit")
 
     def stall_check(self) -> None:
         """A part of `limits.stall` is over since the service was last seen to take bytes."""
@@ -114,6 +123,8 @@ class SocketExchange(Record, Bridge):
 
     def _owe(self, size: int) -> None:
         self._untaken += size
+        self._proxy.holders.budget.add(size)
+        self._proxy.holders.add(self._give_up, slow=True)
 
     def _note(self, reason: str) -> None:
         self._ending = self._ending or reason
@@ -127,4 +138,6 @@ class SocketExchange(Record, Bridge):
         if not self.reason:
             self.reason = reason
             self.state = "closed"
+            untaken, self._untaken = self._untaken, 0
+            self._let_go(untaken)
             self._proxy.over(self)

@@ -144,13 +144,26 @@ class AgentTunnel:
             await self._all_gone()
             self._set("closed")
 
-    def reconnect(self) -> None:
-        """Drop the connection or the dial, if there is one, and dial as soon as two dials may follow each other."""
+    def reconnect(self, *, elsewhere: bool = False) -> None:
+        """Drop the connection or the dial, if there is one, and dial as soon as two dials may follow each other.
+
+        Args:
+            elsewhere: another server: nothing of the session can go on there, so it ends here and at the old one.
+        """
         self._hurry()
+        if elsewhere:
+            for exchange in list(self.proxy.exchanges.values()):
+                exchange.cancel("shutdown")
         if self._link is not None:
             link, self._link = self._link, None
-            self._lose("reconnect was asked for")
-            link.close(1000, "reconnect")
+            if elsewhere:
+                link.go_away("shutdown", 0.0)
+                link.close(1000, "shutdown")
+            else:
+                self._lose("reconnect was asked for")
+                link.close(1000, "reconnect")
+        if elsewhere:
+            self._end_session("shutdown")
         self._finish(_ASKED)
 
     def doubt(self) -> None:
@@ -501,6 +514,7 @@ class AgentTunnel:
                 peer_buffer=said.resume.buffer,
             ),
             accept=self.proxy.accept,
+            budget=self.proxy.holders.budget,
         )
 
     def _log_established(self, said: Connected, session: Session) -> None:

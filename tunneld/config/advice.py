@@ -40,7 +40,6 @@ def _not_open(value: object) -> bool:
 _BOTH: dict[str, _Wanted] = {"log.audit": _any}
 _AGENT: dict[str, _Wanted] = _BOTH | {
     "server.proxy": _any,
-    "limits.memory": _any,
     "metrics.listen": _any,
     "metrics.token_file": _any,
     "telemetry.otlp": _any,

@@ -17,7 +17,6 @@ from tunneld.config.common import (
     EventBytes,
     Faults,
     FilePath,
-    Grace,
     HeaderBytes,
     Interval,
     Keepalive,
@@ -44,7 +43,6 @@ __all__ = [
     "ServerConfig",
     "ServerHeartbeat",
     "ServerLimits",
-    "ServerResume",
     "ServerSse",
     "TlsConfig",
     "Use",
@@ -255,12 +253,6 @@ class ServerLimits(Model):
         return self
 
 
-class ServerResume(ResumeConfig):
-    """As the agent's, but off until the file turns it on: resume is a preview, and the server's `grace` decides."""
-
-    grace: Grace = 0.0
-
-
 class ServerConfig(Model):
     """Everything in ``server.yaml``.
 
@@ -284,7 +276,7 @@ class ServerConfig(Model):
     store: Annotated[str, BeforeValidator(addresses.store)] = "sqlite:////var/lib/tunneld-server/server.db"
     heartbeat: ServerHeartbeat = ServerHeartbeat()
     sse: ServerSse = ServerSse()
-    resume: ServerResume = ServerResume()
+    resume: ResumeConfig = ResumeConfig()
     drain_timeout: Span = 30.0
     limits: ServerLimits = ServerLimits()
     quality: QualityConfig = QualityConfig()

@@ -176,7 +176,7 @@ def _add_changes(app: FastAPI, agent: AgentFacade) -> None:
 
     @app.post("/v1/drain", responses=docs(models.Drained))
     async def drain(request: Request) -> Response:
-        """Take no new streams and let those under way end."""
+        """Take no new streams, let those under way end within `drain_timeout`, then leave, as after SIGTERM."""
         changed = agent.drain()
         await audit(request.scope, "drain", f"draining, {changed['streams']} streams left")
         return json_answer(changed)

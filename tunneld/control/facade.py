@@ -76,7 +76,7 @@ class AgentFacade(Protocol):
         """
 
     def drain(self) -> Drained:
-        """Begin to drain: take no new streams, let those under way end. Returns at once; idempotent."""
+        """Begin to drain: take no new streams, let those under way end, then leave. Returns at once; idempotent."""
 
     def set_log_level(self, level: LogLevelName) -> str:
         """Log from this level on, until the next reload; return the level that held."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from tunneld.agent.daemon import AgentDaemon
@@ -65,6 +66,10 @@ class AgentHost:
     def status_line(self) -> str:
         """One line for an operator."""
         return self.agent.status_line()
+
+    def on_leave(self, leave: Callable[[], None]) -> None:
+        """Call `leave` when the agent is asked to drain and go."""
+        self.agent.leave = leave
 
 
 def run(config: AgentConfig, path: str) -> int:

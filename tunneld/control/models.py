@@ -255,7 +255,7 @@ class Reconnected(TypedDict):
 
 
 class Drained(TypedDict):
-    """Draining has begun: no new streams; `streams` are left and have `timeout_s` to end."""
+    """Draining has begun: no new streams; `streams` are left and have `timeout_s` to end. Then the agent leaves."""
 
     draining: Literal[True]
     streams: int

@@ -156,12 +156,10 @@ class AgentView:
         return shown
 
     def drain(self) -> Drained:
-        """Begin to drain."""
-        return {
-            "draining": True,
-            "streams": self._daemon.begin_drain(),
-            "timeout_s": self._daemon.drain_timeout,
-        }
+        """Begin to drain; the process leaves when that is done."""
+        streams = self._daemon.begin_drain()
+        self._daemon.leave()
+        return {"draining": True, "streams": streams, "timeout_s": self._daemon.drain_timeout}
 
     def set_log_level(self, level: LogLevelName) -> str:
         """Log from this level on."""

@@ -9,6 +9,7 @@ import shutil
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -112,6 +113,7 @@ class Demo:
         self._stack = AsyncExitStack()
         self._agent: AgentHost | None = None
         self._server: ServerDaemon | None = None
+        self._leave: Callable[[], None] | None = None
         self.words = ""
 
     async def start(self) -> None:
@@ -138,9 +140,15 @@ class Demo:
 
         path = self._write("tunneld.yaml", _AGENT, ports)
         self._agent = AgentHost(load_agent(path), path)
+        if self._leave is not None:
+            self._agent.on_leave(self._leave)
         stack.push_async_callback(self._agent.stop)
         await self._agent.start()
         await _online(self._agent.agent)
+
+    def on_leave(self, leave: Callable[[], None]) -> None:
+        """Call `leave` when the agent is asked to drain and go: the demo goes with it."""
+        self._leave = leave
 
     async def drain(self) -> None:
         """Nothing waits for a demo."""

@@ -16,6 +16,7 @@ from tunneld.protocol import frames
 from tunneld.protocol.frames import DATA, END, FIN, HEAD, HEADER, MAX_DATA, MESSAGE_TARGET, OPEN, STOP
 from tunneld.protocol.messages import Head, Headers, encode
 from tunneld.protocol.replay import ReplayBuffer
+from tunneld.protocol.windows import MemoryBudget
 
 if TYPE_CHECKING:
     from tunneld.protocol.streams import Chunk, Stream
@@ -47,6 +48,7 @@ class Outbox:
     Args:
         max_header: bytes; an encoded head, or trailers, may be twice as large.
         replay: where counted messages are kept; None: nothing is counted.
+        budget: of the process's memory.
 
     Attributes:
         attached: a connection stands; without one nothing is woken and no text is kept.
@@ -69,6 +71,7 @@ class Outbox:
         "_texts",
         "_windows",
         "attached",
+        "budget",
         "drained",
         "hurry",
         "replayed",
@@ -77,8 +80,9 @@ class Outbox:
         "woken",
     )
 
-    def __init__(self, max_header: int, replay: ReplayBuffer | None) -> None:
+    def __init__(self, max_header: int, replay: ReplayBuffer | None, budget: MemoryBudget) -> None:
         self.attached = False
+        self.budget = budget
         self.wake: Callable[[], None] = _nothing
         self.hurry: Callable[[], None] = _nothing
         self.woken = False
@@ -228,7 +232,6 @@ class Outbox:
             if count:
                 raise RemoteError("protocol_error", "an ACK where nothing is counted")
             return
-        was_full = replay.full
         replay.acknowledged(count)
         unconfirmed = self.unconfirmed
         while unconfirmed:  # in order of their numbers, those without one last
@@ -237,7 +240,7 @@ class Outbox:
             if number is None or number > count:
                 break
             del unconfirmed[stream_id]
-        if was_full and not replay.full and self._ready:
+        if self._ready and not replay.full:  # it may have been
             self.want_write()
 
     # -- what comes out --------------------------------------------------------------------------------
@@ -322,7 +325,7 @@ class Outbox:
             if stream.closed:
                 self._stale -= 1
                 continue
-            credit = stream.grant(now, round_trip)
+            credit = stream.grant(now, round_trip, short=self.budget.near)
             if credit:
                 parts.append(frames.window(stream.id, credit))
                 size += 13

@@ -10,6 +10,7 @@ from collections import deque
 from math import inf
 
 from tunneld.errors import RemoteError
+from tunneld.protocol.windows import MemoryBudget
 
 __all__ = ["ACK_DELAY", "MIN_BUFFER", "ReplayBuffer"]
 
@@ -28,10 +29,12 @@ class ReplayBuffer:
     Args:
         limit: bytes of messages with DATA that may wait for acknowledgement; more is held back, control never is.
         peer_limit: the peer's `resume.buffer`, which sets how early an ACK must go.
+        budget: of the process; what is kept here counts. None: there is none.
     """
 
     __slots__ = (
         "_ack_at",
+        "_budget",
         "_messages",
         "_threshold",
         "_unacked_in",
@@ -44,8 +47,9 @@ class ReplayBuffer:
         "told",
     )
 
-    def __init__(self, limit: int, peer_limit: int) -> None:
+    def __init__(self, limit: int, peer_limit: int, budget: MemoryBudget | None = None) -> None:
         self.limit = limit
+        self._budget = budget or MemoryBudget()
         self.sent = 0
         self.acked = 0
         self.received = 0
@@ -60,13 +64,14 @@ class ReplayBuffer:
 
     @property
     def full(self) -> bool:
-        """DATA must wait for an acknowledgement."""
-        return self.data_held >= self.limit
+        """DATA must wait for an acknowledgement. While memory is short one message with DATA is under way at a time."""
+        return self.data_held >= self.limit or (self.data_held > 0 and self._budget.near)
 
     def keep(self, opcode: int, payload: bytes, data_bytes: int) -> int:
         """Number a message that is handed to the socket, and keep it; returns its number."""
         self.sent += 1
         size = len(payload) + _COST
+        self._budget.held += size
         if data_bytes:
             self.data_held += size
         else:
@@ -82,6 +87,7 @@ class ReplayBuffer:
         """
         if not self.acked <= count <= self.sent:
             raise RemoteError("protocol_error", f"an ACK of {count}; acknowledged were {self.acked}, sent {self.sent}")
+        before = self.data_held + self.control_held
         for _ in range(count - self.acked):
             _, payload, has_data = self._messages.popleft()
             if has_data:
@@ -89,6 +95,7 @@ class ReplayBuffer:
             else:
                 self.control_held -= len(payload) + _COST
         self.acked = count
+        self._budget.sub(before - self.data_held - self.control_held)
 
     def unacknowledged(self) -> list[tuple[int, bytes]]:
         """(opcode, payload) of each message that the peer has not acknowledged, oldest first."""
@@ -97,7 +104,8 @@ class ReplayBuffer:
     def clear(self) -> None:
         """Keep nothing: the session is over."""
         self._messages.clear()
-        self.data_held = self.control_held = 0
+        held, self.data_held, self.control_held = self.data_held + self.control_held, 0, 0
+        self._budget.sub(held)
 
     def count(self, size: int, now: float) -> None:
         """A counted message of `size` bytes came."""

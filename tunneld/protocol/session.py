@@ -17,6 +17,7 @@ from tunneld.protocol.messages import Open, StreamCancel, decode_head, decode_op
 from tunneld.protocol.outgoing import BINARY, TEXT, Outbox, Outgoing
 from tunneld.protocol.replay import ReplayBuffer
 from tunneld.protocol.streams import REASONS, Sink, Stream
+from tunneld.protocol.windows import MemoryBudget
 
 __all__ = ["BINARY", "TEXT", "Outgoing", "Session", "SessionSettings"]
 
@@ -57,10 +58,15 @@ class Session:
         settings: what `connected` said.
         accept: called for each OPEN that comes (agent): (stream, request, its direction has ended) -> consumer.
             None where streams are opened (server).
+        budget: of the process's memory, shared with its other sessions; None: there is none.
     """
 
     def __init__(
-        self, settings: SessionSettings, *, accept: Callable[[Stream, Open, bool], Sink] | None = None
+        self,
+        settings: SessionSettings,
+        *,
+        accept: Callable[[Stream, Open, bool], Sink] | None = None,
+        budget: MemoryBudget | None = None,
     ) -> None:
         self.settings = settings
         #: id -> stream, until both directions have ended.
@@ -72,9 +78,10 @@ class Session:
         self.ended = False
         self._accept = accept
         self._by_request: dict[str, Stream] = {}
-        self._replay = ReplayBuffer(settings.buffer, settings.peer_buffer) if settings.grace > 0 else None
+        budget = budget or MemoryBudget()
+        self._replay = ReplayBuffer(settings.buffer, settings.peer_buffer, budget) if settings.grace > 0 else None
         self._reserve = settings.max_streams * (4 * settings.max_header + 1024) + 256 * 1024
-        self._outbox = Outbox(settings.max_header, self._replay)
+        self._outbox = Outbox(settings.max_header, self._replay, budget)
         self._high = 0
         self._passed = 0  # ids that `_high` has gone past
         self._refusing = False

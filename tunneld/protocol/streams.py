@@ -239,6 +239,7 @@ class Stream:
             self._queue = deque()
         self._queue.append(data)
         self._pending += len(data)
+        self._outbox.budget.held += len(data)
         if self._credit > 0 and not self.in_ready:
             self.in_ready = True
             self._outbox.ready(self)
@@ -258,6 +259,7 @@ class Stream:
             raise LocalError(f"stream {self.request_id}: a frame before HEAD 101 or after END")
         frames.waiting.append((first, payload))
         self._pending += len(payload) + LEAST
+        self._outbox.budget.held += len(payload) + LEAST
         if not self.in_ready and frames.can_go_on(self._credit):
             self.in_ready = True
             self._outbox.ready(self)
@@ -269,7 +271,7 @@ class Stream:
             self._paused = True
             self._outbox.hurry()
             return False
-        if self._pending > self._credit:
+        if self._pending > self._credit or self._outbox.budget.near:  # memory is short: one piece at a time
             self._paused = True
             return False
         return True
@@ -318,6 +320,7 @@ class Stream:
         self.closed = True
         self._sending = self._receiving = Direction.ENDED
         self._queue = self._frames = None
+        self._outbox.budget.sub(self._pending)
         self._pending = 0
         self._trailers = None
         self.sink = None
@@ -373,6 +376,7 @@ class Stream:
         self._queue = None
         if self._frames is not None:
             self._frames.waiting.clear()
+        self._outbox.budget.sub(self._pending)
         self._pending = 0
         self._paused = False
         self._trailers = None
@@ -417,6 +421,7 @@ class Stream:
                 left = 0
         self._credit -= size
         self._pending -= size
+        self._outbox.budget.held -= size
         if not self._pending:
             self._queue = None
         self._mind_source()
@@ -430,6 +435,7 @@ class Stream:
         chunks, size, freed = taken
         self._credit -= size + COST
         self._pending -= freed
+        self._outbox.budget.held -= freed
         self._mind_source()
         return chunks, size, not self._pending and self._trailers is not None
 
@@ -442,12 +448,12 @@ class Stream:
         """The session has written or queued our END."""
         self._end_sending()
 
-    def grant(self, now: float, round_trip: float | None) -> int:
-        """The credit of a WINDOW that goes out now; 0 for none."""
+    def grant(self, now: float, round_trip: float | None, *, short: bool = False) -> int:
+        """The credit of a WINDOW that goes out now; 0 for none. See `ReceiveWindow.grant`."""
         self.window_waits = False
         if self.closed or self._receiving is not Direction.BODY:
             return 0
-        return self._window.grant(now, round_trip)
+        return self._window.grant(now, round_trip, short=short)
 
     def tell_writable(self) -> None:
         """Let the consumer read its source again, if it still waits for that."""

@@ -5,9 +5,12 @@ See PROTOCOL.md, "v3: flow control".
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import inf
+
 from tunneld.errors import RemoteError
 
-__all__ = ["MAX_CREDIT", "MIN_WINDOW", "MemoryBudget", "ReceiveWindow"]
+__all__ = ["MAX_CREDIT", "MIN_WINDOW", "Holders", "MemoryBudget", "ReceiveWindow"]
 
 #: A smaller wish is raised to this, a smaller configuration refused (bytes).
 MIN_WINDOW = 16 * 1024
@@ -23,7 +26,8 @@ class ReceiveWindow:
     Credit returns when the consumer has taken bytes, in one piece once half a window was taken; of a window that has
     grown, once an eighth was: what waits here for the rest of its half is credit that the sender lacks, and over a
     long way it moved only half a window each round trip. The window
-    doubles up to `maximum` while its consumer empties half of it within two round trips.
+    doubles up to `maximum` while its consumer empties half of it within two round trips. While memory is short it
+    does the contrary: credit is withheld, down to `MIN_WINDOW`, which every stream keeps so that it goes on.
 
     Args:
         size: bytes of credit that the peer has from the start.
@@ -51,15 +55,22 @@ class ReceiveWindow:
         self.due += count
         return self.due >= self._step
 
-    def grant(self, now: float, round_trip: float | None) -> int:
-        """The credit to return now, the growth of the window included.
+    def grant(self, now: float, round_trip: float | None, *, short: bool = False) -> int:
+        """The credit to return now, the growth of the window included, what is withheld of it left out.
 
         Args:
             now: monotonic seconds.
             round_trip: seconds of the tunnel's round trip; None until it is known, and then nothing grows.
+            short: the process holds nearly as much as it may.
         """
         credit = self.due
         self.due = 0
+        if short:
+            self._halved_at, self._taken = None, 0
+            withheld = max(0, min(credit, self.size - max(MIN_WINDOW, self.size >> 1)))
+            self._resize(self.size - withheld)
+            self.outstanding += credit - withheld
+            return credit - withheld
         self._taken += credit
         if self._taken * 2 >= self.size:
             before, self._halved_at = self._halved_at, now
@@ -79,35 +90,86 @@ class ReceiveWindow:
 
 
 class MemoryBudget:
-    """The bytes that one process holds for consumers that have not taken them, against `limits.memory`.
+    """The bytes that one process holds for those who have not taken or acknowledged them, against `limits.memory`.
 
     Args:
         limit: bytes.
+
+    Attributes:
+        held: bytes; whoever is in a hurry changes it without `add` and `sub`.
+        near_at: bytes from which memory is short: windows shrink, and sources are read one piece at a time.
     """
 
-    __slots__ = ("held", "limit")
+    __slots__ = ("_limit", "held", "near_at")
 
-    #: The share of the limit from which credit is withheld.
+    #: The share of the limit from which memory is short.
     NEAR = 0.75
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, limit: float = inf) -> None:
         self.held = 0
+        self.limit = limit
+
+    @property
+    def limit(self) -> float:
+        """Bytes; it may be changed at any time."""
+        return self._limit
+
+    @limit.setter
+    def limit(self, limit: float) -> None:
+        self._limit = limit
+        self.near_at = limit * self.NEAR
 
     def add(self, count: int) -> None:
         """`count` bytes more are held."""
         self.held += count
 
     def sub(self, count: int) -> None:
-        """`count` bytes were taken or dropped."""
+        """`count` bytes were taken, acknowledged or dropped."""
         self.held -= count
 
     @property
     def near(self) -> bool:
-        """So much is held that stalled readers get no more credit."""
-        return self.held >= self.limit * self.NEAR
+        """Memory is short."""
+        return self.held >= self.near_at
 
     @property
     def over(self) -> bool:
         """So much is held that the streams stalled for the longest must go."""
-        return self.held > self.limit
+        return self.held > self._limit
+
+
+class Holders:
+    """Whose bytes a process holds, those that have waited for the longest first; over the limit they must go.
+
+    Args:
+        budget: of the process.
+    """
+
+    __slots__ = ("_first", "_second", "budget")
+
+    def __init__(self, budget: MemoryBudget) -> None:
+        self.budget = budget
+        self._first: dict[Callable[[], None], None] = {}
+        self._second: dict[Callable[[], None], None] = {}
+
+    def add(self, give_up: Callable[[], None], *, slow: bool) -> None:
+        """Bytes wait, and `give_up` ends that.
+
+        Args:
+            give_up: lets go of the bytes, and calls `discard`; the same for each call of one holder.
+            slow: a reader does not take them; False: the tunnel does not, which is nobody's fault: these go last.
+        """
+        (self._first if slow else self._second).setdefault(give_up)
+        self.shed()
+
+    def discard(self, give_up: Callable[[], None]) -> None:
+        """Nothing of it waits any more."""
+        self._first.pop(give_up, None)
+        self._second.pop(give_up, None)
+
+    def shed(self) -> None:
+        """Let go of what is over the limit, as far as anybody holds it for a stream."""
+        while self.budget.over and (holders := self._first or self._second):
+            give_up = next(iter(holders))
+            del holders[give_up]
+            give_up()

@@ -182,6 +182,9 @@ class ServerDaemon:
         online = sum(1 for tunnel in self.registry.all() if tunnel.online)
         return f"{online} tunnels up, {len(self.ingress.exchanges)} streams"
 
+    def on_leave(self, leave: Callable[[], None]) -> None:
+        """Nobody asks a server to leave but by a signal."""
+
     # -- tunnels ---------------------------------------------------------------------------------------
 
     def policy(self) -> TunnelPolicy:
@@ -232,6 +235,7 @@ class ServerDaemon:
             policy=self.policy,
             registry=self.registry,
             names=self.access.names,
+            budget=self.ingress.budget,
             forget=self.forget,
         )
         self.connections.add(served)

@@ -145,7 +145,10 @@ class Exchange(Visit):
     def body(self, data: bytes) -> bool:
         """Bytes of the request's body."""
         self.bytes_in += len(data)
-        return self._stream is None or self._stream.send(data)
+        if self._stream is None or self._stream.send(data):
+            return True
+        self._ingress.holders.add(self.held_up, slow=False)
+        return bool(self.reason)
 
     def body_end(self, trailers: Headers) -> None:
         """The request is whole."""
@@ -176,6 +179,11 @@ class Exchange(Visit):
             connection.reset()
         else:
             self.cancel("limit")
+
+    def held_up(self) -> None:
+        """The process holds too much, bytes of this request's body that wait for the tunnel among it."""
+        self._cancel_stream("limit")
+        self._answer(VisitorError("over_memory", retry_after=_RETRY_AFTER), "limit")
 
     def gone(self) -> None:
         """The visitor has left."""
@@ -335,6 +343,8 @@ class Exchange(Visit):
         connection = self.connection
         if self._events is not None:
             self._events.feed(data, self.active)
+            if self._events.splitter.held != self._partial and not self._hold_partial():
+                return
         elif not connection.send(data):
             self._break("the answer is longer than its Content-Length")
             return
@@ -360,6 +370,8 @@ class Exchange(Visit):
         self.bytes_out += size
         self.active = monotonic()
         self._events.feed(events, self.active)
+        if not self._hold_partial():
+            return
         if self.connection.congested:
             self._owe(size)
         elif self._stream is not None:
@@ -426,6 +438,7 @@ class Exchange(Visit):
     def writable(self) -> None:
         """The tunnel takes more of the request's body."""
         if not self.reason:
+            self._ingress.holders.discard(self.held_up)
             self.connection.resume_body()
 
     # -- ends --------------------------------------------------------------------------------------------
@@ -483,8 +496,7 @@ class Exchange(Visit):
         self.state = "done"
         self._stream = None
         self._request = None
-        if self._owed or self._ahead:
-            self._settle()
+        self._let_go()
         self._stop_timer()
         if self._events is not None:
             self._events.close()

@@ -22,7 +22,7 @@ from tunneld.config.server import ListenConfig, ServerConfig, ServerLimits
 from tunneld.errors import VisitorError
 from tunneld.protocol.headers import Headers, accepts_event_stream, client_address, get, to_service
 from tunneld.protocol.messages import Open
-from tunneld.protocol.windows import MemoryBudget
+from tunneld.protocol.windows import Holders, MemoryBudget
 from tunneld.server.exchange import Exchange
 from tunneld.server.problems import problem
 from tunneld.server.registry import Registry, Tunnel
@@ -144,7 +144,8 @@ class Ingress:
         connections: every open connection that is not a tunnel.
         hops: visitors' connections that are WebSockets.
         stops: clients that are told to stop.
-        budget: bytes held for slow visitors.
+        budget: bytes that the process holds, of `limits.memory`.
+        holders: for whom, where a stream can be ended for it.
         legacy: the older dialect's addresses; None: there are none.
         replays: event streams whose visitors may come back.
     """
@@ -167,11 +168,11 @@ class Ingress:
         self._ended = Totals()
         self.stops = StopList()
         self.budget = budget or MemoryBudget(config.limits.memory)
+        self.holders = Holders(self.budget)
         self.replays = Replays(self.budget, config.sse.replay_total)
         self._registry = registry
         self._connect_tunnel = connect_tunnel
         self._ready = ready
-        self._stalled: dict[Visit, None] = {}  # the longest stalled first
         self._ids = ""
         self._left: asyncio.Event | None = None  # set when a connection ends, once this server closes
         self.configure(config)
@@ -181,7 +182,8 @@ class Ingress:
         self.limits: ServerLimits = config.limits
         self.log_queries = config.log.queries
         self.budget.limit = config.limits.memory
-        self.replays.total = config.sse.replay_total
+        # What is kept for replay alone must not make memory short for good.
+        self.replays.total = min(config.sse.replay_total, config.limits.memory // 2)
         self._trusted = config.trusted_proxies
         self._suffix = f".{config.domain}" if config.domain else ""
         own = urlsplit(config.public_url).hostname if config.public_url else None
@@ -345,6 +347,8 @@ class Ingress:
         if self.draining:
             raise VisitorError("shutdown", retry_after=5)
         upgrade = asked(head) if head.upgrade else None
+        if self.budget.over:
+            raise VisitorError("over_memory", retry_after=5)
         client = self._client(connection, head, listener)
         plain = head.method == "GET" and upgrade is None
         said, cookies = head.headers, None
@@ -482,14 +486,12 @@ class Ingress:
     def holds(self, exchange: Visit, size: int) -> None:
         """`size` more bytes wait in a visitor's transport; over the limit, who stalls the longest must go."""
         self.budget.add(size)
-        self._stalled[exchange] = None
-        while self.budget.over and self._stalled:
-            next(iter(self._stalled)).stalled()
+        self.holders.add(exchange.stalled, slow=True)
 
     def released(self, exchange: Visit, size: int) -> None:
         """The visitor took `size` bytes, or left them."""
         self.budget.sub(size)
-        self._stalled.pop(exchange, None)
+        self.holders.discard(exchange.stalled)
 
     async def close(self, grace: float) -> None:
         """End all: idle connections now, requests when they are done or after `grace` seconds (``shutdown``).

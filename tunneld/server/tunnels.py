@@ -25,6 +25,7 @@ from tunneld.protocol.messages import (
 )
 from tunneld.protocol.resume import Kept, Tokens
 from tunneld.protocol.session import Session, SessionSettings
+from tunneld.protocol.windows import MemoryBudget
 from tunneld.server.conflicts import PAUSE, Conflict
 from tunneld.server.names import NameRegistry
 from tunneld.server.principals import Principal
@@ -66,6 +67,7 @@ class TunnelConnection:
         policy: asked anew at each hello and at each change, so that a reload holds.
         registry: of who serves what.
         names: whose they are.
+        budget: of the process's memory.
         forget: called with this connection when it is over.
     """
 
@@ -79,6 +81,7 @@ class TunnelConnection:
         policy: Callable[[], TunnelPolicy],
         registry: Registry,
         names: NameRegistry,
+        budget: MemoryBudget,
         forget: Callable[[TunnelConnection], None],
     ) -> None:
         self.name = tunnel_name
@@ -90,12 +93,14 @@ class TunnelConnection:
         self.round_trip: float | None = None
         self._policy = policy
         self._registry = registry
+        self._budget = budget
         self._forget = forget
         self.principal = principal
         self._names = names
         self._claiming: asyncio.Task[None] | None = None
         self._since = monotonic()
         self._closed = False
+        self._fresh = False  # the session began here, and nothing shows that the agent knows of it
         self._leaving = ""  # the reason of the agent's goaway
         self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
             policy().hello_timeout, self._no_hello
@@ -208,7 +213,7 @@ class TunnelConnection:
         self._closed = True
         self._stop_claiming()
         why = f"closed ({code}{f' {reason}' if reason else ''})" if code else "the connection was lost"
-        if code in _FAULTS or (self._leaving and code in (1000, 1001)):
+        if code in _FAULTS or ((self._leaving or self._fresh) and code in (1000, 1001)):
             left = "shutdown" if self._leaving == "shutdown" else "peer_lost"
             self._end_session(left, why, for_good=code not in _FAULTS)
         else:
@@ -299,11 +304,18 @@ class TunnelConnection:
                 server_version=__version__,
             )
         )
-        self.link.on_first_message = kept.tokens.heard
+        self._fresh = not resumed
+        self.link.on_first_message = self._heard_first
         received = (hello.received or 0) if resumed else 0
         self.link.attach(kept.session, received, interval=agreed.heartbeat.interval, timeout=agreed.heartbeat.timeout)
         self._log_established(hello, kept, resumed=resumed, refused=refused)
         tunnel.serve(kept.session, agreed.heartbeat, agreed.sse)
+
+    def _heard_first(self) -> None:
+        """The agent has its `connected`, and with it the newest token."""
+        self._fresh = False
+        if self.tunnel is not None and self.tunnel.kept is not None:
+            self.tunnel.kept.tokens.heard()
 
     def _in_conflict(self, conflict: Conflict) -> None:
         """The one that serves stays; this one hears of both."""
@@ -327,7 +339,8 @@ class TunnelConnection:
                 grace=agreed.resume.grace,
                 buffer=agreed.resume.buffer,
                 peer_buffer=agreed.resume.buffer,
-            )
+            ),
+            budget=self._budget,
         )
         return Kept(token_hex(16), self.name, self.principal.id, session, Tokens(token))
 

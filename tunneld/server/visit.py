@@ -51,6 +51,7 @@ class Visit:
         "_events",
         "_ingress",
         "_owed",
+        "_partial",
         "active",
         "bytes_in",
         "bytes_out",
@@ -84,6 +85,7 @@ class Visit:
         self._events: EventBody | None = None
         self._owed = 0  # bytes whose credit waits until the visitor takes some
         self._ahead = 0  # bytes that wait for the visitor although their credit went back
+        self._partial = 0  # bytes of an event that is not whole yet
 
     @property
     def events(self) -> int:
@@ -116,6 +118,14 @@ class Visit:
         """The visitor takes nothing, for too long or with too much waiting."""
         raise NotImplementedError
 
+    def held_up(self) -> None:
+        """Too much waits, bytes of this request's body among it."""
+        raise NotImplementedError
+
+    def cancel(self, reason: str) -> None:
+        """End it from this side."""
+        raise NotImplementedError
+
     # -- memory ------------------------------------------------------------------------------------------
 
     def _owe(self, size: int) -> None:
@@ -126,6 +136,26 @@ class Visit:
     def _settle(self) -> None:
         self._ingress.released(self, self._owed + self._ahead)
         self._owed = self._ahead = 0
+
+    def _hold_partial(self) -> bool:
+        """Count what is held of an event that is not whole; False when that was too much and this has ended."""
+        assert self._events is not None
+        before, self._partial = self._partial, self._events.splitter.held
+        ingress = self._ingress
+        ingress.budget.add(self._partial - before)
+        if self._partial > before:
+            ingress.holders.shed()
+            if ingress.budget.over:
+                self.cancel("limit")
+        return not self.reason
+
+    def _let_go(self) -> None:
+        """It is over: nothing is held for it."""
+        if self._owed or self._ahead:
+            self._settle()
+        self._ingress.budget.sub(self._partial)
+        self._partial = 0
+        self._ingress.holders.discard(self.held_up)
 
 
 def passable(trailers: Headers) -> Headers:

@@ -23,7 +23,7 @@ def test_defaults_are_those_of_the_contract() -> None:
     beat, sse, limits = config.heartbeat, config.sse, config.limits
     assert (beat.interval, beat.timeout, beat.min, beat.max) == (30, 10, 1, 300)
     assert (sse.keepalive, sse.min, sse.max, sse.max_event, sse.replay_total) == (30, 1, 300, 256 << 10, 64 << 20)
-    assert (config.resume.grace, config.resume.buffer, config.drain_timeout) == (0, 4 << 20, 30)  # resume: a preview
+    assert (config.resume.grace, config.resume.buffer, config.drain_timeout) == (60, 4 << 20, 30)
     assert (limits.max_tunnels, limits.max_streams, limits.memory, limits.stall) == (10000, 1000, 512 << 20, 60)
     assert (limits.stream_window, limits.stream_window_max, limits.max_header) == (256 << 10, 4 << 20, 64 << 10)
     assert (limits.header_timeout, limits.hello_timeout, limits.max_body, limits.hold) == (10, 5, 0, 5)

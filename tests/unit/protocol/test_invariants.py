@@ -6,13 +6,15 @@ The fifth, liveness, is held in test_heartbeat.py.
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.support.sessions import SMALL, Joined, Side, kept, pattern
+from tests.support.handshaken import Handshaken
+from tests.support.sessions import SMALL, Joined, Side, counted, kept, pattern
 from tunneld.errors import CODES, RemoteError
 from tunneld.protocol import frames
 from tunneld.protocol.frames import DATA, END, FIN, HEAD, OPEN, STOP, WINDOW
@@ -32,21 +34,23 @@ class Sessions(RuleBasedStateMachine):
     """Invariants 1 and 2 with resume: nothing is lost, doubled or left behind, whatever is cut."""
 
     grace = 60.0
+    kind: type[Joined] = Joined
 
     def __init__(self) -> None:
         super().__init__()
-        self.joined = Joined(replace(SMALL, grace=self.grace))
+        self.joined = self.kind(replace(SMALL, grace=self.grace))
 
     @initialize(
         window=st.sampled_from([16 * 1024, 200 * 1024]),
         agent_streams=st.sampled_from([4, 3]),
         high=st.sampled_from([0, 2**31 - 2, 2**32 - 3]),
+        memory=st.sampled_from([inf, 150_000, 20_000]),
     )
-    def begin(self, window: int, agent_streams: int, high: int) -> None:
+    def begin(self, window: int, agent_streams: int, high: int, memory: float) -> None:
         self.window_max = max(window, SMALL.stream_window_max)
-        self.arguments = {"agent_streams": agent_streams, "high": high}
+        self.arguments = {"agent_streams": agent_streams, "high": high, "memory": memory}
         self.settings = replace(SMALL, grace=self.grace, stream_window=window, stream_window_max=self.window_max)
-        self.joined = Joined(self.settings, **self.arguments)
+        self.joined = self.kind(self.settings, **self.arguments)
 
     def live(self, who: str) -> list[Side]:
         return [side for (_, owner), side in self.joined.sides.items() if owner == who and not side.over]
@@ -200,7 +204,7 @@ class Sessions(RuleBasedStateMachine):
             assert not kept(joined.session(who))
         for side in joined.sides.values():
             assert side.over, "a stream outlived its session"
-        self.joined = Joined(self.settings, **self.arguments)
+        self.joined = self.kind(self.settings, **self.arguments)
 
     # -- what always holds
     @invariant()
@@ -214,6 +218,7 @@ class Sessions(RuleBasedStateMachine):
                 assert session._replay.data_held <= SMALL.buffer + 66 * 1024
                 assert session._replay.control_held <= session._reserve
             assert len(session.streams) <= session.settings.max_streams
+            assert joined.budget[who].held == counted(session), "the process's memory is not what is held"
 
     def teardown(self) -> None:
         joined = self.joined
@@ -234,6 +239,7 @@ class Sessions(RuleBasedStateMachine):
             assert not kept(joined.session(who)), "something outlived its stream"
             if (replay := joined.session(who)._replay) is not None:
                 assert replay.data_held == replay.control_held == 0
+            assert joined.budget[who].held == 0
 
     def check_complete(self) -> None:
         for (request_id, who), side in self.joined.sides.items():
@@ -274,11 +280,51 @@ class WithoutResume(Sessions):
             self.joined.session(who).attach(1, lambda: None)
 
 
+class WithHandshakes(Sessions):
+    """With resume whose hello and answer are lost, late, overtaken or cut in the middle, as the network pleases."""
+
+    kind = Handshaken
+
+    @rule()
+    def dial(self) -> None:
+        """The agent gives up what it has; the server may not know for long."""
+        self.joined.dial()
+
+    @rule(which=st.integers(0, 3))
+    def arrive(self, which: int) -> None:
+        """Any hello that is under way, one that was given up too."""
+        self.joined.arrive(which)
+
+    @rule()
+    def answer(self) -> None:
+        """The oldest `connected`."""
+        self.joined.answer()
+
+    @rule(hello=st.booleans())
+    def lose(self, hello: bool) -> None:
+        """A hello or a `connected` never comes."""
+        queue = self.joined.hellos if hello else self.joined.answers
+        if queue:
+            queue.pop()
+
+    @rule(who=SIDES, back=st.integers(1, 4), count=COUNTS)
+    def late(self, who: str, back: int, count: int = 1) -> None:
+        """Input of any connection that there was; output goes only to the one that this side believes in."""
+        joined = self.joined
+        if len(joined.connections) >= back:
+            old = joined.connections[-back]
+            assert old is joined.current[who] or not joined.write(who, old)
+            for _ in range(count):
+                joined.deliver(who, old)
+
+
 _MANY = settings(max_examples=80, stateful_step_count=60, deadline=None)
 TestInvariants1And2WithResume = Sessions.TestCase
 TestInvariants1And2WithResume.settings = _MANY
 TestInvariants1And2WithoutResume = WithoutResume.TestCase
 TestInvariants1And2WithoutResume.settings = _MANY
+TestInvariants1And2WithHandshakes = WithHandshakes.TestCase
+TestInvariants1And2WithHandshakes.settings = _MANY
 
 
 def _opened(joined: Joined, *, ended: bool = False) -> tuple[Side, Side]:

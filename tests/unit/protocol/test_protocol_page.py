@@ -10,7 +10,8 @@ import pytest
 import tunneld.protocol
 from tunneld import link
 from tunneld.agent import tunnel
-from tunneld.config.server import ServerLimits, ServerResume
+from tunneld.config.agent import AgentConfig
+from tunneld.config.server import ServerConfig, ServerLimits
 from tunneld.errors import CODES
 from tunneld.protocol import frames, labels, outgoing, replay, session, sse, streams, windows
 from tunneld.protocol.messages import Connected, ErrorMessage, GoAway, Head, Hello, Open, Ping, StreamCancel, Wishes
@@ -135,8 +136,9 @@ def test_the_step_of_credit(size: int, step: int) -> None:
 
 
 def test_the_numbers_of_resume_recovery_and_replay() -> None:
-    assert ServerResume().grace == 0
-    assert "The server grants `resume.grace` 0 unless its own file sets that key" in PAGE
+    for config in (AgentConfig, ServerConfig):
+        assert config.model_fields["resume"].default.grace == 60
+    assert "`resume.grace` 60 s on both sides; the smaller holds" in PAGE
     assert f"within {tunnel._DOUBT:.0f} s, or {tunnel._DOUBT_TRIPS} round trips" in PAGE
     assert f"`retry_after` {conflicts.PAUSE:.0f}, until {conflicts.PAUSE:.0f} s" in PAGE
     assert conflicts._RETURNS == 2

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tunneld.errors import RemoteError
-from tunneld.protocol.replay import ACK_DELAY, ReplayBuffer
+from tunneld.protocol.replay import _COST, ACK_DELAY, ReplayBuffer
+from tunneld.protocol.windows import MemoryBudget
 
 
 def test_messages_are_numbered_from_one_and_kept_until_acknowledged() -> None:
@@ -73,3 +74,20 @@ def test_an_ack_is_due_after_a_time_or_when_the_timer_says_so() -> None:
     assert replay.tell() == 2
     assert replay.ack_at is None
     assert replay.told == 2
+
+
+def test_while_memory_is_short_one_message_with_data_is_under_way() -> None:
+    budget = MemoryBudget(1000)
+    replay = ReplayBuffer(1 << 20, 1 << 20, budget)
+    assert not replay.full
+    replay.keep(2, b"x" * 700, 700)
+    assert budget.held == 700 + _COST
+    assert replay.full
+    replay.acknowledged(1)
+    assert not replay.full
+    budget.add(5000)  # whatever else is held: one is under way, so that it goes on
+    assert not replay.full
+    replay.keep(2, b"x", 1)
+    assert replay.full
+    replay.clear()
+    assert budget.held == 5000

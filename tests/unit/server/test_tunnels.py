@@ -350,7 +350,7 @@ async def test_no_room_for_another_name() -> None:
 
 
 async def test_two_hellos_for_the_last_place() -> None:
-    async with running_server(limits={"max_tunnels": 1}) as server:
+    async with running_server(limits={"max_tunnels": 1}, resume={"grace": 0}) as server:
         async with peer(url_of(server), "one") as one, peer(url_of(server), "two") as two:
             await one.hello()
             await two.say(hello())
