@@ -13,8 +13,9 @@ import pytest
 from tests.support.handmade import HandAgent, Visitor, dial, serving, visit
 from tunneld.errors import VisitorError
 from tunneld.protocol import frames
-from tunneld.server import daemon
+from tunneld.server import auth
 from tunneld.server.daemon import ServerDaemon
+from tunneld.server.principals import Principal
 
 SMALL = {"resume": {"grace": "30s", "buffer": "64KiB"}}
 EVENTS = ("Content-Type", "text/event-stream")
@@ -243,9 +244,9 @@ async def test_a_forged_token_opens_nothing(token: str) -> None:
 
 async def test_a_stolen_token_is_worth_nothing_to_another_owner(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(**SMALL) as server:
-        monkeypatch.setattr(daemon, "OPEN_OWNER", "mallory")
+        monkeypatch.setattr(auth, "OPEN", Principal("mallory", "mallory"))
         thief = await dial(server)  # the name was free when it dialled
-        monkeypatch.setattr(daemon, "OPEN_OWNER", "alice")
+        monkeypatch.setattr(auth, "OPEN", Principal("alice", "alice"))
         first, said, visitor, stream = await with_stream(server)
         thief.say(
             type="hello",
@@ -257,11 +258,11 @@ async def test_a_stolen_token_is_worth_nothing_to_another_owner(monkeypatch: pyt
         )
         assert await thief.refused() == ("overloaded", 1013)
         await _still_serves(first, visitor, stream)
-        monkeypatch.setattr(daemon, "OPEN_OWNER", "mallory")
+        monkeypatch.setattr(auth, "OPEN", Principal("mallory", "mallory"))
         with pytest.raises(Exception, match=r"409") as refused:
             await dial(server)
         assert getattr(refused.value, "code", None) == "name_taken"
-        monkeypatch.setattr(daemon, "OPEN_OWNER", "alice")
+        monkeypatch.setattr(auth, "OPEN", Principal("alice", "alice"))
         last = await dial(server)
         assert (await last.resume(2, said, first.received))["resumed"] is True
         visitor.leave()
