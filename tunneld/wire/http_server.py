@@ -369,8 +369,12 @@ class ServerConnection(AnswerSide):
         self._hold = False
         self._chunked = None
         self._update_reading()
-        if transport.can_write_eof():
-            transport.write_eof()
+        try:
+            if transport.can_write_eof():
+                transport.write_eof()
+        except OSError:  # the visitor has reset the connection, and the loop has not read of it yet
+            transport.abort()
+            return
         self._arm(_LINGER)
 
     def eof_received(self) -> bool | None:

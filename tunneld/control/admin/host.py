@@ -75,6 +75,10 @@ class ServerHost:
         """As the daemon's."""
         return self.server.status_line()
 
+    def on_leave(self, leave: Callable[[], None]) -> None:
+        """As the daemon's."""
+        self.server.on_leave(leave)
+
     def _reloading(self, config: ServerConfig) -> Callable[[], None]:
         """The admin token is read anew, whatever else changed."""
         secret = admin_secret(config)
