@@ -86,8 +86,8 @@ CODES: dict[str, Code] = _table(
     (
         "request_timeout",
         408,
-        "The request's head did not come in time.",
-        "Send the whole head within limits.header_timeout of the server.",
+        "The request did not come in time.",
+        "Send the whole head within limits.header_timeout of the server, and a body without pauses over body_timeout.",
     ),
     (
         "body_too_large",
@@ -120,6 +120,12 @@ CODES: dict[str, Code] = _table(
         "Speak version 13 (RFC 6455); no other has ever been a standard.",
     ),
     ("rate_limited", 429, "A rate limit was hit.", "Wait as long as Retry-After says."),
+    (
+        "too_many_from_address",
+        429,
+        "One address holds as many connections or requests as it may.",
+        "Close some, or raise limits.address_connections and limits.address_streams in the server's configuration.",
+    ),
     (
         "head_too_large",
         431,
@@ -493,11 +499,13 @@ class VisitorError(TunneldError):
         code: a key of `CODES` whose status is not 0.
         detail: one sentence of this very case, shown to the visitor.
         retry_after: seconds for ``Retry-After``; None sends none.
+        limit: the key below `limits` that was hit, where the code does not tell.
     """
 
-    def __init__(self, code: str, detail: str = "", *, retry_after: int | None = None) -> None:
+    def __init__(self, code: str, detail: str = "", *, retry_after: int | None = None, limit: str = "") -> None:
         super().__init__(detail or CODES[code].title)
         self.code = code
         self.status = CODES[code].status
         self.detail = detail
         self.retry_after = retry_after
+        self.limit = limit

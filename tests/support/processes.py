@@ -87,6 +87,8 @@ class Process:
         self._news = threading.Condition()
         self._ended = False
         self._stopped = False
+        #: Monotonic seconds.
+        self.started = time.monotonic()
         self._popen = subprocess.Popen(
             self.argv,
             stdin=subprocess.DEVNULL,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from tunneld.agent.wake import WakeWatch
 from tunneld.config.advice import descriptors_needed
 from tunneld.config.agent import AgentConfig, TunnelConfig
 from tunneld.config.load import Changes, agent_token, diff, later_keys, load_agent
+from tunneld.config.proxies import proxy_for
 from tunneld.errors import ConfigError, VisitorError
 from tunneld.lifecycle import raise_descriptor_limit, warn_about_descriptors
 from tunneld.protocol.windows import Holders, MemoryBudget
@@ -114,6 +116,8 @@ class AgentDaemon:
     async def start(self) -> None:
         """Begin to dial; raises ConfigError when the credential or a certificate cannot be used."""
         self._dial = _dial(self.config)
+        if (proxy := self._dial.proxy) is not None:
+            log.info("Dialling through the proxy %s (%s)", proxy, proxy.source)
         descriptors = raise_descriptor_limit()
         what = f"{len(self.config.tunnels)} tunnels with their streams"
         warn_about_descriptors(descriptors, descriptors_needed(self.config), what)
@@ -159,7 +163,9 @@ class AgentDaemon:
         dial = _dial(config)
         changes = diff(self.config, config)
         elsewhere = dial.url != self._dial.url
-        redial = (dial.url, dial.token) != (self._dial.url, self._dial.token) or "server" in changes.sections
+        before = self._dial
+        redial = (dial.url, dial.token, dial.proxy) != (before.url, before.token, before.proxy)
+        redial = redial or "server" in changes.sections
         self._dial = dial
         applied = self._apply(config, changes)
         if redial:
@@ -426,7 +432,16 @@ def _dial(config: AgentConfig) -> Dial:
     context = None
     if secure or server.ca_file or server.client_cert:
         context = client_context(ca_file=server.ca_file, client_cert=server.client_cert, client_key=server.client_key)
-    return Dial(server.url, agent_token(server), context if secure else None)
+    try:
+        proxy = proxy_for(server.url, server.proxy, os.environ)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from None
+    proxy_tls = None
+    if (
+        proxy is not None and proxy.scheme == "https"
+    ):  # the system's roots too: a proxy is seldom of one's own authority
+        proxy_tls = client_context(also=server.ca_file)
+    return Dial(server.url, agent_token(server), context if secure else None, proxy, proxy_tls)
 
 
 async def _check_service(tunnel: AgentTunnel) -> None:

@@ -38,11 +38,13 @@ class Retry:
         after: seconds that the server asked for; None: the backoff decides.
         why: one line for `status` and the log.
         fault: somebody broke the protocol: even the first dial after it waits.
+        advice: what to do about it; empty where nothing helps but to wait.
     """
 
     why: str
     after: float | None = None
     fault: bool = False
+    advice: str = ""
 
 
 @dataclass(frozen=True, slots=True)

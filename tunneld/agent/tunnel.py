@@ -610,13 +610,10 @@ class AgentTunnel:
 
     def _note(self, verdict: Verdict) -> None:
         self.last_error = verdict.why
+        advice = f". {verdict.advice}" if verdict.advice else ""
         if isinstance(verdict, Failed):
             log.error(
-                "✗ Tunnel error for %s: %s%s",
-                self.name,
-                verdict.why.rstrip("."),
-                f". {verdict.advice}" if verdict.advice else "",
-                extra={"tunnel": self.name},
+                "✗ Tunnel error for %s: %s%s", self.name, verdict.why.rstrip("."), advice, extra={"tunnel": self.name}
             )
             self._set("failed")
         else:
@@ -625,7 +622,8 @@ class AgentTunnel:
             elif verdict is self._logged:
                 log.debug("The tunnel %s is offline", self.name, extra={"tunnel": self.name})
             else:
-                log.warning("✗ Tunnel error for %s: %s", self.name, verdict.why, extra={"tunnel": self.name})
+                why = verdict.why.rstrip(".") if advice else verdict.why
+                log.warning("✗ Tunnel error for %s: %s%s", self.name, why, advice, extra={"tunnel": self.name})
             self._set("offline")
 
     def _set(self, state: State) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from tunneld.config.agent import AgentConfig
 from tunneld.config.common import Model
 from tunneld.config.secrets import refuse_open_secret
-from tunneld.config.server import ServerConfig
+from tunneld.config.server import CertificateConfig, ServerConfig
 from tunneld.errors import ConfigError
 
 __all__ = ["descriptor_limit", "descriptors_needed", "later_keys", "secret_faults", "warnings"]
@@ -39,7 +39,6 @@ def _not_open(value: object) -> bool:
 # Keys of CONTRACT whose work comes with a later issue: remove a row here when its work is there.
 _BOTH: dict[str, _Wanted] = {"log.audit": _any}
 _AGENT: dict[str, _Wanted] = _BOTH | {
-    "server.proxy": _any,
     "metrics.listen": _any,
     "metrics.token_file": _any,
     "telemetry.otlp": _any,
@@ -92,19 +91,29 @@ def descriptor_limit() -> int | None:
     return None if hard == resource.RLIM_INFINITY else hard
 
 
+def _certificates(config: ServerConfig) -> list[tuple[str, CertificateConfig]]:
+    """(key above it, pair) of every certificate."""
+    sections = [("tls", config.tls), *((f"listen[{i}].tls", one.tls) for i, one in enumerate(config.listen))]
+    found: list[tuple[str, CertificateConfig]] = []
+    for where, tls in sections:
+        if tls is not None:
+            found += [(where, tls), *((f"{where}.sni[{i}]", pair) for i, pair in enumerate(tls.sni))]
+    return found
+
+
 def _secret_files(config: AgentConfig | ServerConfig) -> list[tuple[str, str]]:
     """(key, path) of every file that holds a secret."""
     if isinstance(config, AgentConfig):
-        found = [
+        found: list[tuple[str, str | None]] = [
             ("server.token_file", config.server.token_file),
             ("server.client_key", config.server.client_key),
             ("metrics.token_file", config.metrics.token_file),
         ]
     else:
-        found = [("tls.key", config.tls.key if config.tls else None)]
+        found = []
         if config.admin is not None:
             found.append(("admin.token_file", config.admin.token_file))
-        found += [(f"listen[{i}].tls.key", item.tls.key if item.tls else None) for i, item in enumerate(config.listen)]
+        found += [(f"{where}.key", pair.key) for where, pair in _certificates(config)]
     return [(key, path) for key, path in found if path is not None]
 
 
@@ -113,13 +122,9 @@ def _public_files(config: AgentConfig | ServerConfig) -> list[tuple[str, str]]:
     if isinstance(config, AgentConfig):
         found = [("server.ca_file", config.server.ca_file), ("server.client_cert", config.server.client_cert)]
     else:
-        found = [("tls.cert", config.tls.cert if config.tls else None)]
-        found += [(f"listen[{i}].tls.cert", one.tls.cert if one.tls else None) for i, one in enumerate(config.listen)]
-        found.append(("tls.client_ca", config.tls.client_ca if config.tls else None))
-        found += [
-            (f"listen[{i}].tls.client_ca", one.tls.client_ca if one.tls else None)
-            for i, one in enumerate(config.listen)
-        ]
+        found = [(f"{where}.cert", pair.cert) for where, pair in _certificates(config)]
+        cas = [("tls", config.tls), *((f"listen[{i}].tls", one.tls) for i, one in enumerate(config.listen))]
+        found += [(f"{where}.client_ca", tls.client_ca) for where, tls in cas if tls is not None]
     return [(key, path) for key, path in found if path is not None]
 
 

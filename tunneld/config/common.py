@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,8 +39,10 @@ __all__ = [
     "MessageBytes",
     "Mode",
     "Model",
+    "Most",
     "Port",
     "QualityConfig",
+    "Rate",
     "ReplayBytes",
     "ResumeConfig",
     "Share",
@@ -114,6 +117,15 @@ def parse_address(value: object) -> Any:
     return {"host": host.removeprefix("[").removesuffix("]"), "port": port}
 
 
+def _rate(value: object) -> float:
+    """So many a second: a number from 0 on."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", value.strip()):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
+        raise ValueError(f"expected a number a second such as 50 or 0.5 (0: no limit), not {shown(value)}")
+    return float(value)
+
+
 # Kinds of value. Durations are float seconds, sizes int bytes.
 Text = Annotated[str, BeforeValidator(parse_text)]
 FilePath = Annotated[str, BeforeValidator(_file_path)]
@@ -122,6 +134,9 @@ Flag = Annotated[bool, BeforeValidator(parse_flag)]
 Mode = Annotated[int, BeforeValidator(parse_mode)]
 Port = Annotated[int, BeforeValidator(Whole(0, 65535))]
 Count = Annotated[int, BeforeValidator(Whole(1, 10_000_000))]
+Most = Annotated[int, BeforeValidator(Whole(0, 1_000_000))]
+"""How many at a time; 0 is no limit."""
+Rate = Annotated[float, BeforeValidator(_rate)]
 StreamCount = Annotated[int, BeforeValidator(Whole(1, 1_000_000))]
 LineCount = Annotated[int, BeforeValidator(Whole(0, 10_000_000))]
 Span = Annotated[float, BeforeValidator(Duration())]

@@ -25,8 +25,10 @@ from tunneld.config.common import (
     MessageBytes,
     Mode,
     Model,
+    Most,
     Port,
     QualityConfig,
+    Rate,
     ResumeConfig,
     SocketPath,
     Span,
@@ -39,6 +41,7 @@ from tunneld.config.units import format_duration, format_size, parse_flag
 __all__ = [
     "AdminConfig",
     "AuthConfig",
+    "CertificateConfig",
     "ListenConfig",
     "ServerConfig",
     "ServerHeartbeat",
@@ -64,16 +67,23 @@ def _or_none(value: object) -> Any:
         return value
 
 
-class TlsConfig(Model):
-    """A listener's certificate: PEM files of the chain and of its key.
-
-    Attributes:
-        client_ca: PEM file of the roots that vouch for agents' own certificates; None: none is asked for.
-    """
+class CertificateConfig(Model):
+    """A certificate: PEM files of its chain and of its key."""
 
     cert: FilePath
     key: FilePath
+
+
+class TlsConfig(CertificateConfig):
+    """A listener's certificate.
+
+    Attributes:
+        client_ca: PEM file of the roots that vouch for agents' own certificates; None: none is asked for.
+        sni: more certificates, each for the names (wildcards too) that stand in it.
+    """
+
     client_ca: FilePath | None = None
+    sni: Annotated[tuple[CertificateConfig, ...], BeforeValidator(_as_list)] = ()
 
 
 class ListenConfig(Model):
@@ -220,6 +230,13 @@ class ServerLimits(Model):
         idle_timeout: seconds that a visitor's connection stays open between two requests.
         store_waiting: calls that may wait for the store.
         audit_entries: changes that the store remembers.
+        body_timeout: seconds that a request's body may pause before its answer has begun; 0: as long as it likes.
+        tunnel_requests: of visitors, a second, for one tunnel; 0: no limit, as with all that follow.
+        tunnel_bytes: of bodies, a second, both directions together, for one tunnel.
+        address_requests: a second, of one address (of IPv6 its /64).
+        address_bytes: of bodies, a second.
+        address_streams: requests under way at a time.
+        address_connections: open at a time; those of trusted proxies are not counted.
     """
 
     max_tunnels: Count = 10_000
@@ -242,6 +259,13 @@ class ServerLimits(Model):
     idle_timeout: Interval = 75.0
     store_waiting: Count = 1000
     audit_entries: Count = 10_000
+    body_timeout: Span = 60.0
+    tunnel_requests: Rate = 0.0
+    tunnel_bytes: Bytes = 0
+    address_requests: Rate = 0.0
+    address_bytes: Bytes = 0
+    address_streams: Most = 0
+    address_connections: Most = 0
 
     @model_validator(mode="after")
     def _windows(self) -> Self:

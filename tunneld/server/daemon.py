@@ -162,6 +162,7 @@ class ServerDaemon:
         self.access.configure(config)
         for commit in commits:
             commit()
+        self._listeners.reload_certificates()
         self.ingress.configure(config)
         self.registry.configure(
             max_tunnels=config.limits.max_tunnels, max_waiting=config.limits.max_waiting, quality=config.quality

@@ -160,7 +160,7 @@ class Exchange(Visit):
 
     def body_fault(self, error: VisitorError) -> None:
         """The body is not valid, or over its limit."""
-        reason = "limit" if error.code == "body_too_large" else "visitor"
+        reason = "limit" if error.code in ("body_too_large", "request_timeout") else "visitor"
         self._cancel_stream(reason)
         self._answer(error, reason)
 

@@ -24,6 +24,7 @@ from tunneld.protocol.headers import Headers, accepts_event_stream, client_addre
 from tunneld.protocol.messages import Open
 from tunneld.protocol.windows import Holders, MemoryBudget
 from tunneld.server.exchange import Exchange
+from tunneld.server.limits import Guard
 from tunneld.server.problems import problem
 from tunneld.server.registry import Registry, Tunnel
 from tunneld.server.replay import Replays, without_cookie
@@ -170,7 +171,10 @@ class Ingress:
         self.budget = budget or MemoryBudget(config.limits.memory)
         self.holders = Holders(self.budget)
         self.replays = Replays(self.budget, config.sse.replay_total)
+        self.guard = Guard(config.limits)
+        self._counted: dict[ServerConnection, bool] = {}  # whether its address may have it too
         self._registry = registry
+        registry.pace = self.guard.pace
         self._connect_tunnel = connect_tunnel
         self._ready = ready
         self._ids = ""
@@ -180,6 +184,7 @@ class Ingress:
     def configure(self, config: ServerConfig) -> None:
         """Apply a configuration; connections and requests that are open go on by it."""
         self.limits: ServerLimits = config.limits
+        self.guard.configure(config.limits)
         self.log_queries = config.log.queries
         self.budget.limit = config.limits.memory
         # What is kept for replay alone must not make memory short for good.
@@ -208,10 +213,17 @@ class Ingress:
     def opened(self, connection: ServerConnection) -> None:
         """A visitor connected."""
         self.connections.add(connection)
+        if self.limits.address_connections:
+            listener = connection.listener
+            assert isinstance(listener, Listener)
+            if not self._trusted_peer(connection, listener):
+                self._counted[connection] = self.guard.connected(connection.address)
 
     def closed(self, connection: ServerConnection) -> None:
         """A connection is over, or became a tunnel's."""
         self.connections.discard(connection)
+        if self._counted.pop(connection, None) is not None:
+            self.guard.disconnected(connection.address)
         if self._left is not None:
             self._left.set()
 
@@ -241,6 +253,9 @@ class Ingress:
         assert isinstance(listener, Listener)
         name = self._named_by(head.host) if self._suffix and head.host else None
         try:
+            if not self._counted.get(connection, True):
+                connection.end_after_answer()
+                raise self.guard.surplus()
             if name is not None and listener.visitors:
                 self._to_tunnel(connection, head, listener, name, target, "")
             elif target.startswith("/t/") and listener.visitors:
@@ -350,6 +365,7 @@ class Ingress:
         if self.budget.over:
             raise VisitorError("over_memory", retry_after=5)
         client = self._client(connection, head, listener)
+        self.guard.request(tunnel, client)
         plain = head.method == "GET" and upgrade is None
         said, cookies = head.headers, None
         if plain and (tunnel.sse.replay > 0 or self.replays):
@@ -382,6 +398,7 @@ class Ingress:
             host=head.host,
             cookies=cookies if tunnel.sse.replay > 0 else None,
         )
+        self.guard.enter(request.request_id, tunnel, client)
         self.exchanges[request.request_id] = exchange
         connection.begin(exchange)
         exchange.start()
@@ -444,6 +461,7 @@ class Ingress:
         extra: Headers | None = None,
     ) -> None:
         """Answer the request under way with a problem."""
+        self.guard.hits.refused(error)
         self.answer_whole(connection, *problem(error, request_id, asked, extra=extra))
 
     def _answer_text(self, connection: ServerConnection, status: int, text: str, extra: Headers | None = None) -> None:
@@ -478,6 +496,7 @@ class Ingress:
 
     def forget(self, exchange: Visit) -> None:
         """An exchange is over."""
+        self.guard.leave(exchange.request_id)
         if self.exchanges.pop(exchange.request_id, None) is not None:
             self._ended.streams += 1
             self._ended.bytes_in += exchange.bytes_in

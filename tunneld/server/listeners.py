@@ -5,20 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import socket
 import ssl
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tunneld.config.server import AdminConfig, ListenConfig, ServerConfig
+from tunneld.config.server import AdminConfig, ListenConfig, ServerConfig, TlsConfig
 from tunneld.errors import ConfigError
 from tunneld.wire import sockets
+from tunneld.wire.certificates import Certificates, Pair
+from tunneld.wire.filewatch import FileWatch
 from tunneld.wire.inherited import Inherited
 from tunneld.wire.tls import server_context
 from tunneld.wire.unix import BoundSocket, bind
 
 __all__ = ["Listeners"]
+
+log = logging.getLogger("tunneld.server")
 
 _BACKLOG = 4096
 _HINTS = {
@@ -48,6 +54,8 @@ class Listeners:
         self._unix: list[BoundSocket] = []
         self._servers: list[asyncio.Server] = []
         self._inherited: Inherited
+        self._certificates: dict[str, Certificates] = {}  # by the configuration key
+        self._watch: FileWatch | None = None
 
     @property
     def addresses(self) -> list[tuple[ListenConfig, str]]:
@@ -75,13 +83,10 @@ class Listeners:
 
     def _open(self, index: int, config: ListenConfig) -> None:
         where = f"listen[{index}]" if self._key == "listen" else self._key
-        pair = config.tls or self._config.tls
+        tls = config.tls or self._config.tls
         if self._key != "listen" and config.tls is None and config.loopback:
-            pair = None  # a certificate of the public name is of no use there, and nothing leaves this machine
-        context = None
-        if pair is not None:
-            key = "tls" if config.tls is None else f"{where}.tls"
-            context = server_context(pair.cert, pair.key, client_ca=pair.client_ca, where=key)
+            tls = None  # a certificate of the public name is of no use there, and nothing leaves this machine
+        context = self._context("tls" if config.tls is None else f"{where}.tls", tls)
         if config.unix is not None:
             adopted = self._inherited.take_unix(config.unix)
             if adopted is not None:  # its path, mode and group are systemd's
@@ -122,9 +127,41 @@ class Listeners:
             raise ConfigError([f"{where}: {config} and {other} differ, but systemd holds one socket for both of them"])
         return True
 
+    def _context(self, where: str, tls: TlsConfig | None) -> ssl.SSLContext | None:
+        """What a listener shows its peers; one for all that take the server's own `tls`."""
+        if tls is None:
+            return None
+        if where not in self._certificates:
+            pairs = [Pair(tls.cert, tls.key, where, tls.client_ca)]
+            for index, pair in enumerate(tls.sni):
+                pairs.append(Pair(pair.cert, pair.key, f"{where}.sni[{index}]", tls.client_ca))
+            self._certificates[where] = Certificates(pairs, _make_context)
+        return self._certificates[where].context
+
+    def reload_certificates(self) -> None:
+        """Read the certificates' files again, where they changed; what cannot be used changes nothing and is logged."""
+        for certificates in self._certificates.values():
+            try:
+                if certificates.reload():
+                    log.info("Certificate read again: %s", certificates.where, extra={"key": certificates.where})
+                    _warn_of_expiry(certificates)
+            except ConfigError as error:
+                log.error("The certificate stays as it was: %s", "; ".join(error.faults))
+
+    def _watch_certificates(self) -> None:
+        if not self._certificates:
+            return
+        for certificates in self._certificates.values():
+            _warn_of_expiry(certificates)
+        paths = [path for certificates in self._certificates.values() for path in certificates.paths]
+        self._watch = FileWatch(paths, self.reload_certificates)
+        if not self._watch.active:
+            log.warning("Files cannot be watched here: after a certificate changed, send SIGHUP.")
+
     async def serve(self, factory: Callable[[ListenConfig, bool], Callable[[], asyncio.BaseProtocol]]) -> None:
         """Accept connections; `factory` makes the protocol factory of (listener, it speaks TLS)."""
         loop = asyncio.get_running_loop()
+        self._watch_certificates()
         for config, context, sock in self._sockets:
             make = factory(config, context is not None)
             # As long as a head may take: a handshake is what comes instead of one.
@@ -135,6 +172,8 @@ class Listeners:
 
     def close(self) -> None:
         """Accept no more. Connections that stand go on."""
+        if self._watch is not None:
+            self._watch.close()
         for bound in self._unix:
             bound.remove()
         for server in self._servers:
@@ -149,6 +188,18 @@ class Listeners:
             sock.close()
         self._sockets.clear()
         self._unix.clear()
+
+
+def _make_context(pair: Pair) -> ssl.SSLContext:
+    return server_context(pair.cert, pair.key, client_ca=pair.client_ca, where=pair.where)
+
+
+def _warn_of_expiry(certificates: Certificates) -> None:
+    for path, until in certificates.until:
+        if until < datetime.now(UTC):
+            log.warning(
+                "The certificate %s expired on %s: agents and visitors refuse it; renew it.", path, until.date()
+            )
 
 
 def _bind_tcp(

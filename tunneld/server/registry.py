@@ -16,6 +16,7 @@ from tunneld.protocol.resume import Kept
 from tunneld.protocol.session import Session
 from tunneld.protocol.streams import Sink
 from tunneld.server.conflicts import Conflicts
+from tunneld.server.pacing import Paced
 from tunneld.server.principals import OPEN, Principal
 from tunneld.telemetry.outages import Outages
 
@@ -120,6 +121,7 @@ class Tunnel:
         max_streams: what the session carries at most.
         connects: connections that have served it.
         principal: who serves the name, or did last; its limits hold over all its tunnels.
+        pace: says what a stream's bytes are to pass through; None: nothing bounds them.
         lost_at: monotonic seconds at which the last session that ended lost its connection.
         recover_until: monotonic seconds until which its event streams may go on in another session.
         recovering: event streams that wait for one; admitted long ago, so `max_waiting` does not hold them.
@@ -144,6 +146,7 @@ class Tunnel:
         "name",
         "offline_since",
         "outages",
+        "pace",
         "principal",
         "public_url",
         "quality",
@@ -179,6 +182,7 @@ class Tunnel:
         self.connects = 0
         self.max_streams = 1
         self.principal: Principal = OPEN
+        self.pace: Callable[[Tunnel, str, Sink], Paced | None] | None = None
         self.lost_at = self.recover_until = now
         self.recovering: dict[Recovering, None] = {}
         self._session: Carrier | None = None
@@ -220,7 +224,11 @@ class Tunnel:
         """Open a stream; raises VisitorError (``tunnel_offline``, ``too_many_streams``, ``head_too_large``)."""
         if self._session is None:
             raise VisitorError("tunnel_offline", f"The tunnel {self.name} is not connected.", retry_after=5)
-        return self._session.open(request, sink, ended=ended)
+        paced = self.pace(self, request.client, sink) if self.pace is not None else None
+        if paced is None:
+            return self._session.open(request, sink, ended=ended)
+        paced.carried = self._session.open(request, paced, ended=ended)
+        return paced
 
     def wait(self, waiter: Callable[[], None]) -> None:
         """Call `waiter` once when the tunnel is online again; raises VisitorError ``too_many_waiting``."""
@@ -317,6 +325,8 @@ class Registry:
         self._max_waiting = max_waiting
         self._urls = urls
         self._tunnels: dict[str, Tunnel] = {}
+        #: Given to every tunnel that is made from then on; see there.
+        self.pace: Callable[[Tunnel, str, Sink], Paced | None] | None = None
 
     def configure(self, *, max_tunnels: int, max_waiting: int, quality: Thresholds) -> None:
         """Let other bounds hold from now on; names that are known already stay."""
@@ -370,6 +380,7 @@ class Registry:
             max_waiting=self._max_waiting,
             thresholds=self._quality,
         )
+        tunnel.pace = self.pace
         self._tunnels[name] = tunnel
         return tunnel
 

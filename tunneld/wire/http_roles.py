@@ -31,6 +31,10 @@ class HttpLimits(Protocol):
         """Between requests."""
 
     @property
+    def body_timeout(self) -> float:
+        """Between two pieces of a request's body, before its answer has begun; 0 is no limit."""
+
+    @property
     def max_body(self) -> int:
         """Of a request's body; 0 is no limit."""
 

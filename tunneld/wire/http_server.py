@@ -150,6 +150,10 @@ class ServerConnection(AnswerSide):
         self.service.closed(self)
         return self.transport, early, not self._reading
 
+    def end_after_answer(self) -> None:
+        """No further request is taken on this connection."""
+        self._keep = False
+
     def settle(self) -> None:
         """The answer will be long: let go of what only a next request needs."""
         if self._timer is not None and not self.congested:
@@ -239,6 +243,8 @@ class ServerConnection(AnswerSide):
             self._discard = True
             self.service.fault(self, head, _too_large(most))
             return
+        if head.length:
+            self._arm(self.service.limits.body_timeout)
         self.service.request(self, head)
 
     def _take_part(self, data: bytes, limit: int) -> None:
@@ -280,6 +286,8 @@ class ServerConnection(AnswerSide):
         if data:
             self._buffer = bytearray(data)
         self._received += len(piece)
+        if self._timer is not None and not self.congested:
+            self._deadline = time.monotonic() + self.service.limits.body_timeout
         consumer = self.consumer
         if consumer is not None and not self._discard:
             if piece and not consumer.body(piece) and self._body and self.consumer is consumer:
@@ -439,13 +447,15 @@ class ServerConnection(AnswerSide):
     def _tick(self) -> None:
         self._timer = None
         phase = self._phase
-        if phase in (OVER, OFFERED) or (phase == BUSY and not self.congested):
+        if phase in (OVER, OFFERED) or (phase == BUSY and not self.congested and not self._body_is_due()):
             return
         left = self._deadline - time.monotonic()
         if left > 0.001:
             self._arm(left)
         elif phase == HEAD:
             self._refuse(VisitorError("request_timeout"))
+        elif phase == BUSY and not self.congested:
+            self._body_is_late()
         elif self._moves():
             self._arm(self.service.limits.stall or _CLOSE)  # slow, but not stalled
         elif phase == BUSY and self.consumer is not None:
@@ -454,6 +464,24 @@ class ServerConnection(AnswerSide):
             self._hang_up()
         else:
             self.abort()
+
+    def _body_is_due(self) -> bool:
+        """The visitor is to send more of a body whose answer has not begun."""
+        return self._body != 0 and not self._discard and not self.answered and self.consumer is not None
+
+    def _body_is_late(self) -> None:
+        """The body has paused for `body_timeout`, unless it is held here."""
+        if self._hold or not self._reading:
+            self._arm(self.service.limits.body_timeout)
+            return
+        consumer = self.consumer
+        assert consumer is not None
+        self._chunked = None
+        self._discard = True
+        self._keep = False
+        consumer.body_fault(
+            VisitorError("request_timeout", "The request's body paused for too long.", limit="body_timeout")
+        )
 
     def _moves(self) -> bool:
         """The visitor took some of the bytes that wait for it since the last look."""

@@ -68,6 +68,7 @@ def server_context(
 def client_context(
     *,
     ca_file: StrPath | None = None,
+    also: StrPath | None = None,
     client_cert: StrPath | None = None,
     client_key: StrPath | None = None,
     where: str = "server",
@@ -76,6 +77,7 @@ def client_context(
 
     Args:
         ca_file: PEM file of the roots that are trusted; None trusts the system's.
+        also: PEM file of roots that are trusted besides.
         client_cert: PEM file of a certificate of our own, for mutual TLS.
         client_key: PEM file of its private key; None when ``client_cert`` holds it too.
         where: the configuration key above these, for the words of an error.
@@ -88,8 +90,9 @@ def client_context(
     _harden(context)
     if ca_file is None:
         context.load_default_certs()
-    else:
-        _load_roots(context, ca_file, f"{where}.ca_file")
+    for roots in (ca_file, also):
+        if roots is not None:
+            _load_roots(context, roots, f"{where}.ca_file")
     if client_cert is not None:
         _load_pair(context, client_cert, client_key, f"{where}.client_cert", f"{where}.client_key")
     elif client_key is not None:

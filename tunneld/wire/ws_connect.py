@@ -15,11 +15,21 @@ from websockets.protocol import State
 from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI, parse_uri
 
+from tunneld.config.proxies import Proxy
 from tunneld.errors import TunneldError
 from tunneld.wire.dial import dial
+from tunneld.wire.proxy import through, through_tls
 from tunneld.wire.ws_protocol import WebSocket
 
-__all__ = ["MAX_BODY", "MAX_HEAD", "SubprotocolRemoved", "UpgradeFailed", "UpgradeRefused", "connect"]
+__all__ = [
+    "MAX_BODY",
+    "MAX_HEAD",
+    "ConnectTimeout",
+    "SubprotocolRemoved",
+    "UpgradeFailed",
+    "UpgradeRefused",
+    "connect",
+]
 
 MAX_HEAD = 64 * 1024
 """Octets of the longest head of an answer that is read."""
@@ -64,6 +74,18 @@ class UpgradeRefused(UpgradeFailed):
         return next((value for key, value in self.headers if key.lower() == name), None)
 
 
+class ConnectTimeout(TimeoutError):
+    """Opening took too long.
+
+    Attributes:
+        step: what was under way, for people.
+    """
+
+    def __init__(self, step: str) -> None:
+        super().__init__(step)
+        self.step = step
+
+
 async def connect(
     url: str,
     *,
@@ -73,6 +95,8 @@ async def connect(
     ssl_context: ssl.SSLContext | None = None,
     timeout: float,
     local_addr: tuple[str, int] | None = None,
+    proxy: Proxy | None = None,
+    proxy_context: ssl.SSLContext | None = None,
 ) -> WebSocket:
     """Open a WebSocket.
 
@@ -85,12 +109,15 @@ async def connect(
         max_message: octets of the largest message that is taken.
         ssl_context: for ``wss://``; None takes the system's roots.
         timeout: seconds for all of it.
-        local_addr: address and port to connect from.
+        local_addr: address and port to connect from; not with a proxy.
+        proxy: to go through; None: directly.
+        proxy_context: for a proxy that speaks TLS itself; None takes the system's roots.
 
     Raises:
         ValueError: the URL is not one of a WebSocket.
         UpgradeRefused, SubprotocolRemoved, UpgradeFailed: what the server answered.
-        TimeoutError: it took too long.
+        ProxyFailed: the proxy gave no connection.
+        ConnectTimeout: it took too long.
         OSError: resolving, connecting or TLS failed (``socket.gaierror``, ``ssl.SSLError`` among them).
     """
     try:
@@ -99,17 +126,28 @@ async def connect(
         raise ValueError(f"{url} is not the URL of a WebSocket: {error}") from None
     context = (ssl_context or ssl.create_default_context()) if uri.secure else None
     loop = asyncio.get_running_loop()
-    async with asyncio.timeout(timeout):
-        # A proxy's CONNECT belongs between these two steps: dial the proxy, ask, then wrap the same socket.
-        sock = await dial(uri.host, uri.port, local_addr=local_addr)
-        upgrade = await _wrap(loop, sock, uri, context, subprotocols, headers)
-        try:
-            subprotocol, early = await upgrade.done
-            if upgrade.lost:
-                raise ConnectionResetError("the server closed the connection after the upgrade")
-        except BaseException:
-            upgrade.transport.abort()
+    upgrade = _Upgrade(loop, uri, subprotocols, headers)
+    step = "connecting" if proxy is None else f"connecting through the proxy {proxy}"
+    try:
+        async with asyncio.timeout(timeout):
+            if proxy is not None and proxy.scheme == "https":
+                own = proxy_context or ssl.create_default_context()
+                outer = await through_tls(proxy, own, uri.host, uri.port)
+                step = "the TLS handshake" if context else "the upgrade"
+                await _wrap_again(loop, outer, uri, context, upgrade)
+            else:
+                if proxy is not None:
+                    sock = await through(proxy, uri.host, uri.port)
+                else:
+                    sock = await dial(uri.host, uri.port, local_addr=local_addr)
+                step = "the TLS handshake" if context else "the upgrade"
+                await _wrap(loop, sock, uri, context, upgrade)
+            step = "the upgrade"
+            subprotocol, early = await upgrade.settled()
+    except TimeoutError as error:
+        if error.errno:  # the system's own, of a connect
             raise
+        raise ConnectTimeout(step) from None
     return WebSocket(loop, upgrade.transport, early, client=True, max_message=max_message, subprotocol=subprotocol)
 
 
@@ -118,20 +156,37 @@ async def _wrap(
     sock: socket.socket,
     uri: WebSocketURI,
     context: ssl.SSLContext | None,
-    subprotocols: Sequence[str],
-    headers: Iterable[tuple[str, str]],
-) -> _Upgrade:
+    upgrade: _Upgrade,
+) -> None:
     try:
-        _, upgrade = await loop.create_connection(
-            lambda: _Upgrade(loop, uri, subprotocols, headers),
-            sock=sock,
-            ssl=context,
-            server_hostname=uri.host if context else None,
+        await loop.create_connection(
+            lambda: upgrade, sock=sock, ssl=context, server_hostname=uri.host if context else None
         )
     except BaseException:
         sock.close()
         raise
-    return upgrade
+
+
+async def _wrap_again(
+    loop: asyncio.AbstractEventLoop,
+    outer: asyncio.Transport,
+    uri: WebSocketURI,
+    context: ssl.SSLContext | None,
+    upgrade: _Upgrade,
+) -> None:
+    """The same on a transport that is TLS already."""
+    if context is None:
+        outer.set_protocol(upgrade)
+        upgrade.connection_made(outer)
+        return
+    try:
+        inner = await loop.start_tls(outer, upgrade, context, server_hostname=uri.host)
+    except BaseException:
+        outer.abort()
+        raise
+    if inner is None:
+        raise ConnectionResetError("the connection was lost in the TLS handshake")
+    upgrade.connection_made(inner)
 
 
 class _Upgrade(asyncio.Protocol):
@@ -163,6 +218,17 @@ class _Upgrade(asyncio.Protocol):
         self._read = bytearray()
         self._interim = 0
         self._refusal: _Refusal | None = None
+
+    async def settled(self) -> tuple[str | None, bytes]:
+        """What `done` becomes; the transport is aborted when that is a failure."""
+        try:
+            found = await self.done
+            if self.lost:
+                raise ConnectionResetError("the server closed the connection after the upgrade")
+        except BaseException:
+            self.transport.abort()
+            raise
+        return found
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are not of the class that they stand for

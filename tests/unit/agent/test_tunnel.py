@@ -15,10 +15,8 @@ from websockets.exceptions import ConnectionClosed
 from tests.support.peers import Peer, accept_key, answering, connected, serving_tunnels
 from tests.support.running import Book, book, running_agent, settled
 from tests.support.sockets import certificate, free_port
-from tunneld.agent.dialer import Dial, of_dial
-from tunneld.agent.reconnect import Failed, Retry
+from tunneld.agent.dialer import Dial
 from tunneld.errors import CODES
-from tunneld.wire.ws_connect import SubprotocolRemoved
 
 
 @pytest.fixture
@@ -405,15 +403,3 @@ async def test_a_server_that_never_answers_hello_is_left(lines: Book, monkeypatc
     async with serving_tunnels(play) as url, running_agent(url) as (_, tunnel):
         await lines.wait("✗ Tunnel error for app: no answer to hello")
         assert tunnel.reconnects == 0
-
-
-def test_what_a_dial_that_failed_means() -> None:
-    assert of_dial(TimeoutError()) == Retry("no connection within 10 s")
-    assert of_dial(ConnectionRefusedError(111, "Connection refused")) == Retry(
-        "cannot reach the server: Connection refused"
-    )
-    assert isinstance(of_dial(SubprotocolRemoved("gone")), Failed)
-    assert isinstance(of_dial(ValueError("not a URL")), Failed)
-    refused = ConnectionRefusedError(111, "Connect call failed ('127.0.0.1', 1)")  # asyncio's words for it
-    assert of_dial(refused) == Retry("cannot reach the server: Connection refused")
-    assert of_dial(OSError("several")) == Retry("cannot reach the server: several")

@@ -1,0 +1,52 @@
+"""A small certificate authority by openssl: certificates of any names and times, for servers and clients."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from tests.support.sockets import Certificate
+
+__all__ = ["Authority"]
+
+_KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+
+
+def _openssl(*arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
+
+
+class Authority:
+    """Makes its own root in `folder`.
+
+    Attributes:
+        cert: the root, as a `ca_file`.
+    """
+
+    def __init__(self, folder: Path, name: str = "Test root") -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.cert, self._key = folder / "ca.pem", folder / "ca.key"
+        root = ["-x509", "-days", "2", "-subj", f"/CN={name}", "-addext", "basicConstraints=critical,CA:TRUE"]
+        root += ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
+        _openssl("req", *root, *_KEY, "-keyout", str(self._key), "-out", str(self.cert))
+        (folder / "index.txt").touch()
+        (folder / "ca.cnf").write_text(
+            "[ca]\ndefault_ca=own\n[own]\n"
+            f"database={folder}/index.txt\nnew_certs_dir={folder}\nrand_serial=yes\nunique_subject=no\n"
+            "default_md=sha256\npolicy=any\ncopy_extensions=copy\n[any]\ncommonName=supplied\n"
+        )
+
+    def issue(
+        self, stem: str, *names: str, start: str = "20200101000000Z", end: str = "20991231235959Z"
+    ) -> Certificate:
+        """A certificate for these names (``DNS:…`` or ``IP:…``), valid between two times (UTC)."""
+        made = Certificate(self.folder / f"{stem}.pem", self.folder / f"{stem}.key")
+        request = self.folder / f"{stem}.csr"
+        alt = ["-addext", f"subjectAltName={','.join(names)}"] if names else []
+        _openssl("req", *_KEY, "-subj", f"/CN={stem}", *alt, "-keyout", str(made.key), "-out", str(request))
+        signing = ["-config", str(self.folder / "ca.cnf"), "-cert", str(self.cert), "-keyfile", str(self._key)]
+        times = ["-startdate", start, "-enddate", end]
+        _openssl("ca", "-batch", "-notext", *signing, *times, "-in", str(request), "-out", str(made.cert))
+        made.key.chmod(0o600)
+        return made
