@@ -168,14 +168,7 @@ def _good_news(answer: dict[str, Any]) -> str:
     return f"{answer['file']}: OK, an agent's configuration with {count}{', '.join(tunnels[:5])}{more}"
 
 
-# -- what comes later --------------------------------------------------------------------------------------------------
-
-
-def _later(what: str, instead: str) -> Callable[[Arguments], int]:
-    def run(_arguments: Arguments) -> int:
-        raise TunneldError(f"`{what}` comes with a later release; {instead}")
-
-    return run
+# -- the store, and one tunnel without a file --------------------------------------------------------------------------
 
 
 def _on_store(verb: str) -> Callable[[Arguments], int]:
@@ -205,7 +198,18 @@ def _store_arguments(kind: str | None = None) -> Callable[[argparse.ArgumentPars
 def _expose_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("service", metavar="SERVICE", help="a port, http://HOST:PORT, or unix:/path/of.sock")
     parser.add_argument("--name", metavar="NAME", help="the tunnel's name (default: a new one)")
-    parser.add_argument("--server", metavar="URL", help="the server to dial, such as wss://tunnel.example.org")
+    parser.add_argument(
+        "--server", metavar="URL", help="the server to dial (default: TUNNELD_SERVER, else ws://127.0.0.1:8440)"
+    )
+    parser.add_argument("--token-file", metavar="FILE", help="the credential (default: TUNNELD_TOKEN)")
+
+
+def _expose(arguments: Arguments) -> int:
+    from tunneld.agent.expose import configuration, expose
+
+    return expose(
+        configuration(arguments.service, name=arguments.name, server=arguments.server, token_file=arguments.token_file)
+    )
 
 
 # -- explain -----------------------------------------------------------------------------------------------------------
@@ -259,17 +263,13 @@ COMMANDS: dict[Words, Command] = {
     ("server", "backup"): Command(
         "copy the store, while the server runs", _store_arguments("backup"), _on_store("backup")
     ),
-    ("expose",): Command(
-        "one tunnel with no file, until Ctrl-C",
-        _expose_arguments,
-        _later("tunneld expose", "until then write the tunnel into a file and run `tunneld agent --config FILE`"),
-    ),
+    ("expose",): Command("one tunnel with no file and no daemon, until Ctrl-C", _expose_arguments, _expose),
 }
 """Every verb. A later one is a row here."""
 
 _VALUED = frozenset(
     {
-        *("-c", "--config", "--role", "--name", "--server", "--log-level"),
+        *("-c", "--config", "--role", "--name", "--server", "--token-file", "--log-level"),
         *("--tunnels", "--expires", "--streams", "--bytes", "--requests", "--scope", "--certificate", "--subject"),
         *("--overlap", "--for"),
     }

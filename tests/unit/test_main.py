@@ -213,12 +213,6 @@ def test_explain_one_and_all(capsys: Capture) -> None:
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(CODES)
 
 
-@pytest.mark.parametrize("line", ["expose 9000"])
-def test_what_comes_later_says_so(line: str, capsys: Capture) -> None:
-    assert main(line.split()) == 1
-    assert "comes with a later release" in capsys.readouterr().err
-
-
 def test_a_newcomer_without_a_file_is_shown_the_way(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setitem(program.DEFAULT_FILES, "agent", "/no/such/tunneld.yaml")
     assert main([]) == 2
@@ -283,7 +277,7 @@ def _main_raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
     )
 )
 def test_any_command_line_ends_with_a_status(monkeypatch: pytest.MonkeyPatch, capsys: Capture, line: list[str]) -> None:
-    for words in (("agent",), ("server",), ("demo",)):
+    for words in (("agent",), ("server",), ("demo",), ("expose",)):
         monkeypatch.setitem(COMMANDS, words, program.Command("x", COMMANDS[words].arguments, lambda _arguments: 0))
     assert main(line) in (0, 1, 2)
     assert "Traceback" not in capsys.readouterr().err
