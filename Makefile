@@ -8,8 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 PYTEST := $(BIN)/python -m pytest
-# How many tests run at a time: many of them wait more than they work.
-TESTERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
+# How many tests run at a time.
+TESTERS ?= $(shell nproc 2>/dev/null || echo 2)
 
 # The first Python that will do: 3.11 or newer and able to make an environment; else the first that is new enough.
 # `make run PYTHON=/path/to/python` overrides it.

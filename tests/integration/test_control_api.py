@@ -99,6 +99,13 @@ async def test_cancel_by_filter(
     assert not set(cancelled) & set(agent.live)
 
 
+async def test_a_body_is_json_whatever_its_sender_calls_it(agent: MemoryAgent, client: httpx.AsyncClient) -> None:
+    """As ``curl -d`` sends it."""
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = await client.post("/v1/streams/cancel", content=b'{"all": true}', headers=headers)
+    assert answer.json() == {"cancelled": ["aa11", "aa22", "bb33"]}
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -110,7 +110,13 @@ class Guard:
         if refusal is not None:
             await refusal(scope, receive, send)
             return
-        await self._app(scope, bounded(receive), send)
+        await self._app(_as_json(scope), bounded(receive), send)
+
+
+def _as_json(scope: Scope) -> Scope:
+    """A request whose body is read as JSON, which every body here is: ``curl -d`` names another type by itself."""
+    headers = [pair for pair in scope["headers"] if pair[0] != b"content-type"]
+    return {**scope, "headers": [*headers, (b"content-type", b"application/json")]}
 
 
 async def _refusal(scope: Scope) -> Problem | None:
