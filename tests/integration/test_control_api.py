@@ -38,8 +38,8 @@ async def path(agent: MemoryAgent, folder: Path) -> AsyncIterator[Path]:
 
 @pytest.fixture
 async def client(path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.AsyncHTTPTransport(uds=str(path))
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+    transport = httpx.AsyncHTTPTransport(uds=str(path), verify=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", verify=False) as client:
         yield client
 
 
@@ -190,8 +190,8 @@ async def test_web_pages_and_other_hosts_are_refused(
 
 
 async def test_read_only_socket(agent: MemoryAgent, path: Path) -> None:
-    transport = httpx.AsyncHTTPTransport(uds=str(path.with_name("r.sock")))
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+    transport = httpx.AsyncHTTPTransport(uds=str(path.with_name("r.sock")), verify=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", verify=False) as client:
         assert (await client.get("/v1/status")).status_code == 200
         for method, target in (
             ("DELETE", "/v1/streams/aa11"),
