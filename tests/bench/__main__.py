@@ -21,9 +21,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.bench.far import far_bulk, far_ws, far_wss
 from tests.bench.measures import MEASURES as MEASURES_OF_ALL
 from tests.bench.measures import Numbers, Plan, Run
-from tests.bench.resume import outage, resume_cost, resume_gap, stampede
+from tests.bench.resume import bounded, outage, resume_cost, resume_gap, stampede
 from tests.bench.table import GOALS, render
 from tests.bench.targets import PEERS, Ours, Target
 from tests.support import usage
@@ -32,7 +33,16 @@ from tests.support.services import SampleService
 from tests.support.sockets import short_dir
 
 #: What only ours does.
-_OURS = {"resume_gap": resume_gap, "resume_cost": resume_cost, "outage": outage, "stampede": stampede}
+_OURS = {
+    "resume_gap": resume_gap,
+    "far_ws": far_ws,
+    "far_wss": far_wss,
+    "far_bulk": far_bulk,
+    "resume_cost": resume_cost,
+    "outage": outage,
+    "bounded": bounded,
+    "stampede": stampede,
+}
 MEASURES = {**MEASURES_OF_ALL, **_OURS}
 
 

@@ -39,7 +39,9 @@ class Plan:
     bulk: int = 128 * MIB
     cancels: int = 200
     commands: int = 7
-    outage: float = 5.0
+    outage: float = 30.0
+    far_cuts: int = 12
+    far_bulk: int = 384 * MIB
     agents: int = 5000
     turns: int = 11
 
@@ -47,7 +49,17 @@ class Plan:
     def quick() -> Plan:
         """A plan of seconds, for a look while working."""
         return Plan(
-            seconds=2.0, many=2000, bulk=64 * MIB, cancels=60, quiet=500, commands=3, outage=3.0, agents=1000, turns=7
+            seconds=2.0,
+            many=2000,
+            bulk=64 * MIB,
+            cancels=60,
+            quiet=500,
+            commands=3,
+            outage=5.0,
+            far_cuts=4,
+            far_bulk=128 * MIB,
+            agents=1000,
+            turns=7,
         )
 
 

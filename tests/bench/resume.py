@@ -21,7 +21,7 @@ from tests.support.processes import Process, python_module
 from tests.support.services import SampleService
 from tests.support.sockets import short_dir
 
-__all__ = ["outage", "resume_cost", "resume_gap", "stampede"]
+__all__ = ["bounded", "outage", "resume_cost", "resume_gap", "stampede"]
 
 _STAMP = re.compile(rb"data: (\d{9,20}) ")
 _LIMITS: dict[str, Any] = {"limits": {"max_streams": 2000}, "log": {"level": "info"}}
@@ -31,8 +31,16 @@ _RECONNECT: dict[str, Any] = {"reconnect": {"initial": "500ms", "max": "60s"}}  
 class _Behind:
     """A pair of daemons whose tunnel goes through a relay."""
 
-    def __init__(self, folder: Path, service: SampleService, relay: FaultyRelay, **agent: Any) -> None:
-        self.server = Server(folder, settings={**_LIMITS, "resume": {"grace": "60s"}})
+    def __init__(
+        self,
+        folder: Path,
+        service: SampleService,
+        relay: FaultyRelay,
+        *,
+        server: dict[str, Any] | None = None,
+        **agent: Any,
+    ) -> None:
+        self.server = Server(folder, settings={**_LIMITS, **(server or {})})
         relay.target = self.server.port
         url = {"server": {"url": f"ws://127.0.0.1:{relay.port}"}}
         try:
@@ -46,6 +54,10 @@ class _Behind:
 
     def memory(self) -> float:
         return sum(usage.resident_bytes(process.pid) for process in (self.agent.process, self.server.process)) / MIB
+
+    def memories(self) -> tuple[int, int]:
+        """Resident bytes of the agent and of the server."""
+        return usage.resident_bytes(self.agent.process.pid), usage.resident_bytes(self.server.process.pid)
 
     def discard(self) -> None:
         self.agent.process.discard()
@@ -209,6 +221,59 @@ async def outage(run: Run) -> Numbers:
     return {"all_ms": (last - back) / 1e6, "grown_mib": most - before, "lasted_s": run.plan.outage}
 
 
+async def bounded(run: Run) -> Numbers:
+    """Downloads that nobody reads and uploads without an end, as many streams as a tunnel has, and an outage amid them.
+
+    What both hold is bounded by `limits.memory`, whatever the windows and buffers would allow together; what the
+    processes need for so many streams besides is in it as well, since it is their resident memory that is read.
+    """
+    streams, memory = 1000, {"limits": {"memory": "64MiB", "stall": 0, "max_streams": 2000}, "log": {"level": "info"}}
+    with short_dir() as folder:
+        async with FaultyRelay(0) as relay:
+            it = await asyncio.to_thread(_Behind, folder, run.service, relay, server=memory, **memory)
+            try:
+                before = it.memories()
+                visits = [await _unread(it.where, number) for number in range(streams)]
+                most = await _watch(it, 3.0, before)
+                relay.refuse = True
+                relay.cut()
+                most = await _watch(it, run.plan.outage, most)
+                relay.refuse = False
+                await asyncio.to_thread(it.agent.process.wait_line, '"resumed":true', timeout=120)
+                most = await _watch(it, 3.0, most)
+                for writer in visits:
+                    writer.transport.abort()
+            finally:
+                it.discard()
+    return {
+        "streams": float(streams),
+        "agent_mib": (most[0] - before[0]) / MIB,
+        "server_mib": (most[1] - before[1]) / MIB,
+    }
+
+
+async def _unread(where: Where, number: int) -> asyncio.StreamWriter:
+    """A download whose visitor reads nothing, or an upload as fast as it is taken."""
+    _, writer = await asyncio.open_connection("127.0.0.1", where.port, limit=1024)
+    prefix, head = where.prefix, f"Host: {where.host}\r\n"
+    if number % 2:
+        writer.write(f"GET {prefix}/bytes?n={256 * MIB} HTTP/1.1\r\n{head}\r\n".encode())
+    else:
+        writer.write(f"POST {prefix}/upload HTTP/1.1\r\n{head}Content-Length: {256 * MIB}\r\n\r\n".encode())
+        writer.write(bytes(4 * MIB))
+    return writer
+
+
+async def _watch(it: _Behind, seconds: float, most: tuple[int, int]) -> tuple[int, int]:
+    """The largest that agent and server were meanwhile."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        await asyncio.sleep(0.1)
+        now = it.memories()
+        most = max(most[0], now[0]), max(most[1], now[1])
+    return most
+
+
 async def stampede(run: Run) -> Numbers:
     """Agents in one process lose their server to SIGKILL and get it back three seconds later."""
     agents = run.plan.agents
@@ -241,6 +306,7 @@ def _stampede(server: Server, herd: Process, agents: int) -> Numbers:
         raise RuntimeError(f"not all are back: {told['states']}")
     return {
         "agents": float(agents),
+        "back": float(told["states"].get("online", 0)),
         "peak_dials_s": float(told["peak_per_s"]),
         "closest_s": told["closest_s"] if told["closest_s"] is not None else float("nan"),
         "last_back_s": told["last_back"] - back,

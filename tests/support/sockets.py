@@ -60,10 +60,12 @@ class Certificate:
     key: Path
 
 
-def certificate(folder: Path) -> Certificate:
-    """Make a self-signed certificate with openssl in `folder` (P-256, two days)."""
+def certificate(folder: Path, *addresses: str) -> Certificate:
+    """Make a self-signed certificate with openssl in `folder` (P-256, two days), for these IP addresses too."""
     made = Certificate(folder / "cert.pem", folder / "key.pem")
-    names = "subjectAltName=DNS:localhost,DNS:*.localhost,IP:127.0.0.1,IP:::1"
+    names = ",".join(
+        ["subjectAltName=DNS:localhost,DNS:*.localhost,IP:127.0.0.1,IP:::1", *(f"IP:{each}" for each in addresses)]
+    )
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
     extensions = ["-addext", names, "-addext", "basicConstraints=critical,CA:TRUE"]
     files = ["-keyout", str(made.key), "-out", str(made.cert)]

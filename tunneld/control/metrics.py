@@ -33,6 +33,11 @@ def _families(daemon: AgentDaemon) -> Iterable[Metric]:
     yield from _of_quality(tunnels)
     yield from _of_streams(daemon, tunnels)
     yield from _of_outages(tunnels)
+    budget = daemon.holders.budget
+    yield gauge("tunneld_memory_held_bytes", "Bytes that wait for a reader, the tunnel or an ACK.", (), [
+        ((), budget.held)
+    ])  # fmt: skip
+    yield gauge("tunneld_memory_limit_bytes", "The most that may wait: limits.memory.", (), [((), budget.limit)])
 
 
 def _of_tunnels(tunnels: list[AgentTunnel]) -> Iterable[Metric]:
