@@ -224,8 +224,9 @@ async def outage(run: Run) -> Numbers:
 async def bounded(run: Run) -> Numbers:
     """Downloads that nobody reads and uploads without an end, as many streams as a tunnel has, and an outage amid them.
 
-    What both hold is bounded by `limits.memory`, whatever the windows and buffers would allow together; what the
-    processes need for so many streams besides is in it as well, since it is their resident memory that is read.
+    What both hold is bounded by `limits.memory` (64 MiB here), whatever the windows and buffers would allow together:
+    some 400 MiB. Resident memory is read, and so what a stream costs besides (its connections, parser, and what the
+    allocator keeps) is in it: 64 KiB each at most.
     """
     streams, memory = 1000, {"limits": {"memory": "64MiB", "stall": 0, "max_streams": 2000}, "log": {"level": "info"}}
     with short_dir() as folder:
