@@ -1,7 +1,8 @@
-"""The agent's numbers as Prometheus reads them, of real daemons with real visitors."""
+"""The numbers of both daemons as Prometheus reads them, of real daemons with real visitors."""
 
 from __future__ import annotations
 
+import platform
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.daemons import Agent, Pair
 from tests.support.services import SampleService
 from tests.support.sockets import short_dir
+from tunneld import __version__
 
 
 @pytest.fixture
@@ -65,11 +67,34 @@ def test_the_agent_counts_what_happened(pair: tuple[Pair, SampleService]) -> Non
     assert found["process_open_fds",] > 5
 
 
+def scrape_server(made: Pair) -> str:
+    answer = httpx.get(f"http://127.0.0.1:{made.server.admin_port}/metrics", timeout=15)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    return answer.text
+
+
+@pytest.mark.timeout(60)  # the admin listener loads its application at the first call
+def test_the_server_counts_what_happened(pair: tuple[Pair, SampleService]) -> None:
+    made, _ = pair
+    for _ in range(3):
+        assert httpx.get(made.url("demo", "/")).status_code < 500
+    assert httpx.get(made.url("gone", "/")).status_code == 502
+    found = values(scrape_server(made))
+    assert found["tunneld_tunnels", "online"] == 2
+    assert found["tunneld_streams_opened_total",] == 4
+    assert sum(value for key, value in found.items() if key[0] == "tunneld_streams_ended_total") == 4
+    assert found["tunneld_first_byte_seconds_count",] == 4
+    assert found["tunneld_heartbeat_rtt_seconds_count",] >= 2
+    assert found["tunneld_build_info", platform.python_version(), "server", __version__] == 1
+    assert found["tunneld_held_bytes_limit",] == 512 << 20
+
+
+@pytest.mark.timeout(60)
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is missing: apt-get install prometheus")
 def test_promtool_finds_nothing_to_mend(pair: tuple[Pair, SampleService]) -> None:
     made, _ = pair
     httpx.get(made.url("demo", "/"))
-    done = subprocess.run(
-        ["promtool", "check", "metrics"], input=scrape(made.agent), capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    for text in (scrape(made.agent), scrape_server(made)):
+        done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")

@@ -15,7 +15,7 @@ from tunneld.control import models
 from tunneld.control.guard import Problem, json_bytes
 from tunneld.errors import CODES, VisitorError
 
-__all__ = ["add_errors", "describe", "docs", "json_answer"]
+__all__ = ["add_errors", "describe", "docs", "json_answer", "text_docs"]
 
 ALWAYS: Final = ("web_page_refused", "misdirected")
 """What the control socket's guard may answer to any call."""
@@ -38,6 +38,12 @@ def docs(
         entry = docs.setdefault(meaning.status, {"model": models.Problem, "description": ""})
         entry["description"] = f"{entry['description']} `{code}`: {meaning.title}".strip()
     return docs
+
+
+def text_docs(found: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
+    """Return the same for a call that answers Prometheus's text."""
+    content = {"text/plain": {"schema": {"type": "string"}}}
+    return {**found, 200: {"description": "Prometheus's text format.", "content": content}}
 
 
 def add_errors(app: FastAPI) -> None:

@@ -7,7 +7,7 @@ is made when it is asked for.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Body, FastAPI, Query, Request
 from fastapi.responses import Response
@@ -15,7 +15,7 @@ from fastapi.responses import Response
 from tunneld import __version__
 from tunneld.config.units import MAX_SECONDS
 from tunneld.control import models
-from tunneld.control.answers import add_errors, describe, docs, json_answer
+from tunneld.control.answers import add_errors, describe, docs, json_answer, text_docs
 from tunneld.control.events import EventStream, Subscribers
 from tunneld.control.facade import AgentFacade
 from tunneld.control.guard import Guard, Problem, audit
@@ -25,13 +25,6 @@ from tunneld.telemetry.metrics import CONTENT_TYPE
 __all__ = ["create_app"]
 
 _DESCRIPTION = "What a tunneld agent has connected, and how to change it. On a Unix socket, with `Host: localhost`."
-
-
-def _text(description: str) -> dict[int | str, dict[str, Any]]:
-    """Return what OpenAPI says of a call that answers plain text."""
-    found = docs(models.Problem)
-    found[200] = {"description": description, "content": {"text/plain": {"schema": {"type": "string"}}}}
-    return found
 
 
 def create_app(agent: AgentFacade) -> FastAPI:
@@ -80,7 +73,7 @@ def _add_reads(app: FastAPI, agent: AgentFacade) -> None:
         found = agent.stream(request_id)
         return Problem("no_such_stream", f"no stream {request_id}") if found is None else json_answer(found)
 
-    @app.get("/metrics", responses=_text("Prometheus's text format."), response_class=Response)
+    @app.get("/metrics", responses=text_docs(docs(models.Problem)), response_class=Response)
     async def metrics() -> Response:
         """What the agent counts, for Prometheus."""
         return Response(agent.metrics(), media_type=CONTENT_TYPE)

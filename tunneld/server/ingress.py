@@ -31,6 +31,7 @@ from tunneld.server.replay import Replays, without_cookie
 from tunneld.server.sockets import SocketVisit
 from tunneld.server.stops import StopList, stop_key
 from tunneld.server.visit import Visit
+from tunneld.telemetry.metrics import StreamCounts
 from tunneld.wire.http1 import RequestHead
 from tunneld.wire.http_server import ServerConnection
 from tunneld.wire.tls import Certificate
@@ -145,6 +146,7 @@ class Ingress:
         connections: every open connection that is not a tunnel.
         hops: visitors' connections that are WebSockets.
         stops: clients that are told to stop.
+        counts: streams that ended, for the metrics.
         budget: bytes that the process holds, of `limits.memory`.
         holders: for whom, where a stream can be ended for it.
         legacy: the older dialect's addresses; None: there are none.
@@ -168,6 +170,7 @@ class Ingress:
         self.hops: set[Hop] = set()
         self._ended = Totals()
         self.stops = StopList()
+        self.counts = StreamCounts()
         self.budget = budget or MemoryBudget(config.limits.memory)
         self.holders = Holders(self.budget)
         self.replays = Replays(self.budget, config.sse.replay_total)
@@ -498,6 +501,7 @@ class Ingress:
         """An exchange is over."""
         self.guard.leave(exchange.request_id)
         if self.exchanges.pop(exchange.request_id, None) is not None:
+            self.counts.over(exchange.kind, exchange.reason, monotonic() - exchange.started)
             self._ended.streams += 1
             self._ended.bytes_in += exchange.bytes_in
             self._ended.bytes_out += exchange.bytes_out

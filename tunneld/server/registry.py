@@ -18,6 +18,7 @@ from tunneld.protocol.streams import Sink
 from tunneld.server.conflicts import Conflicts
 from tunneld.server.pacing import Paced
 from tunneld.server.principals import OPEN, Principal
+from tunneld.telemetry.metrics import LATENCY, Histogram
 from tunneld.telemetry.outages import Outages
 
 __all__ = ["Carried", "Carrier", "Connection", "Recovering", "Registry", "Seen", "Tunnel"]
@@ -320,6 +321,8 @@ class Registry:
         urls: Callable[[str], tuple[str, str | None]],
         quality: Thresholds,
     ) -> None:
+        #: Round trips of all heartbeats.
+        self.round_trips = Histogram(LATENCY)
         self._quality = quality
         self._max_tunnels = max_tunnels
         self._max_waiting = max_waiting

@@ -205,6 +205,7 @@ class TunnelConnection:
         """A pong came."""
         if round_trip is not None:
             self.round_trip = round_trip
+            self._registry.round_trips.observe(round_trip)
             if self.tunnel is not None and link.heartbeat is not None:
                 self.tunnel.quality.answered(monotonic(), round_trip, late=round_trip > link.heartbeat.timeout)
 

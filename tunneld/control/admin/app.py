@@ -14,10 +14,11 @@ from tunneld.control.admin import models
 from tunneld.control.admin.facade import ServerFacade
 from tunneld.control.admin.guard import ALWAYS, CHANGE_HEADER, AdminGuard
 from tunneld.control.admin.keeper import Keeper
-from tunneld.control.answers import add_errors, describe, docs, json_answer
+from tunneld.control.answers import add_errors, describe, docs, json_answer, text_docs
 from tunneld.control.guard import Problem
 from tunneld.errors import ConfigError
 from tunneld.server.principals import Principal
+from tunneld.telemetry.metrics import CONTENT_TYPE
 
 __all__ = ["create_admin_app"]
 
@@ -32,8 +33,8 @@ Id = Annotated[str, Path(max_length=64)]
 def create_admin_app(server: ServerFacade, keeper: Keeper) -> FastAPI:
     """The application for one server.
 
-    The dashboard (``/dashboard``) and ``/metrics`` are routes of this same application: add them beside the `_add_…`
-    below, and the guard stands before them too.
+    The dashboard (``/dashboard``) will be a route of this same application: add it beside the `_add_…`
+    below, and the guard stands before it too.
     """
     app = FastAPI(
         title="tunneld admin",
@@ -58,6 +59,7 @@ def create_admin_app(server: ServerFacade, keeper: Keeper) -> FastAPI:
     _add_tokens(reads, changes, server)
     _add_names(reads, changes, server)
     _add_audit(reads, server)
+    _add_metrics(app, server)
     app.include_router(reads)
     app.include_router(changes)
     describe(app)
@@ -129,6 +131,13 @@ def _add_state(router: APIRouter, server: ServerFacade) -> None:
     async def limits() -> Response:
         """What bounds the server, and how near to it it is."""
         return json_answer(server.limits())
+
+
+def _add_metrics(app: FastAPI, server: ServerFacade) -> None:
+    @app.get("/metrics", responses=text_docs(_docs(shared.Problem)), response_class=Response)
+    async def metrics() -> Response:
+        """What the server counts, for Prometheus."""
+        return Response(server.metrics(), media_type=CONTENT_TYPE)
 
 
 def _add_cancels(router: APIRouter, server: ServerFacade) -> None:

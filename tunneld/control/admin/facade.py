@@ -51,6 +51,9 @@ class ServerFacade(Protocol):
     def limits(self) -> LimitsInfo:
         """What bounds the server, and how near to it it is."""
 
+    def metrics(self) -> bytes:
+        """Return the numbers of the server as Prometheus's text."""
+
     async def reload(self) -> Reloaded:
         """Apply the changed file; raises ConfigError."""
 

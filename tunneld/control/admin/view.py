@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from time import monotonic, time
 
 from tunneld import __version__
+from tunneld.control.admin.metrics import server_metrics
 from tunneld.control.admin.models import (
     AuditPage,
     LimitsInfo,
@@ -136,6 +137,9 @@ class ServerView:
                 "memory": daemon.ingress.budget.held,
             },
         }
+
+    def metrics(self) -> bytes:  # noqa: D102
+        return server_metrics(self._daemon)
 
     async def reload(self) -> Reloaded:  # noqa: D102
         sections = await self._daemon.reload()

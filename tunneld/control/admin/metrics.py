@@ -1,0 +1,86 @@
+"""The server's numbers as Prometheus's metric families. No label is a tunnel's name: there may be any number."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from time import monotonic, time
+from typing import TYPE_CHECKING
+
+from tunneld.control.models import STREAM_KINDS
+from tunneld.protocol.quality import GRADES
+from tunneld.server.daemon import ServerDaemon
+from tunneld.telemetry.metrics import counter, gauge, histogram, render
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+__all__ = ["server_metrics"]
+
+
+def server_metrics(daemon: ServerDaemon) -> bytes:
+    """Prometheus's text for a running server."""
+    return render(lambda: _families(daemon), role="server", started=time() - (monotonic() - daemon.started))
+
+
+def _families(daemon: ServerDaemon) -> Iterable[Metric]:
+    yield from _of_tunnels(daemon)
+    yield from _of_streams(daemon)
+    yield from _of_limits(daemon)
+
+
+def _of_tunnels(daemon: ServerDaemon) -> Iterable[Metric]:
+    tunnels, now = daemon.registry.all(), monotonic()
+    online = sum(1 for tunnel in tunnels if tunnel.online)
+    yield gauge("tunneld_tunnels", "Known tunnels by state.", ("state",), [
+        (("online",), online), (("offline",), len(tunnels) - online)
+    ])  # fmt: skip
+    yield gauge("tunneld_tunnel_connections", "Connections of agents.", (), [((), len(daemon.connections))])
+    grades = Counter(tunnel.quality.read(now, connected=tunnel.online).grade for tunnel in tunnels)
+    yield gauge("tunneld_connection_grade", "Tunnels by the grade of their connection.", ("grade",), [
+        ((grade,), grades[grade]) for grade in GRADES
+    ])  # fmt: skip
+    yield histogram("tunneld_heartbeat_rtt_seconds", "Round trips of heartbeats.", (), [
+        ((), daemon.registry.round_trips)
+    ])  # fmt: skip
+    outages = [tunnel.outages for tunnel in tunnels]
+    for name, help_, values in (
+        ("outages", "Times without a connection, of tunnels that are known.", [each.count for each in outages]),
+        ("outage_seconds", "Time without a connection.", [each.seconds for each in outages]),
+        ("resumes", "Sessions that went on after an outage.", [each.resumes for each in outages]),
+        ("replayed_bytes", "Sent again after outages.", [each.replayed_bytes for each in outages]),
+        ("streams_lost", "Streams that ended with their session.", [each.streams_lost for each in outages]),
+    ):
+        yield gauge(f"tunneld_known_{name}", help_, (), [((), sum(values))])
+
+
+def _of_streams(daemon: ServerDaemon) -> Iterable[Metric]:
+    ingress = daemon.ingress
+    live = Counter(exchange.kind for exchange in ingress.exchanges.values())
+    yield gauge("tunneld_streams", "Streams under way.", ("kind",), [((kind,), live[kind]) for kind in STREAM_KINDS])
+    counts, totals = ingress.counts, ingress.totals
+    yield counter("tunneld_streams_ended", "Streams that ended, and why.", ("kind", "reason"), [
+        (key, count) for key, count in sorted(counts.ended.items())
+    ])  # fmt: skip
+    yield histogram("tunneld_stream_duration_seconds", "From a stream's begin to its end.", ("kind",), [
+        ((kind,), life) for kind, life in sorted(counts.life.items())
+    ])  # fmt: skip
+    yield histogram("tunneld_first_byte_seconds", "From a request's begin to the head of its answer.", (), [
+        ((), counts.first_byte)
+    ])  # fmt: skip
+    yield counter("tunneld_streams_opened", "Streams since the start.", (), [((), totals.streams)])
+    yield counter("tunneld_visitor_received_bytes", "Bodies of requests.", (), [((), totals.bytes_in)])
+    yield counter("tunneld_visitor_sent_bytes", "Bodies of answers.", (), [((), totals.bytes_out)])
+    yield gauge("tunneld_visitor_connections", "Connections of visitors.", (), [((), len(ingress.connections))])
+
+
+def _of_limits(daemon: ServerDaemon) -> Iterable[Metric]:
+    ingress, limits = daemon.ingress, daemon.config.limits
+    yield counter("tunneld_limit_hits", "How often each limit was hit.", ("limit",), [
+        ((limit,), count) for limit, count in sorted(ingress.guard.hits.all().items())
+    ])  # fmt: skip
+    yield gauge("tunneld_held_bytes", "Held for slow readers and for resume.", (), [((), ingress.budget.held)])
+    yield gauge("tunneld_held_bytes_limit", "What may be held (limits.memory).", (), [((), limits.memory)])
+    yield gauge("tunneld_tunnels_limit", "Tunnels that may be known (limits.max_tunnels).", (), [
+        ((), limits.max_tunnels)
+    ])  # fmt: skip
