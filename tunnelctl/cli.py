@@ -106,7 +106,7 @@ VERBS: dict[str, Verb] = {
     "open": Verb(tunnels.open_, "open a tunnel that stands in no file, until it is closed or the agent ends", _of_open),
     "close": Verb(tunnels.close, "close a tunnel that was opened at run time; its streams end", _of_close),
     "info": Verb(tunnels.info, "all that is known of one tunnel", _of_reconnect),
-    "drain": Verb(verbs.drain, "take no new streams and let those under way end; the agent stays"),
+    "drain": Verb(verbs.drain, "take no new streams, let those under way end, then leave"),
     "events": Verb(verbs.events, "what happens, as it happens, until Ctrl-C"),
     "completion": Verb(verbs.completion, "print the completion script of a shell", _of_completion),
 }

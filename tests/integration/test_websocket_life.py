@@ -248,6 +248,7 @@ async def test_a_close_that_is_never_answered() -> None:
         (frame(FIN | CLOSE, b"x" * 126, mask=False), True),
         (frame(FIN | TEXT, b"x", mask=False), False),
     ],
+    ids=["reserved bit", "masked", "unknown", "fragmented ping", "stray", "long close", "unmasked"],  # a mask is random
 )
 async def test_a_peer_that_breaks_the_rules_is_told_1002_and_the_other_sees_its_end(
     bad: bytes, from_service: bool
