@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.front import Client, Front, front
 from tests.support.loops import on_both_loops
+from tunneld.server.principals import Limits, Principal
 
 POST = b"POST /t/demo/up HTTP/1.1\r\nHost: h\r\n"
 
@@ -146,6 +147,25 @@ async def test_bytes_a_second_of_a_tunnel_down_and_up():
         served.answer()
         assert (await client.answer()).status == 200
         assert it.ingress.guard.slowed()["tunnel_bytes"] > 0
+
+
+async def test_a_token_has_limits_of_its_own():
+    async with front() as it:
+        own = Limits(streams=1, requests_per_s=2.0, bytes_per_s=1_000_000)
+        it.tunnel.principal = Principal("t1", "one of many", limits=own)
+        client, other = await it.client(), await it.client()
+        client.get("/t/demo/")
+        held = await it.served()
+        assert await refused(other, "too_many_streams") == 503
+        assert await refused(other, "rate_limited") == 429
+        assert it.ingress.guard.hits.all() == {"token_streams": 1, "token_requests": 1}
+        begun = monotonic()
+        held.stream.send_head(200, [])
+        held.stream.send(b"x" * 1_500_000)
+        held.stream.send_end()
+        assert len((await client.answer()).body) == 1_500_000
+        assert monotonic() - begun > 0.2
+        assert it.ingress.guard.slowed()["token_bytes"] > 0
 
 
 async def test_a_limit_that_is_told_by_its_code_is_counted():

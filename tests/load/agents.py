@@ -16,10 +16,9 @@ import signal
 import sys
 import time
 from collections import deque
-from typing import Any
 
 from tests.support.sockets import LOOPBACK
-from tunneld.agent.proxy import Totals
+from tunneld.agent.proxy import Proxy
 from tunneld.agent.tunnel import AgentTunnel, Dial, Identity, State
 from tunneld.config.agent import AgentConfig, TunnelConfig
 from tunneld.protocol.messages import Headers, Open
@@ -69,7 +68,7 @@ class Herd:
     def _make(self, name: str) -> AgentTunnel:
         document = {"server": {"url": self._dial.url}, "tunnels": [{"name": name, "service": _SERVICE}]}
         config = AgentConfig.model_validate(document)
-        proxy: Any = Answering(self)
+        proxy = Answering(self, config.tunnels[0])
 
         def dial() -> Dial:
             self._begun.setdefault(name, time.monotonic())
@@ -215,14 +214,12 @@ class Small(Bulk):
         pass
 
 
-class Answering:
-    """Stands where an agent's `Proxy` does."""
+class Answering(Proxy):
+    """A proxy with no service behind it: it answers streams itself."""
 
-    def __init__(self, herd: Herd) -> None:
+    def __init__(self, herd: Herd, config: TunnelConfig) -> None:
+        super().__init__(config.name, config.service, config.limits)
         self.herd = herd
-        self.exchanges: dict[str, Any] = {}
-        self.totals = Totals()
-        self.head_limit = 0
 
     def accept(self, stream: Stream, request: Open, ended: bool) -> Sink:
         if request.path.startswith("/bulk"):
@@ -232,21 +229,6 @@ class Answering:
         if request.path.startswith("/small"):
             return Small(stream)
         return Answer(self.herd, stream)
-
-    def update(self, config: TunnelConfig) -> None:
-        pass
-
-    def hold(self) -> None:
-        pass
-
-    def go_on(self) -> None:
-        pass
-
-    def close(self, reason: str = "shutdown") -> None:
-        pass
-
-    async def wait_closed(self) -> None:
-        pass
 
 
 async def _main(options: argparse.Namespace) -> None:
