@@ -140,7 +140,7 @@ class Stage:
     def close(self) -> None:
         """End both."""
         self.herd.discard()
-        self.server.process.stop()
+        self.server.process.stop(60)
         self.server.process.assert_clean()
 
 
