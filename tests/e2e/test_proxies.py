@@ -1,11 +1,10 @@
 """The shipped nginx.conf and Caddyfile before our server: TLS and HTTP/2 visitors, events, uploads, upgrades."""
 
 import asyncio
-import base64
 import hashlib
 import json
 import os
-import socket
+import queue
 import ssl
 import threading
 import time
@@ -18,6 +17,9 @@ import httpx
 import pytest
 from selenium import webdriver
 from selenium.webdriver.support.wait import WebDriverWait
+from websockets.sync.client import connect
+from websockets.sync.server import ServerConnection, serve
+from websockets.typing import Subprotocol
 
 from tests.e2e.conftest import need
 from tests.e2e.test_browser import APT, FLAGS, wait_events
@@ -60,13 +62,29 @@ class World:
         ends.callback(teller.server_close)
         threading.Thread(target=teller.serve_forever, daemon=True).start()
         ends.callback(teller.shutdown)
-        tunnels = {"app": service.url, "told": f"http://{LOOPBACK}:{teller.server_port}"}
+        #: The path of each visitor's WebSocket that has closed.
+        self.left: queue.Queue[str] = queue.Queue()
+        chat = serve(self._chat, LOOPBACK, 0, subprotocols=[Subprotocol("chat.v1")], max_size=None)
+        threading.Thread(target=chat.serve_forever, daemon=True).start()
+        ends.callback(chat.shutdown)
+        chat_port = chat.socket.getsockname()[1]
+        tunnels = {
+            "app": service.url,
+            "told": f"http://{LOOPBACK}:{teller.server_port}",
+            "chat": f"http://{LOOPBACK}:{chat_port}",
+        }
         self.agent = Agent(folder, self.server, tunnels, settings=through)
         ends.callback(self.agent.process.discard)
 
     def trust(self) -> ssl.SSLContext:
         """A context of its own: httpx writes into the one that it gets what it speaks."""
         return ssl.create_default_context(cafile=str(self.tls.cert))
+
+    def _chat(self, visitor: ServerConnection) -> None:
+        for message in visitor:
+            visitor.send(message)
+        assert visitor.request is not None
+        self.left.put(visitor.request.path)
 
     def url(self, path: str) -> str:
         """The public address of a path of the tunnel."""
@@ -172,32 +190,15 @@ async def test_bodies_pass_whole_and_as_they_come(world: World) -> None:
             assert hashlib.sha256(got.content).digest() == hashlib.sha256(pattern(size)).digest()
 
 
-def _upgraded(port: int, context: ssl.SSLContext | None) -> tuple[bytes, dict[bytes, bytes]]:
-    """The status line and the headers of the answer to a visitor's WebSocket request."""
-    key = base64.b64encode(os.urandom(16)).decode()
-    lines = ["GET /t/app/echo HTTP/1.1", f"Host: localhost:{port}", "Connection: Upgrade", "Upgrade: websocket"]
-    lines += [f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13", "", ""]
-    with socket.create_connection((LOOPBACK, port), 10) as plain:
-        sock = context.wrap_socket(plain, server_hostname="localhost") if context else plain
-        with sock:
-            sock.sendall("\r\n".join(lines).encode())
-            got = b""
-            while b"\r\n\r\n" not in got:
-                piece = sock.recv(65536)
-                assert piece, got
-                got += piece
-    first, *rest = got.partition(b"\r\n\r\n")[0].split(b"\r\n")
-    pairs = (line.partition(b":") for line in rest)
-    return first.split(b" ")[1], {name.lower(): value.strip() for name, _, value in pairs}
-
-
-def test_a_visitors_websocket_is_asked_for_as_it_is_without_a_proxy(world: World) -> None:
-    """What the server says to an upgrade it says through the proxy too: the request for it has come through."""
-    straight, through = _upgraded(world.server.port, None), _upgraded(world.proxy.port, world.trust())
-    assert through[0] == straight[0]
-    assert through[1].get(b"x-tunnel-error") == straight[1].get(b"x-tunnel-error")
-    plain = httpx.get(world.url("/echo"), verify=world.trust())
-    assert plain.status_code == 200, "without the upgrade the same address answers otherwise"
+def test_a_visitors_websocket(world: World) -> None:
+    """Text and binary messages both ways, and a close that reaches the service."""
+    address = f"wss://localhost:{world.proxy.port}/t/chat/room?x=1"
+    with connect(address, ssl=world.trust(), subprotocols=[Subprotocol("chat.v1")], max_size=None) as visitor:
+        assert visitor.subprotocol == "chat.v1"
+        for message in ("hello", "ü" * 1000, os.urandom(1024 * 1024)):
+            visitor.send(message)
+            assert visitor.recv(timeout=20) == message
+    assert world.left.get(timeout=10) == "/room?x=1"
 
 
 def test_the_agents_tunnel_goes_through_it(world: World) -> None:
@@ -227,6 +228,14 @@ def test_chromium_over_http_2(world: World, service: SampleService, tmp_path: Pa
         browser.execute_script(more, name)
         opened = "return window.more.filter(source => source.readyState === 1).length"
         WebDriverWait(browser, 15, poll_frequency=0.05).until(lambda one: one.execute_script(opened) == 10)
+        echo = """
+            const [said, done] = arguments, there = new WebSocket(`wss://${location.host}/t/chat/browser`, "chat.v1");
+            there.onopen = () => there.send(said);
+            there.onmessage = event => { there.close(); done(event.data); };
+            there.onclose = event => done(`closed: ${event.code}`);
+        """
+        assert browser.execute_async_script(echo, "from a browser") == "from a browser"
+        assert world.left.get(timeout=10) == "/browser"
         left = time.monotonic_ns()
         browser.close()
         took = (service.wait_closed(name) - left) / 1e6

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
 from dockerfile_parse import DockerfileParser
@@ -60,7 +61,7 @@ class Image:
 
 def parsed() -> list[tuple[str, str]]:
     """Each instruction and its value, in order, comments and continuations taken out."""
-    parser = DockerfileParser(fileobj=FILE.open("rb"))
+    parser = DockerfileParser(fileobj=BytesIO(FILE.read_bytes()))
     return [(one["instruction"], one["value"]) for one in parser.structure if one["instruction"] != "COMMENT"]
 
 

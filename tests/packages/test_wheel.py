@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packages.building import environment, tracked
+from tests.packages.building import environment, git, tracked
 from tests.support.processes import ROOT, Process, clean_environment
 
 PROGRAMS = ("tunneld", "tunnelctl")
@@ -33,8 +33,8 @@ def test_the_wheel(tmp_path: Path) -> None:
     (wheel,) = (ROOT / "dist").glob("tunneld-*.whl")  # which `make wheel` left
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if "dist-info" not in name} == {"tunneld", "tunnelctl"}
-    there = {str(path.relative_to(ROOT)) for package in PROGRAMS for path in (ROOT / package).rglob("*.py")}
-    assert there - set(names) == set()
+    # pages, styles and documents too, not the modules alone
+    assert set(git("ls-files", *PROGRAMS).split()) - set(names) == set()
     works(environment(tmp_path / "venv", wheel))
 
 
