@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from tests.support.loops import FACTORIES
 from tests.support.socketed import through
-from tests.support.ws_cases import CASES, Case
-from tests.support.ws_raw import CLOSE, FIN, RawSocket, close_payload, raw_client
+from tests.support.ws_cases import CASES, SERVED, Case
+from tests.support.ws_raw import CLOSE, FIN, RawSocket, close_payload, raw_client, raw_service
 
 #: Codes of the hop's own close frames, whose words are each program's own.
 OWN_WORDS = (1002, 1007, 1009)
@@ -133,4 +134,78 @@ def test_every_case_of_the_table_is_seen_at_both_ends_as_it_is_direct(half: int)
         assert not differing, "\n".join(f"{name}\n  direct {a}\n  tunnel {b}" for name, (a, b) in differing.items())
 
     with asyncio.Runner(loop_factory=FACTORIES[half % len(FACTORIES)], debug=True) as runner:
+        runner.run(compare())
+
+
+# -- and the other way ---------------------------------------------------------------------------------------
+
+
+class SpeakingService:
+    """A service that sends a case's octets to whoever comes, and notes what it hears back."""
+
+    def __init__(self) -> None:
+        self.heard: dict[int, asyncio.Future[Any]] = {}
+
+    async def script(self, socket: RawSocket) -> None:
+        number = int(socket.head.split(" ")[1].rpartition("?")[2])
+        case = SERVED[number]
+        socket.raw(case.sent)
+        if case.end:
+            socket.half_close()
+        else:
+            socket.send(FIN | CLOSE, close_payload(1000, "done"))
+        async with asyncio.timeout(10):
+            while (found := await socket.receive()) is not None and found[0] != FIN | CLOSE:
+                pass
+        self.heard[number].set_result(_frames(socket.got))
+
+
+async def _listen(url: str) -> Any:
+    """What the ``websockets`` package's client makes of it."""
+    messages: list[Any] = []
+    async with connect(url, compression=None, max_size=32 << 20, ping_interval=None, close_timeout=5) as socket:
+        raised = "none"
+        try:
+            async for message in socket:
+                messages.append(_short(message))
+        except ConnectionClosed as closed:
+            raised = "closed" if closed.rcvd else "lost"
+        await socket.wait_closed()
+        reason = "" if socket.close_code in OWN_WORDS else socket.close_reason
+        return messages, raised, socket.close_code, reason
+
+
+async def _heard(url: str, service: SpeakingService, numbers: range) -> dict[str, Any]:
+    limit = asyncio.Semaphore(AT_A_TIME)
+    found: dict[str, Any] = {}
+
+    async def one(number: int) -> None:
+        async with limit:
+            service.heard[number] = asyncio.get_running_loop().create_future()
+            client = await _listen(f"{url}?{number}")
+            async with asyncio.timeout(10):
+                heard = await service.heard[number]
+        case = SERVED[number]
+        found[case.name] = (client, heard) if case.strict else client[:2]
+
+    async with asyncio.TaskGroup() as group:
+        for number in numbers:
+            group.create_task(one(number))
+    return found
+
+
+@pytest.mark.parametrize("half", [0, 1], ids=["uvloop", "asyncio"])
+def test_every_case_that_a_service_says_is_seen_at_both_ends_as_it_is_direct(half: int) -> None:
+    """The same octets from a service to the ``websockets`` package's client; the other half on each loop."""
+
+    async def compare() -> None:
+        speaking = SpeakingService()
+        async with raw_service(speaking.script) as service:
+            direct = await _heard(service.replace("http:", "ws:") + "/", speaking, range(half, len(SERVED), 2))
+            async with through(service) as world:
+                tunnelled = await _heard(world.url, speaking, range(half, len(SERVED), 2))
+        differing = {name: (direct[name], tunnelled[name]) for name in direct if direct[name] != tunnelled[name]}
+        assert not differing, "\n".join(f"{name}\n  direct {a}\n  tunnel {b}" for name, (a, b) in differing.items())
+
+    with asyncio.Runner(loop_factory=FACTORIES[half - 1], debug=True) as runner:
         runner.run(compare())

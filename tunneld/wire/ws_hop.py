@@ -69,6 +69,7 @@ class Hop(asyncio.Protocol):
         "_dropping",
         "_encode",
         "_fd",
+        "_half_closed",
         "_impatience",
         "_loop",
         "_over",
@@ -99,6 +100,7 @@ class Hop(asyncio.Protocol):
         )
         self._fd = -1  # watched for its close while reading is paused
         self._reading = True
+        self._half_closed = False  # the peer has ended its direction, behind its close frame
         self._dropping = False  # what comes interests nobody, but the end
         self._told = False  # `lost` was called, or will not be
         self._over = False  # the transport is closing, or closed
@@ -251,10 +253,11 @@ class Hop(asyncio.Protocol):
     # -- ends --------------------------------------------------------------------------------------------
 
     def eof_received(self) -> bool:
-        """See asyncio: the transport closes itself after this, unless the answer to a client's close is still due."""
-        over = self._client or self.close_sent or self._told or self._over
+        """See asyncio: the transport closes itself after this, unless the answer to the peer's close is still due."""
+        over = self.close_sent or self._told or self._over
         if self.close_received and not over and self._transport.can_write_eof():
-            self._wait_for_close(self._written)
+            self._half_closed = True
+            self._wait_for_close(-1)
             return True
         self._over = True
         self._arm(CLOSE_TIMEOUT)
@@ -262,11 +265,12 @@ class Hop(asyncio.Protocol):
         return False
 
     def _wait_for_close(self, written: int) -> None:
-        """The client reads on after its close and its end: for as long as it is told something."""
-        if self._written == written and self._timer is not None:
+        """The peer may read on after its close and its end: a client for as long as it is told something."""
+        if self._written == written:
             self._give_up()
         else:
-            self._timer = self._loop.call_later(_SLOW, self._wait_for_close, self._written)
+            patience = CLOSE_TIMEOUT if self._client else _SLOW
+            self._timer = self._loop.call_later(patience, self._wait_for_close, self._written)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
@@ -283,7 +287,7 @@ class Hop(asyncio.Protocol):
     def _finish(self) -> None:
         """Both close frames are under way: the server ends the connection, the client waits for it (section 7.1.1)."""
         self._told = True
-        if self._client:
+        if self._client and not self._half_closed:
             self._dropping = True
             self._wait()
         else:
