@@ -293,7 +293,7 @@ async def test_peers_that_do_not_answer_a_cancel_are_cut_off_within_the_close_ti
         assert world.agent.cancel(world.only()[1].request_id)
         assert not world.agent.exchanges()
         for end in (visitor, service):
-            assert told_closes(await end.until_end()) == [1001]
+            assert await ended(end) == [1001]
         assert 0.9 < monotonic() - started < 4
 
 

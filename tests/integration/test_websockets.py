@@ -118,6 +118,7 @@ async def _table(url: str, service: EchoService, cases: list[Case]) -> dict[str,
     return found
 
 
+@pytest.mark.timeout(60)  # seconds on a machine that is busy with other things
 @pytest.mark.parametrize("half", [0, 1], ids=["asyncio", "uvloop"])
 def test_every_case_of_the_table_is_seen_at_both_ends_as_it_is_direct(half: int) -> None:
     """Octets of all kinds, good and bad, to the ``websockets`` package's echo service; half the table on each loop."""
@@ -194,6 +195,7 @@ async def _heard(url: str, service: SpeakingService, numbers: range) -> dict[str
     return found
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("half", [0, 1], ids=["uvloop", "asyncio"])
 def test_every_case_that_a_service_says_is_seen_at_both_ends_as_it_is_direct(half: int) -> None:
     """The same octets from a service to the ``websockets`` package's client; the other half on each loop."""
