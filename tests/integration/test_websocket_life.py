@@ -483,7 +483,7 @@ async def test_what_was_said_and_closed_while_the_tunnel_was_down_arrives_behind
 
 
 async def test_a_session_that_is_lost_ends_visibly_at_both_ends() -> None:
-    async with held() as (world, ends):  # without resume
+    async with held(server={"resume": {"grace": 0}}) as (world, ends):
         visitor, service = await pair(world, ends)
         world.tunnel.reconnect()
         assert await ended(visitor) == []
@@ -523,5 +523,5 @@ async def test_hundreds_that_come_and_go_in_every_way_leave_nothing() -> None:
         for start in range(0, 100, 25):
             await asyncio.gather(*(one(number) for number in range(start, start + 25)))
         await world.quiet()
-        assert world.server.ingress.budget.held == 0
+        await settled(lambda: world.server.ingress.budget.held == 0)  # the last ACK comes a moment later
         await settled(lambda: descriptors() <= before + 2)

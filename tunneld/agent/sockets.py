@@ -64,7 +64,19 @@ class SocketExchange(Record, Bridge):
     def cancel(self, reason: str) -> None:
         """End it now; `reason` is one of the protocol's REASONS."""
         if not self.reason:
-            super().cancel(reason)
+            Bridge.cancel(self, reason)
+
+    def frame(self, first: int, payload: bytes) -> bool:
+        """See `HopUser`."""
+        if super().frame(first, payload):
+            return True
+        self._proxy.holders.add(self._held_up, slow=False)
+        return bool(self.reason)
+
+    def writable(self) -> None:
+        """See `Sink`."""
+        self._proxy.holders.discard(self._held_up)
+        super().writable()
 
     def lost(self) -> None:
         """See `HopUser`."""
@@ -100,6 +112,10 @@ class SocketExchange(Record, Bridge):
 
     def _give_up(self) -> None:
         """The process holds too much, and the service of this one takes nothing."""
+        self.cancel("limit")
+
+    def _held_up(self) -> None:
+        """As `_give_up`, for frames of the service that wait for the tunnel."""
         self.cancel("limit")
 
     def stall_check(self) -> None:
@@ -140,4 +156,5 @@ class SocketExchange(Record, Bridge):
             self.state = "closed"
             untaken, self._untaken = self._untaken, 0
             self._let_go(untaken)
+            self._proxy.holders.discard(self._held_up)
             self._proxy.over(self)

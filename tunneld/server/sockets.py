@@ -76,7 +76,23 @@ class SocketVisit(Visit, Bridge):
         """End it from this side: `operator`, `limit` or `shutdown`. Nothing happens once it is over."""
         if not self.reason:
             log.info("🛑 Cancelling stream: %s", self.request_id, extra={**self._fields(), "reason": reason})
-            super().cancel(reason)
+            Bridge.cancel(self, reason)
+
+    def frame(self, first: int, payload: bytes) -> bool:
+        """A frame from the visitor."""
+        if super().frame(first, payload):
+            return True
+        self._ingress.holders.add(self.held_up, slow=False)
+        return bool(self.reason)
+
+    def writable(self) -> None:
+        """The tunnel takes more."""
+        self._ingress.holders.discard(self.held_up)
+        super().writable()
+
+    def held_up(self) -> None:
+        """The process holds too much, frames of this visitor's that wait for the tunnel among it."""
+        self.cancel("limit")
 
     def stalled(self) -> None:
         """The visitor takes nothing, for too long or with too much waiting."""
@@ -142,8 +158,7 @@ class SocketVisit(Visit, Bridge):
         self.reason = reason
         self.state = "done"
         self._stop_timer()
-        if self._owed:
-            self._settle()
+        self._let_go()
         self._ingress.forget(self)
         if log.isEnabledFor(logging.INFO):
             extra = self._fields()
