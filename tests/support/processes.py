@@ -53,7 +53,7 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**kept, **(extra or {})}
 
 
-def eventually(check: Callable[[], bool], *, timeout: float = 10.0, what: str = "true") -> None:
+def eventually(check: Callable[[], object], *, timeout: float = 10.0, what: str = "true") -> None:
     """Wait for a state of another process that nothing announces; asked every 50 ms. Raises NotSeen."""
     deadline = time.monotonic() + timeout
     while not check():

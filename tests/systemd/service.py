@@ -16,7 +16,7 @@ __all__ = ["Service", "Visitor", "serving"]
 
 
 class Service(ThreadingHTTPServer):
-    """`/events` counts on from Last-Event-ID, `/plain` has no ids, `/slow` and `/upload` take until `release`."""
+    """`/events` counts on from Last-Event-ID, `/plain` has no ids; `/slow` ends once `released`, `/endless` never."""
 
     daemon_threads = True
     block_on_close = False
@@ -51,7 +51,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.asked.append(("GET", self.path, self.headers.get("Last-Event-ID")))
         try:
-            {"/events": self._events, "/plain": self._plain, "/slow": self._slow}.get(
+            {"/events": self._events, "/plain": self._plain, "/slow": self._slow, "/endless": self._endless}.get(
                 self.path.partition("?")[0], self._hello
             )()
         except OSError:
@@ -101,6 +101,11 @@ class _Handler(BaseHTTPRequestHandler):
         while not self.server.ending.wait(0.05):
             self._chunk(b"data: tick\n\n")
 
+    def _endless(self) -> None:
+        self._begin("application/octet-stream")
+        while not self.server.ending.wait(0.05):
+            self._chunk(b"tick")
+
     def _slow(self) -> None:
         self._begin("application/octet-stream")
         self._chunk(b"first")
@@ -131,13 +136,17 @@ class Visitor:
     #: Those that have not left: the fixture `box` sees to it that they do.
     here: ClassVar[list[Visitor]] = []
 
-    def __init__(self, box: Box, port: int, path: str, *, body: bytes | None = None, length: int = 0) -> None:
+    def __init__(
+        self, box: Box, port: int, path: str, *, body: bytes | None = None, length: int = 0, last: int | None = None
+    ) -> None:
         self.socket = box.connect(port)
         self.here.append(self)
         self.socket.settimeout(90)
         head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nHost: localhost\r\n"
         if body is not None:
             head += f"Content-Length: {length}\r\n"
+        if last is not None:
+            head += f"Last-Event-ID: {last}\r\n"
         self.socket.sendall(head.encode() + b"Accept: text/event-stream\r\n\r\n" + (body or b""))
         self.got = bytearray()
         self.fault: str | None = None
@@ -172,6 +181,11 @@ class Visitor:
     def status(self) -> int:
         """Of the answer."""
         return int(self.got.split(b" ", 2)[1])
+
+    @property
+    def failed(self) -> bool:
+        """The answer is a problem of ours in place of the service's."""
+        return b"\r\n\r\n" in self.got and self.status >= 500
 
     @property
     def numbers(self) -> list[int]:

@@ -10,9 +10,11 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from tunneld.agent import handover
 from tunneld.agent.exchange import Exchange
 from tunneld.agent.proxy import Proxy
 from tunneld.agent.record import Record
@@ -76,9 +78,11 @@ class AgentDaemon:
     Args:
         config: the file, loaded.
         path: where it was loaded from, for the reload; None: nothing to reload from.
+        runtime: directory that outlives the process over a restart by the service manager, and no stop: what the next
+            process needs to go on is left there. None: this process has no successor.
     """
 
-    def __init__(self, config: AgentConfig, path: str | None) -> None:
+    def __init__(self, config: AgentConfig, path: str | None, runtime: Path | None = None) -> None:
         self.config = config
         self.path = path
         self.started = monotonic()
@@ -93,6 +97,9 @@ class AgentDaemon:
         #: Whose bytes this process holds, against `limits.memory`.
         self.holders = Holders(MemoryBudget(config.limits.memory))
         self._identity = Identity()
+        self._runtime = runtime
+        self._for_good = runtime is None  # an operator wants it to go: nobody comes after it
+        self._legacies: dict[str, handover.Legacy] = {}
         self._running: dict[str, Running] = {}
         self._listeners: dict[Callable[[dict[str, Any]], None], None] = {}
         self._event_ids = itertools.count(1)
@@ -124,19 +131,29 @@ class AgentDaemon:
         for key in later_keys(self.config):
             log.warning("%s has no effect yet: its work comes with a later version.", key, extra={"key": key})
         self._stack.callback(WakeWatch(self._woke).close)
+        if self._runtime is not None and (estate := handover.take(self._runtime)) is not None:
+            self._identity = Identity(estate.instance, itertools.count(estate.dial + 1))
+            self._legacies = dict(estate.tunnels)
         self._group = await self._stack.enter_async_context(asyncio.TaskGroup())
         for config in self.config.tunnels:
             self._open(config)
 
     async def drain(self) -> None:
-        """Take no new streams; return when the open ones have ended, but WebSockets: those do not by themselves."""
-        self.begin_drain()
-        while any(exchange.kind != "websocket" for exchange in self.exchanges()):
+        """Take no new streams; return when the open ones have ended, but for those that a successor goes on with.
+
+        WebSockets do not end by themselves: nobody waits for them.
+        """
+        self._begin_drain()
+        while any(tunnel.must_end(succession=self._has_successor) for tunnel in self.tunnels):
             self._idle.clear()
             await self._idle.wait()
 
     def begin_drain(self) -> int:
-        """Take no new streams from now on; returns how many are open."""
+        """Take no new streams from now on, as an operator asked; returns how many are open."""
+        self._for_good = True
+        return self._begin_drain()
+
+    def _begin_drain(self) -> int:
         if not self.draining:
             self.draining = True
             log.info("Draining: no new streams are taken.")
@@ -146,10 +163,27 @@ class AgentDaemon:
         return self.active_streams
 
     async def stop(self) -> None:
-        """Cancel what is open with reason `shutdown`, close every tunnel."""
+        """Leave sessions to a successor, cancel what is open with reason `shutdown`, close every tunnel."""
+        if self._has_successor and self._running:
+            await self._hand_over()
         for name in list(self._running):
             self._close(name, "shutdown")
         await self._stack.aclose()
+
+    @property
+    def _has_successor(self) -> bool:
+        return not self._for_good and self.config.resume.restart > 0
+
+    async def _hand_over(self) -> None:
+        """Write down what another process needs to go on. That one knows of nothing else, whatever fails here."""
+        assert self._runtime is not None
+        tunnels = self.tunnels
+        within = self.config.resume.restart
+        found = await asyncio.gather(*(tunnel.hand_over(within) for tunnel in tunnels))
+        legacies = {tunnel.name: legacy for tunnel, legacy in zip(tunnels, found, strict=True) if legacy is not None}
+        handover.leave(self._runtime, self._identity.instance, next(self._identity.dials), legacies)
+        streams = sum(len(legacy.streams) for legacy in legacies.values())
+        log.info("Left %d sessions and %d streams to the next start.", len(legacies), streams)
 
     async def reload(self) -> Applied:
         """Read the file again and apply what changed.
@@ -290,6 +324,7 @@ class AgentDaemon:
             dial=lambda: self._dial,
             changed=self._tunnel_changed,
             heard=self._heartbeat,
+            legacy=self._legacies.pop(config.name, None),
         )
         task = self._group.create_task(tunnel.run(), name=f"tunnel {config.name}")
         self._running[config.name] = Running(tunnel, task, self._checking(tunnel))

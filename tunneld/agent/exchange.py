@@ -92,6 +92,19 @@ class Exchange(Record):
             self._end(reason)
             self._over(reason)
 
+    @property
+    def goes_on(self) -> bool:
+        """Another process could go on with it: an event stream that its last id leads on from (server/recovery.py)."""
+        recoverable = self.counter is not None and self.counter.recoverable
+        return recoverable and self.method == "GET" and self._upload_over and not self._answer_over and not self.reason
+
+    def leave(self) -> str:
+        """Let go of the service and of the stream without a word to the visitor; returns the request's id."""
+        self._drop_connection()
+        self._stream.leave()
+        self._over("shutdown")
+        return self.request_id
+
     # -- the way to the service ------------------------------------------------------------------------
 
     def start(self, request: Open) -> None:

@@ -14,6 +14,8 @@ from typing import Literal
 
 from tunneld import __version__
 from tunneld.agent.dialer import DIAL_ERRORS, DIAL_TIMEOUT, MAX_HEADER, Dial, of_dial, open_pipe
+from tunneld.agent.exchange import Exchange
+from tunneld.agent.handover import Legacy
 from tunneld.agent.proxy import Proxy
 from tunneld.agent.reconnect import Backoff, Failed, Retry, Verdict, of_close, of_error_code
 from tunneld.config.agent import AgentConfig, TunnelConfig
@@ -52,6 +54,10 @@ _DOUBT, _DOUBT_TRIPS = 2.0, 4
 #: Seconds for which, after a dial was cut because the network changed, the next is let alone: where networks come and
 #: go all the time (containers), no dial would ever be done.
 _SPARED = 5.0
+#: Seconds that a server has to acknowledge all that was sent before the session is handed over to another process.
+_QUIET = 2.0
+#: Close code of a connection whose agent is about to be back (RFC 6455's registry: service restart).
+_RESTART = 1012
 
 
 @dataclass(slots=True)
@@ -73,6 +79,7 @@ class AgentTunnel:
         dial: asked before each dial, so that a changed credential is used.
         changed: called after each change of `state` with (tunnel, the state before).
         heard: called with (tunnel, round trip in seconds or None for one that failed) for each heartbeat.
+        legacy: the session that the process before this one left; None: there is none.
     """
 
     def __init__(
@@ -85,6 +92,7 @@ class AgentTunnel:
         dial: Callable[[], Dial],
         changed: Callable[[AgentTunnel, State], None],
         heard: Callable[[AgentTunnel, float | None], None],
+        legacy: Legacy | None = None,
     ) -> None:
         self.name = config.name
         self.config = config
@@ -111,7 +119,9 @@ class AgentTunnel:
         self._links: set[Link] = set()  # those not gone yet, that which is in use among them
         self._gone = asyncio.Event()
         self._session: Session | None = None
-        self._ticket: tuple[str, str] | None = None  # session id and resume token
+        self._legacy = legacy
+        #: Session id and resume token.
+        self._ticket = (legacy.session_id, legacy.resume_token) if legacy is not None else None
         self._lost_at: float | None = None  # since when the session is without a connection
         self._asked = False  # a hello that resumes waits for its answer
         self._expired = False  # the grace is over, and only that answer is still waited for
@@ -199,6 +209,52 @@ class AgentTunnel:
         self._tell_drain()
         if self.state in ("online", "degraded", "resuming"):
             self._set("draining")
+
+    def must_end(self, *, succession: bool) -> int:
+        """Streams that a drain waits for: not WebSockets, nor, with a successor, what that one could go on with."""
+        kept = succession and self._session is not None and self._session.settings.grace > 0
+        waited = [exchange for exchange in self.proxy.exchanges.values() if exchange.kind != "websocket"]
+        return sum(not (kept and _goes_on(exchange)) for exchange in waited)
+
+    async def hand_over(self, within: float) -> Legacy | None:
+        """Leave the session to another process, which is to come back within so many seconds; then `close`.
+
+        Returns:
+            What that process needs; None where there is no session that could be taken up: its hello is a fresh one,
+            and event streams go on by that as well.
+        """
+        session, link = self._session, self._link
+        if session is None or link is None or session.settings.grace <= 0:
+            return None
+        link.go_away("restart", within)
+        left = []
+        for exchange in list(self.proxy.exchanges.values()):
+            if isinstance(exchange, Exchange) and exchange.goes_on:
+                left.append(exchange.leave())
+            else:
+                exchange.cancel("shutdown")
+        link.flush()
+        await self._quiet(session)
+        if self._session is not session or self._link is not link or self._ticket is None:
+            return None  # lost meanwhile
+        ticket = self._ticket
+        self._link = self._session = self._ticket = None
+        link.close(_RESTART, "restart")
+        standing = session.standing()
+        session.end("shutdown")
+        return Legacy(*ticket, standing, tuple(left)) if standing is not None else None
+
+    async def _quiet(self, session: Session) -> None:
+        """Return when the server has acknowledged everything, or when it takes too long."""
+        acknowledged = asyncio.Event()
+        session.acknowledged = acknowledged.set
+        try:
+            async with asyncio.timeout(_QUIET):
+                while session.standing() is None and not session.ended:
+                    acknowledged.clear()
+                    await acknowledged.wait()
+        except TimeoutError:
+            log.info("The session of %s cannot be handed over whole", self.name, extra={"tunnel": self.name})
 
     def close(self, reason: str = "shutdown") -> None:
         """Cancel what is open, close in order, and let `run` return."""
@@ -346,6 +402,10 @@ class AgentTunnel:
             self._asked = True
             hello.session_id, hello.resume_token = self._ticket
             hello.received = self._session.received
+        elif self._legacy is not None:
+            self._asked = True
+            hello.session_id, hello.resume_token = self._legacy.session_id, self._legacy.resume_token
+            hello.received = self._legacy.standing.received
         return hello
 
     async def _all_gone(self) -> None:
@@ -458,9 +518,11 @@ class AgentTunnel:
     def _said_connected(self, link: Link, said: Connected) -> None:
         check_connected(said, most_header=MAX_HEADER)
         session = self._session
-        if said.resumed and (session is None or self._ticket is None or said.session_id != self._ticket[0]):
+        legacy, self._legacy = self._legacy, None
+        kept = session is not None or (legacy is not None and said.resume.grace > 0)
+        if said.resumed and not (kept and self._ticket is not None and said.session_id == self._ticket[0]):
             raise RemoteError("protocol_error", "connected resumes a session that this agent does not have")
-        if session is None or not said.resumed:
+        if not said.resumed:
             if session is not None:
                 log.warning(
                     "The session of %s was not resumed: %s",
@@ -470,6 +532,9 @@ class AgentTunnel:
                 )
                 self._end_session("peer_lost")
             session = self._new_session(said)
+        elif session is None:
+            assert legacy is not None
+            session = self._taken_up(said, legacy)
         if self.connected is not None:
             self.reconnects += 1
         self.connected, self._session = said, session
@@ -487,6 +552,14 @@ class AgentTunnel:
         self._tell_wishes()
         if self._draining:
             self._tell_drain()
+
+    def _taken_up(self, said: Connected, legacy: Legacy) -> Session:
+        """The session of the process before this one; what it left open is lost to it, and the server hears of each."""
+        session = self._new_session(said)
+        session.take_up(legacy.standing)
+        for request_id in legacy.streams:
+            session.disown(request_id, "peer_lost")
+        return session
 
     def _tell_wishes(self) -> None:
         """Say what the file wishes now, where that differs from what was said last."""
@@ -581,6 +654,7 @@ class AgentTunnel:
 
     def _end_session(self, reason: str) -> None:
         session, self._session = self._session, None
+        self._legacy = None
         if session is None:
             return
         was_kept = self._lost_at is not None
@@ -635,3 +709,7 @@ class AgentTunnel:
         if state != before:
             self.state = state
             self._changed(self, before)
+
+
+def _goes_on(exchange: object) -> bool:
+    return isinstance(exchange, Exchange) and exchange.goes_on

@@ -45,6 +45,7 @@ __all__ = [
     "AddressConfig",
     "AgentConfig",
     "AgentLimits",
+    "AgentResume",
     "ControlConfig",
     "HeartbeatConfig",
     "MetricsConfig",
@@ -208,6 +209,16 @@ def _window_faults(limits: AgentLimits, at: tuple[str | int, ...]) -> list[tuple
     return [((*at, key), text)]
 
 
+class AgentResume(ResumeConfig):
+    """What the server's has, and how long event streams wait for an agent that the service manager restarts.
+
+    Attributes:
+        restart: seconds; 0: they end with the process.
+    """
+
+    restart: Span = 15.0
+
+
 class ServiceCheckConfig(Model):
     """How the service is probed: GET `path` every `interval` seconds; None: a TCP connect."""
 
@@ -337,7 +348,7 @@ class AgentConfig(Model):
     server: ServerLink
     heartbeat: HeartbeatConfig = HeartbeatConfig()
     sse: SseConfig = SseConfig()
-    resume: ResumeConfig = ResumeConfig()
+    resume: AgentResume = AgentResume()
     reconnect: ReconnectConfig = ReconnectConfig()
     drain_timeout: Span = 30.0
     limits: AgentLimits = AgentLimits()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,8 @@ class AgentHost:
     """
 
     def __init__(self, config: AgentConfig, path: str | None) -> None:
-        self.agent = AgentDaemon(config, path)
+        runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+        self.agent = AgentDaemon(config, path, Path(runtime) if runtime.startswith("/") else None)
         control = config.control
         self._control = ControlServer(
             create_app(AgentView(self.agent)),

@@ -194,6 +194,11 @@ class Outbox:
         self._cancels.append((stream.id, payload))
         self.want_write()
 
+    def disown(self, payload: bytes) -> None:
+        """Queue the `stream_cancel` of a stream that is the peer's alone; it holds no id here."""
+        self._cancels.append((0, payload))
+        self.want_write()
+
     def drop(self, stream: Stream) -> None:
         """The stream is gone: nothing of it is to be kept here for long.
 

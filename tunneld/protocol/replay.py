@@ -97,6 +97,11 @@ class ReplayBuffer:
         self.acked = count
         self._budget.sub(before - self.data_held - self.control_held)
 
+    def take_up(self, sent: int, received: int) -> None:
+        """Count on from where another process stood, with nothing under way."""
+        self.sent = self.acked = sent
+        self.received = self.told = received
+
     def unacknowledged(self) -> list[tuple[int, bytes]]:
         """(opcode, payload) of each message that the peer has not acknowledged, oldest first."""
         return [(opcode, payload) for opcode, payload, _ in self._messages]

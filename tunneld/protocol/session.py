@@ -19,13 +19,17 @@ from tunneld.protocol.replay import ReplayBuffer
 from tunneld.protocol.streams import REASONS, Sink, Stream
 from tunneld.protocol.windows import MemoryBudget
 
-__all__ = ["BINARY", "TEXT", "Outgoing", "Session", "SessionSettings"]
+__all__ = ["BINARY", "TEXT", "Outgoing", "Session", "SessionSettings", "Standing"]
 
 _HALF_IDS = 2**31
 _IDS = 2**32
 #: Frames and cancels that may wait for each stream that the peer may have open: at most eight heads with 1xx, HEAD,
 #: END, STOP and a cancel wait for a peer that keeps to `max_streams`.
 _BACKLOG = 16
+
+
+def _nothing() -> None:
+    """Nobody waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,23 @@ class SessionSettings:
     grace: float = 0.0
     buffer: int = 4 * 1024 * 1024
     peer_buffer: int = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A session without anything under way: what another process needs to take it up.
+
+    Attributes:
+        sent: counted messages sent, all of which the peer has.
+        received: counted messages received.
+        high: the highest stream id opened.
+        passed: ids that were gone past.
+    """
+
+    sent: int
+    received: int
+    high: int
+    passed: int
 
 
 class Session:
@@ -85,6 +106,8 @@ class Session:
         self._high = 0
         self._passed = 0  # ids that `_high` has gone past
         self._refusing = False
+        #: Called when an ACK came; a process that is about to hand the session over waits for it.
+        self.acknowledged: Callable[[], None] = _nothing
 
     # -- connections -----------------------------------------------------------------------------------
 
@@ -133,6 +156,29 @@ class Session:
         """The connection is gone, or is to be ignored from here on."""
         self.epoch += 1
         self._outbox.detach()
+
+    # -- from process to process -----------------------------------------------------------------------
+
+    def leave(self, stream: Stream) -> None:
+        """Let go of a stream without a word: a successor will `disown` it. Its consumer is told nothing."""
+        self._forget(stream)
+
+    def standing(self) -> Standing | None:
+        """What a successor needs; None while anything is under way or not acknowledged."""
+        replay = self._replay
+        if replay is None or self.ended or self.streams or not self._outbox.idle or replay.acked != replay.sent:
+            return None
+        return Standing(replay.sent, replay.received, self._high, self._passed)
+
+    def take_up(self, standing: Standing) -> None:
+        """Be the session that another process left; before the first `attach`."""
+        assert self._replay is not None
+        self._replay.take_up(standing.sent, standing.received)
+        self._high, self._passed = standing.high, standing.passed
+
+    def disown(self, request_id: str, reason: str) -> None:
+        """End a stream that only the peer knows."""
+        self._outbox.disown(encode(StreamCancel(request_id, reason)))
 
     def end(self, reason: str) -> None:
         """The session is over: every stream's consumer is told `reason`, nothing is kept."""
@@ -290,6 +336,7 @@ class Session:
         count = frames.parse_ack(message)
         if count is not None:
             self._outbox.acknowledged(count)
+            self.acknowledged()
             return
         replay = self._replay
         if replay is not None:

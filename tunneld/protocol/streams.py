@@ -305,6 +305,11 @@ class Stream:
         if not self.closed:
             self._session.cancel(self, reason)
 
+    def leave(self) -> None:
+        """Let go of it without a word to the peer (see `Session.leave`). Nothing is called afterwards."""
+        if not self.closed:
+            self._session.leave(self)
+
     def took(self, count: int) -> None:
         """The consumer has taken `count` of the bytes that `Sink.data` gave it: their credit may go back."""
         if self._window.took(count) and not self.window_waits and not self.closed:

@@ -2,7 +2,8 @@
 
 The request is opened again under its own id: the old session, or at least its stream, is gone on both sides by
 then, and so the visitor's ``X-Tunnel-Request-Id``, both logs and ``tunnelctl streams`` go on naming one stream.
-A stream is never cancelled to be opened again in the same session, since that cancel could meet the new one.
+A stream is never cancelled from here to be opened again in the same session, since that cancel could meet the new one;
+an agent that was started anew cancels what its predecessor had open, and that is known here before anything is opened.
 """
 
 from __future__ import annotations
@@ -78,7 +79,9 @@ class Recovery:
         if not splitter.recoverable:
             return False
         now = monotonic()
-        if reason == "peer_lost":
+        if reason == "peer_lost" and tunnel.kept is not None:  # the session goes on: the agent was started anew
+            lost_at, until = now, now + tunnel.grace
+        elif reason == "peer_lost":
             lost_at, until = tunnel.lost_at, tunnel.recover_until
         elif reason == "service" and tunnel.sse.recover:
             lost_at, until = now, now + tunnel.grace

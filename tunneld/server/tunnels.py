@@ -102,6 +102,7 @@ class TunnelConnection:
         self._closed = False
         self._fresh = False  # the session began here, and nothing shows that the agent knows of it
         self._leaving = ""  # the reason of the agent's goaway
+        self._back_within = 0.0  # seconds in which it wants to be back, where it said so
         self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
             policy().hello_timeout, self._no_hello
         )
@@ -178,6 +179,7 @@ class TunnelConnection:
             self._said_settings(message)
         elif isinstance(message, GoAway):
             self._leaving = message.reason or "drain"
+            self._back_within = message.retry_after
             if self.tunnel is not None and self.tunnel.connection is self:
                 self.tunnel.hold(monotonic())
             log.info("The agent of %s goes away: %s", self.name, message.reason, extra={"tunnel": self.name})
@@ -395,7 +397,10 @@ class TunnelConnection:
         tunnel.kept.lost_at = now
         tunnel.outages.begin(now, time())
         self._log_disconnected(why, kept_streams=len(session.streams))
-        self._timer = asyncio.get_running_loop().call_later(session.settings.grace, self._grace_over)
+        patience = session.settings.grace
+        if self._back_within > 0:  # it restarts: who waits for it need not wait longer than it said
+            patience = min(patience, self._back_within)
+        self._timer = asyncio.get_running_loop().call_later(patience, self._grace_over)
 
     def _grace_over(self) -> None:
         self._timer = None
