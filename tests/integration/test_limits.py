@@ -6,9 +6,14 @@ import asyncio
 from time import monotonic
 
 import pytest
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import serve
+from websockets.exceptions import InvalidStatus
 
 from tests.support.front import Client, Front, front
 from tests.support.loops import on_both_loops
+from tests.support.running import book, port_of, running_agent, running_server, settled, url_of
+from tests.support.sockets import LOOPBACK
 from tunneld.server.principals import Limits, Principal
 
 POST = b"POST /t/demo/up HTTP/1.1\r\nHost: h\r\n"
@@ -166,6 +171,36 @@ async def test_a_token_has_limits_of_its_own():
         assert len((await client.answer()).body) == 1_500_000
         assert monotonic() - begun > 0.2
         assert it.ingress.guard.slowed()["token_bytes"] > 0
+
+
+async def test_a_websocket_keeps_to_the_bytes_of_its_tunnel_and_is_counted_as_a_stream():
+    async def echo(socket):
+        async for message in socket:
+            await socket.send(message)
+
+    limits = {"tunnel_bytes": 2_000_000, "address_streams": 1}
+    with book() as lines:
+        async with serve(echo, LOOPBACK, 0, max_size=None) as service, running_server(limits=limits) as server:
+            address = f"http://{LOOPBACK}:{service.sockets[0].getsockname()[1]}"
+            url = f"ws://{LOOPBACK}:{port_of(server)}/t/app/"
+            async with running_agent(url_of(server), address):
+                await lines.wait("✓ Tunnel established: app", by="tunneld.tunnel")
+                async with connect(url, max_size=None, proxy=None) as socket:
+                    begun = monotonic()
+                    for _ in range(3):
+                        await socket.send(b"x" * 500_000)
+                        assert await socket.recv() == b"x" * 500_000
+                    assert monotonic() - begun > 0.2
+                    with pytest.raises(InvalidStatus) as caught:
+                        await connect(url, proxy=None)
+                    assert caught.value.response.status_code == 429
+                guard = server.ingress.guard
+                await settled(lambda: not guard._entered)
+                assert guard.slowed()["tunnel_bytes"] > 0
+                assert guard.hits.all() == {"address_streams": 1}
+                async with connect(url, proxy=None) as socket:
+                    await socket.send("again")
+                    assert await socket.recv() == "again"
 
 
 async def test_a_limit_that_is_told_by_its_code_is_counted():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tunneld.errors import CODES, VisitorError
 from tunneld.protocol.headers import BadHeader, Headers, get, is_encoded, lower, prefers_html, to_visitor
@@ -18,6 +18,7 @@ from tunneld.protocol.messages import Open, encode
 from tunneld.protocol.sse import REMEMBERED
 from tunneld.protocol.streams import Stream
 from tunneld.server.events import NOBODY, EventBody
+from tunneld.server.pacing import Paced
 from tunneld.server.problems import common
 from tunneld.server.recovery import Recovery
 from tunneld.server.replay import Missed, Recording, gap_event
@@ -271,13 +272,15 @@ class Exchange(Visit):
     def _switch(self, headers: Headers) -> None:
         """The service takes the upgrade: another object carries the WebSocket from here on."""
         stream, request = self._stream, self._request
-        if self._upgrade is None or not isinstance(stream, Stream) or request is None:
+        carried = stream.carried if isinstance(stream, Paced) else stream
+        if self._upgrade is None or not isinstance(carried, Stream) or request is None:
             raise BadHeader("a 101 to a request without upgrade")
         answer = self._upgrade.answer(to_visitor(headers, prefix=self._prefix, authority=self._host))
         answer.append(("X-Tunnel-Request-Id", self.request_id))
         transport, early, paused = self.connection.switch(answer)
         self._stream = self._request = None
-        visit = SocketVisit(self._ingress, self.tunnel, request, stream, transport, started=self.started)
+        paced = cast(Stream, stream)  # or what stands for it
+        visit = SocketVisit(self._ingress, self.tunnel, request, paced, transport, started=self.started)
         visit.begin(early, paused=paused)
 
     def _head(self, status: int, headers: Headers, request: Open) -> None:

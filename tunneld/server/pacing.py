@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
 
@@ -98,6 +98,16 @@ class Paced:
     @sink.setter
     def sink(self, sink: Sink | None) -> None:
         self._sink = sink or _NOBODY
+
+    @property
+    def when_sent(self) -> Callable[[], None] | None:
+        """See `Stream`."""
+        told: Callable[[], None] | None = self.carried.when_sent
+        return told
+
+    @when_sent.setter
+    def when_sent(self, told: Callable[[], None] | None) -> None:
+        self.carried.when_sent = told
 
     def _owe(self, count: int) -> float:
         now = monotonic()
