@@ -45,8 +45,10 @@ async def server_gone(world: World) -> None:
 async def blackhole(world: World) -> None:
     mark = world.agent.process.mark()
     world.relay.blackhole()
-    await world.line(world.agent.process, "✗ Tunnel disconnected: app", after=mark)
-    world.relay.heal()
+    try:
+        await world.line(world.agent.process, "✗ Tunnel disconnected: app", after=mark)
+    finally:
+        world.relay.heal()
     await world.back(mark)
 
 
@@ -120,6 +122,7 @@ async def test_a_stream_is_whole_after(world: World, fault: str, kind: str, seed
     for _ in range(2):
         await asyncio.sleep(dice.uniform(0.05, 0.3))  # when it happens
         if not visitor.done():
+            await world.up()
             await FAULTS[fault](world)
     world.relay.rate = 0
     seen = await asyncio.wait_for(visitor, 30)
@@ -133,6 +136,7 @@ async def test_all_kinds_at_once_through_every_fault_in_turn(world: World, seed:
     dice = random.Random(f"{seed} all")
     visitors = [asyncio.ensure_future(world.visit(kind)[1]) for kind in KINDS * 3]
     for fault in dice.sample(sorted(FAULTS), len(FAULTS)):
+        await world.up()
         await FAULTS[fault](world)
         await asyncio.sleep(dice.uniform(0, 0.1))
     seen = await asyncio.wait_for(asyncio.gather(*visitors), 30)

@@ -134,6 +134,16 @@ class World:
         found = await asyncio.to_thread(process.wait_line, text, after=after, timeout=timeout)
         return dict(json.loads(found.text))
 
+    async def up(self, *, timeout: float = 30.0) -> None:
+        """Wait until the tunnel stands, as the agent's log has it: a fault that waits for its loss needs that."""
+        agent = self.agent.process
+
+        def stands() -> bool:
+            made, lost = agent.matching("✓ Tunnel established: app"), agent.matching("✗ Tunnel disconnected: app")
+            return bool(made) and (not lost or made[-1].at > lost[-1].at)
+
+        await asyncio.to_thread(agent.wait_until, stands, timeout=timeout, what="the tunnel up")
+
     async def back(self, mark: int, *, timeout: float = 15.0) -> dict[str, Any]:
         """Wait until the agent has its tunnel again; the fields of the line that says so.
 

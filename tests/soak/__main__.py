@@ -129,6 +129,7 @@ class Soak:
             name = self._dice.choice(sorted(faults))
             self.ledger.faults[name] += 1
             try:
+                await self.world.up()
                 await faults[name](self.world)
             except AssertionError as fault:
                 self.ledger.failed.append(f"{name}: {str(fault).splitlines()[0]}")

@@ -168,8 +168,9 @@ class Witness:
         return await self._judged(read)
 
     def leave(self) -> None:
-        """Go away by a reset."""
-        self._writer.transport.abort()
+        """Go away by a reset; nothing happens before there is a connection."""
+        if hasattr(self, "_writer"):
+            self._writer.transport.abort()
 
     # -- inside
 
