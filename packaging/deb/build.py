@@ -229,8 +229,8 @@ def settle(root: Path, when: int) -> None:
         os.utime(path, (when, when), follow_symlinks=False)
 
 
-def build(source: Path, output: Path, version: str | None, pip: list[str]) -> Path:
-    """Build the package of `source` into `output`; returns its file."""
+def build(source: Path, output: Path, version: str | None, pip: list[str], *, bare: bool = False) -> Path:
+    """Build the package of `source` into `output`, with `bare` without its documents; returns its file."""
     when = stamp(source)
     os.environ["SOURCE_DATE_EPOCH"] = str(when)
     stated = re.search(r'^__version__ = "([^"]+)"', (source / "tunneld/__init__.py").read_text(), re.M)
@@ -247,7 +247,8 @@ def build(source: Path, output: Path, version: str | None, pip: list[str]) -> Pa
         root.mkdir(mode=0o755)
         site = environment(tree, root, pip)
         settings(tree, root)
-        documents(tree, root, site, version)
+        if not bare:
+            documents(tree, root, site, version)
         enabled = units(tree, root)
         settle(root, when)
         compiled(site, root)
@@ -268,6 +269,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path, default=HERE.parents[1], help="the tree to pack (default: this one)")
     parser.add_argument("--output", type=Path, default=HERE.parents[1] / "dist", help="where the package goes")
     parser.add_argument("--version", help="the package's version (default: the program's)")
+    parser.add_argument("--bare", action="store_true", help="no documents: for a tree from before they were made")
     options = parser.parse_args()
     if sys.version_info < (3, 11):  # noqa: UP036 - the system's own, whatever it is
         fail(f"tunneld needs Python 3.11 or newer; {sys.executable} is {platform.python_version()}")
@@ -275,7 +277,7 @@ def main() -> None:
         fail("dpkg-deb is missing: the package is built on Debian (apt-get install dpkg)")
     os.umask(0o022)
     pip = [options.pip, "-m", "pip", "--python", sys.executable]
-    made = build(options.source.resolve(), options.output.resolve(), options.version, pip)
+    made = build(options.source.resolve(), options.output.resolve(), options.version, pip, bare=options.bare)
     print(f"{made.relative_to(Path.cwd()) if made.is_relative_to(Path.cwd()) else made}")
 
 

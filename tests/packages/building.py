@@ -22,6 +22,7 @@ def build(folder: Path, *, source: Path = ROOT, version: str | None = None, umas
     output = folder / "dist"
     command = [SYSTEM_PYTHON, ROOT / "packaging/deb/build.py", "--pip", sys.executable, "--source", source]
     command += ["--output", output, *(["--version", version] if version else [])]
+    command += [] if (source / "tunnelctl/shells.py").exists() else ["--bare"]
     done = subprocess.run(
         command,
         capture_output=True,

@@ -91,7 +91,7 @@ def _from(value: str, debian: Path, folder: Path, ends: ExitStack, stages: dict[
     if source == BASE:
         made = Image(ends.enter_context(overlaid(debian, place)))
     else:
-        made = stages[source].child(ends.enter_context(overlaid(stages[source].root.path, place)))
+        made = stages[source].child(ends.enter_context(overlaid(stages[source].root, place)))
     stages[name] = made
     return made
 
@@ -165,4 +165,7 @@ def healthy(image: Image, pid: int) -> bool:
         *environment,
         *image.health,
     ]
-    return subprocess.run(command, capture_output=True, timeout=20, check=False).returncode == 0
+    try:
+        return subprocess.run(command, capture_output=True, timeout=20, check=False).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False

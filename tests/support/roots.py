@@ -61,10 +61,16 @@ _PATH = _ENVIRONMENT["PATH"]
 
 
 class Root:
-    """A root that is thrown away: an overlay on one that stays as it is."""
+    """A root that is thrown away: an overlay on one that stays as it is.
 
-    def __init__(self, path: Path) -> None:
+    Attributes:
+        path: where it is.
+        layers: the folders that it is made of, the topmost first.
+    """
+
+    def __init__(self, path: Path, layers: tuple[Path, ...]) -> None:
         self.path = path
+        self.layers = layers
 
     def command(self, *argv: str, network: bool = False) -> list[str]:
         """`argv` inside, as root, with /proc and a loopback of its own; with `network` this machine's."""
@@ -103,13 +109,18 @@ class Root:
 
 
 @contextmanager
-def overlaid(base: Path, folder: Path) -> Iterator[Root]:
-    """A throwaway root over `base`, its changes below `folder`."""
+def overlaid(base: Path | Root, folder: Path) -> Iterator[Root]:
+    """A throwaway root over `base`, which stays as it is; its changes are kept below `folder`.
+
+    Over another such root the layers of both are taken side by side: the kernel stacks no more than two overlays.
+    """
     for name in ("upper", "work", "root"):
         (folder / name).mkdir(parents=True)
-    options = f"lowerdir={base},upperdir={folder / 'upper'},workdir={folder / 'work'}"
+    below = base.layers if isinstance(base, Root) else (base,)
+    lower = ":".join(map(str, below))
+    options = f"lowerdir={lower},upperdir={folder / 'upper'},workdir={folder / 'work'}"
     subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, str(folder / "root")], check=True)
     try:
-        yield Root(folder / "root")
+        yield Root(folder / "root", (folder / "upper", *below))
     finally:
         subprocess.run(["umount", "--lazy", str(folder / "root")], check=True)
