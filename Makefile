@@ -50,14 +50,14 @@ run: $(VENV)/.run
 	@exec $(BIN)/python -m tunneld demo
 
 test: $(VENV)/.dev
-	$(PYTEST) -n $(TESTERS)
+	$(PYTEST) -n $(TESTERS) --dist loadgroup
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(PYTEST) -n $(TESTERS)
+	$(PYTEST) -n $(TESTERS) --dist loadgroup
 
 fmt: $(VENV)/.dev
 	$(BIN)/ruff format .

@@ -18,6 +18,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
+# One at a time: each takes the port that people know if it is free, and two that begin together would both find it so.
+pytestmark = pytest.mark.xdist_group("demo")
+
 
 @dataclass
 class Demo:
