@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt bench load test-e2e test-systemd test-chaos test-packages soak deb wheel apt-deps clean
+.PHONY: help run test check fmt bench load test-e2e test-systemd test-chaos test-packages soak fuzz deb wheel apt-deps clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -42,6 +42,7 @@ help:
 	@echo 'make deb         dist/tunneld_*.deb, for Debian 12; make wheel: dist/tunneld-*.whl'
 	@echo 'make test-packages  both of them, installed, upgraded, removed; as root'
 	@echo 'make soak        300 streams and a fault every few seconds, every byte counted; MINUTES=10, SEED=N'
+	@echo 'make fuzz        ten minutes of bytes made to break the parsers, guided by coverage; MINUTES=10'
 	@echo 'make bench       speed, beside every other tunnel that is found'
 	@echo 'make load        a thousand tunnels, 10,000 streams with events, 15,000 idle ones: cost, refused, lost, growth'
 	@echo 'make clean       remove what was made here'
@@ -104,6 +105,10 @@ wheel: $(VENV)/.run
 soak: $(VENV)/.dev
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
+fuzz: $(VENV)/.dev
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) install --use-pep517 --editable '.[dev,fuzz]'
+	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),10)
+
 apt-deps:
 	@if [ "$$(id -u)" != 0 ]; then echo 'make apt-deps installs system packages: run it as root (sudo make apt-deps)'; exit 1; fi
 	apt-get update -qq
@@ -112,7 +117,7 @@ apt-deps:
 		debootstrap pipx systemd-container dbus libnss-systemd faketime >/dev/null
 
 clean:
-	rm -rf $(VENV) tests/e2e/node/node_modules tests/e2e/node/dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .bench build dist *.egg-info
+	rm -rf $(VENV) tests/e2e/node/node_modules tests/e2e/node/dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .bench .fuzz build dist *.egg-info
 	find tunneld tunnelctl tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A client of the older dialect in TypeScript, with the packages that its lock file names.

@@ -329,6 +329,8 @@ class LegacyConnection:
         trip = self._heartbeat.pong(seq, monotonic())
         if trip is not None:
             self.round_trip = trip
+            if self.tunnel is not None:
+                self.tunnel.quality.answered(monotonic(), trip, late=trip > self._heartbeat.timeout)
             log.debug("💓 Heartbeat acknowledged for %s", self.name, extra={"tunnel": self.name, "rtt_s": trip})
 
     def _take_key(self, said: ApiKey) -> None:
@@ -374,6 +376,8 @@ class LegacyConnection:
                 self._ping(action.seq)
             elif isinstance(action, Dead):
                 log.warning("💔 Heartbeat failed for %s", self.name, extra=self._fields())
+                if self.tunnel is not None:
+                    self.tunnel.quality.lost(now, self._heartbeat.overdue(now))
                 self._end("peer_lost", "the client was silent for longer than interval + timeout")
                 self._pipe.abort()
                 return

@@ -73,11 +73,11 @@ def parse_request(raw: bytes) -> RequestHead:
     """
     text = raw.decode("latin-1")
     lines = text.split("\r\n")
+    match = _REQUEST_LINE.fullmatch(lines[0])
+    if match is None:  # first, as `early_fault` does: the answer must not depend on how the head was cut
+        raise _bad_request_line(lines[0])
     if raw.translate(None, _NO_CONTROLS) != b"\r\n" * (len(lines) - 1):
         raise VisitorError("bad_request", "The head has a control character, or a bare CR or LF.")
-    match = _REQUEST_LINE.fullmatch(lines[0])
-    if match is None:
-        raise _bad_request_line(lines[0])
     method, target, minor = match.groups()
     special: dict[str, str] = {}
     headers = parse_fields(lines[1:], special)
@@ -190,17 +190,16 @@ def early_fault(data: bytes) -> VisitorError | None:
         return VisitorError("bad_request", "This is TLS, and the port speaks plain HTTP.")
     if data.startswith(_HTTP2):
         return _bad_request_line(_HTTP2[:-2].decode())
+    line, end, _ = data.partition(b"\r\n")
+    if end and not _REQUEST_LINE.fullmatch(text := line.decode("latin-1")):
+        return _bad_request_line(text)
     rest = data.replace(b"\r\n", b"")
     if rest.endswith(b"\r"):
         rest = rest[:-1]
     if rest.translate(None, _NO_CONTROLS):
         return VisitorError("bad_request", "The head has a control character, or a bare CR or LF.")
-    line, end, _ = data.partition(b"\r\n")
-    if end:
-        text = line.decode("latin-1")
-        return None if _REQUEST_LINE.fullmatch(text) else _bad_request_line(text)
     method = line.partition(b" ")[0]
-    if (not method and line) or method.translate(None, _TOKEN):
+    if not end and ((not method and line) or method.translate(None, _TOKEN)):
         return _bad_request_line("")
     return None
 
