@@ -58,6 +58,8 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml tunneld tunnelctl
+	$(BIN)/python -m tests.support.audit
 	$(PYTEST) -n $(TESTERS) --dist loadgroup
 
 fmt: $(VENV)/.dev

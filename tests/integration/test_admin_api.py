@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import re
-import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -21,10 +21,10 @@ import yaml
 from tests.support.daemons import Server
 from tests.support.operators import Operator
 from tests.support.peers import peer
-from tests.support.processes import ROOT, clean_environment, python_module
 from tests.support.running import Book, book, port_of, running_agent, settled
 from tests.support.sockets import LOOPBACK, certificate, free_ports, short_dir
 from tests.support.tunnelled import read_head, serving
+from tunnelctl.cli import main as tunnelctl_main
 from tunneld.config.server import ServerConfig
 from tunneld.control.admin.app import create_admin_app
 from tunneld.control.admin.host import ServerHost
@@ -124,6 +124,7 @@ def world() -> Iterator[World]:
         }
         server = Server(folder, settings=settings)
         try:
+            server.process.wait_line("for the admin API")
             with httpx.Client(base_url=f"http://{LOOPBACK}:{server.admin_port}", timeout=15) as client:
                 client.get("/api/v1/health")  # what serves it is loaded at the first call
                 while time.monotonic() < ends:
@@ -489,17 +490,24 @@ async def test_on_a_unix_socket_and_over_tls(folder: Path) -> None:
 # -- tunnelctl
 
 
-def tunnelctl(*line: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        python_module("tunnelctl", *line),
-        capture_output=True,
-        text=True,
-        timeout=20,
-        cwd=ROOT,
-        env=clean_environment({"NO_COLOR": "1"}),
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
+@dataclass(frozen=True)
+class Ran:
+    """What a command left."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def tunnelctl(*line: str) -> Ran:
+    """`tunnelctl LINE`, in this process: nine starts of an interpreter take too long on a busy machine."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = tunnelctl_main(list(line))
+    out.flush()
+    err.flush()
+    said = [stream.buffer.getvalue().decode() for stream in (out, err)]  # type: ignore[attr-defined]
+    return Ran(status, *said)
 
 
 async def test_tunnelctl_speaks_to_a_server(tmp_path: Path) -> None:
@@ -508,7 +516,7 @@ async def test_tunnelctl_speaks_to_a_server(tmp_path: Path) -> None:
         await anext(pieces)
         url = f"http://{host.admin_addresses[0][1]}"
 
-        async def ctl(*line: str) -> subprocess.CompletedProcess[str]:
+        async def ctl(*line: str) -> Ran:
             return await asyncio.to_thread(tunnelctl, "--server", url, *line)
 
         status = await ctl("status")

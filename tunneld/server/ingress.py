@@ -26,7 +26,7 @@ from tunneld.protocol.windows import Holders, MemoryBudget
 from tunneld.server.exchange import Exchange
 from tunneld.server.limits import Guard
 from tunneld.server.problems import problem
-from tunneld.server.registry import Registry, Tunnel
+from tunneld.server.registry import SessionDirectory, Tunnel
 from tunneld.server.replay import Replays, without_cookie
 from tunneld.server.sockets import SocketVisit
 from tunneld.server.stops import StopList, stop_key
@@ -156,7 +156,7 @@ class Ingress:
     def __init__(
         self,
         config: ServerConfig,
-        registry: Registry,
+        registry: SessionDirectory,
         *,
         connect_tunnel: ConnectTunnel,
         ready: Callable[[], bool],

@@ -38,7 +38,7 @@ from tunneld.protocol.streams import Sink
 from tunneld.protocol.windows import MemoryBudget
 from tunneld.server.legacy_stream import LegacyStream
 from tunneld.server.principals import Principal
-from tunneld.server.registry import Registry, Seen, Tunnel
+from tunneld.server.registry import Seen, SessionDirectory, Tunnel
 
 __all__ = ["LegacyConnection", "LegacyPolicy"]
 
@@ -103,7 +103,7 @@ class LegacyConnection:
         peer: str,
         principal: Principal,
         policy: Callable[[], LegacyPolicy],
-        registry: Registry,
+        registry: SessionDirectory,
         budget: MemoryBudget,
         forget: Callable[[LegacyConnection], None],
     ) -> None:

@@ -21,7 +21,7 @@ from tunneld.server.principals import OPEN, Principal
 from tunneld.telemetry.metrics import LATENCY, Histogram
 from tunneld.telemetry.outages import Outages
 
-__all__ = ["Carried", "Carrier", "Connection", "Recovering", "Registry", "Seen", "Tunnel"]
+__all__ = ["Carried", "Carrier", "Connection", "Recovering", "Registry", "Seen", "SessionDirectory", "Tunnel"]
 
 #: Agent processes whose last dial is remembered for one name.
 _MAX_INSTANCES = 16
@@ -303,8 +303,30 @@ class Tunnel:
         return True
 
 
+class SessionDirectory(Protocol):
+    """Where the sessions are: what the server's other parts ask of a `Registry`.
+
+    A server of several nodes answers these from elsewhere, with a `Tunnel` whose requests go to the node that has it.
+    """
+
+    def find(self, name: str) -> Tunnel | None:
+        """The tunnel of that name, if one is known, connected or not."""
+
+    def all(self) -> list[Tunnel]:
+        """Every known tunnel."""
+
+    def check_room(self, name: str) -> None:
+        """Raise VisitorError ``too_many_tunnels`` when there is none for a new name."""
+
+    def check_owner(self, name: str, owner: str) -> None:
+        """Raise VisitorError ``name_taken`` while a session of another owner's has the name."""
+
+    def claim(self, name: str, now: float) -> Tunnel:
+        """The tunnel of that name, made known if it is new; raises as `check_room`."""
+
+
 class Registry:
-    """The names of one server.
+    """The `SessionDirectory` of one process: the names of one server.
 
     Args:
         max_tunnels: names known at one time.

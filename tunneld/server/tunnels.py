@@ -29,7 +29,7 @@ from tunneld.protocol.windows import MemoryBudget
 from tunneld.server.conflicts import PAUSE, Conflict
 from tunneld.server.names import NameRegistry
 from tunneld.server.principals import Principal
-from tunneld.server.registry import Registry, Seen, Tunnel
+from tunneld.server.registry import Seen, SessionDirectory, Tunnel
 
 __all__ = ["TunnelConnection", "TunnelPolicy"]
 
@@ -79,7 +79,7 @@ class TunnelConnection:
         peer: str,
         principal: Principal,
         policy: Callable[[], TunnelPolicy],
-        registry: Registry,
+        registry: SessionDirectory,
         names: NameRegistry,
         budget: MemoryBudget,
         forget: Callable[[TunnelConnection], None],
