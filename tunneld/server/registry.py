@@ -307,7 +307,14 @@ class SessionDirectory(Protocol):
     """Where the sessions are: what the server's other parts ask of a `Registry`.
 
     A server of several nodes answers these from elsewhere, with a `Tunnel` whose requests go to the node that has it.
+
+    Attributes:
+        round_trips: of the heartbeats of all its tunnels.
+        pace: given to each tunnel that is made known: what its streams' bytes are to pass through.
     """
+
+    round_trips: Histogram
+    pace: Callable[[Tunnel, str, Sink], Paced | None] | None
 
     def find(self, name: str) -> Tunnel | None:
         """The tunnel of that name, if one is known, connected or not."""
