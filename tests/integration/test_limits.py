@@ -151,7 +151,6 @@ async def test_bytes_a_second_of_a_tunnel_down_and_up():
         assert (size - 600_000) / rate * 0.9 < monotonic() - begun < 10
         served.answer()
         assert (await client.answer()).status == 200
-        assert it.ingress.guard.slowed()["tunnel_bytes"] > 0
 
 
 async def test_a_token_has_limits_of_its_own():
@@ -170,7 +169,6 @@ async def test_a_token_has_limits_of_its_own():
         held.stream.send_end()
         assert len((await client.answer()).body) == 1_500_000
         assert monotonic() - begun > 0.2
-        assert it.ingress.guard.slowed()["token_bytes"] > 0
 
 
 async def test_a_websocket_keeps_to_the_bytes_of_its_tunnel_and_is_counted_as_a_stream():
@@ -196,7 +194,6 @@ async def test_a_websocket_keeps_to_the_bytes_of_its_tunnel_and_is_counted_as_a_
                     assert caught.value.response.status_code == 429
                 guard = server.ingress.guard
                 await settled(lambda: not guard._entered)
-                assert guard.slowed()["tunnel_bytes"] > 0
                 assert guard.hits.all() == {"address_streams": 1}
                 async with connect(url, proxy=None) as socket:
                     await socket.send("again")
