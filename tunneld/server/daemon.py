@@ -134,6 +134,8 @@ class ServerDaemon:
 
     async def stop(self) -> None:
         """End what is open with reason `shutdown`, visibly; return when every connection is gone."""
+        if not hasattr(self, "_legacy"):  # `start` failed, let go of what it had, and said why
+            return
         self._begin_drain()
         await self.ingress.close(0)
         await self._legacy.close()
