@@ -250,7 +250,8 @@ async def test_a_closed_pipe_is_no_error(agent: MemoryAgent, path: Path) -> None
     ("words", "hint"),
     [
         (["stauts"], "did you mean status?"),
-        (["open", "x", "http://127.0.0.1:1"], "later release"),
+        (["open", "x"], "SERVICE"),
+        (["close"], "NAME or --all"),
         (["top"], "later release"),
         (["status", "--jsn"], "did you mean --json?"),
         (["status", "extra"], "extra"),

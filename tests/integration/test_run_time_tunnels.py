@@ -36,7 +36,7 @@ def test_open_info_close(pair: tuple[Pair, SampleService]) -> None:
     assert (found["state"], found["configured"], found["heartbeat"]["interval_s"]) == ("online", False, 5.0)
     assert 3500 < found["expires_s"] <= 3600
     shown = agent.tunnelctl("info", "mine").stdout
-    assert "opened       at run time, for 59m" in shown
+    assert "opened       at run time, for " in shown
     taken = agent.tunnelctl("open", "mine", str(service.port))
     assert (taken.returncode, "has a tunnel named mine already" in taken.stderr) == (1, True)
     kept = agent.tunnelctl("close", "demo")

@@ -126,12 +126,19 @@ def test_every_case_of_the_table_is_seen_at_both_ends_as_it_is_direct(half: int)
     assert len(cases) > 75
 
     async def compare() -> None:
-        async with echo_service() as service:
-            direct = await _table(f"ws://127.0.0.1:{service.port}/", service, cases)
-            service.seen.clear()
-            async with through(f"http://127.0.0.1:{service.port}") as world:
-                tunnelled = await _table(world.url, service, cases)
-        differing = {name: (direct[name], tunnelled[name]) for name in direct if direct[name] != tunnelled[name]}
+        left = cases
+        async with echo_service() as service, through(f"http://127.0.0.1:{service.port}") as world:
+            # What a service makes of a message and a close frame that come together is a race of its own, direct as
+            # well: a case that differs is asked again, and one that always differs is the tunnel's doing.
+            for _ in range(3):
+                service.seen.clear()
+                direct = await _table(f"ws://127.0.0.1:{service.port}/", service, left)
+                service.seen.clear()
+                tunnelled = await _table(world.url, service, left)
+                left = [case for case in left if direct[case.name] != tunnelled[case.name]]
+                if not left:
+                    return
+        differing = {case.name: (direct[case.name], tunnelled[case.name]) for case in left}
         assert not differing, "\n".join(f"{name}\n  direct {a}\n  tunnel {b}" for name, (a, b) in differing.items())
 
     with asyncio.Runner(loop_factory=FACTORIES[half % len(FACTORIES)], debug=True) as runner:

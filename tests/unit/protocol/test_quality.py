@@ -93,7 +93,7 @@ def test_what_is_not_connected_is_down_and_keeps_its_history() -> None:
 
 def test_other_thresholds_hold_at_once() -> None:
     quality, now = measured([0.02] * 3)
-    quality.thresholds = QualityConfig.model_validate({"excellent": {"rtt": "10ms", "jitter": "1ms", "loss": "1%"}})
+    quality.thresholds = QualityConfig.model_validate({"excellent": {"rtt": "10ms", "jitter": "10ms", "loss": "1%"}})
     assert quality.read(now, connected=True).reason == "p95 rtt 20 ms > 10 ms"
 
 

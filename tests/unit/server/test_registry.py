@@ -202,10 +202,10 @@ def test_a_name_that_somebody_waits_for_is_kept() -> None:
 def test_other_bounds_hold_for_names_that_are_known() -> None:
     registry = make(max_tunnels=1, max_waiting=1)
     tunnel = registry.claim("a", 0)
-    registry.configure(max_tunnels=2, max_waiting=0)
+    registry.configure(max_tunnels=2, max_waiting=0, quality=QualityConfig())
     with pytest.raises(VisitorError):
         tunnel.wait(lambda: None)
     registry.claim("b", 0)
-    registry.configure(max_tunnels=1, max_waiting=5)
+    registry.configure(max_tunnels=1, max_waiting=5, quality=QualityConfig())
     assert len(registry) == 2  # nobody is thrown out
     assert registry.find("a") is tunnel
