@@ -24,6 +24,8 @@ from tests.support.visitors import Curl, RawVisitor, request_id
 # curl's exit statuses for a body that was cut: 18 (bytes or the last chunk missing), 56 (reset)
 ABORTED = {18, 56}
 FAST = {"heartbeat": {"interval": "1s", "timeout": "1s"}}
+# What a loss ends at once: with resume (tests/chaos) most of it goes on.
+AT_ONCE = {"resume": {"grace": 0}}
 BOUND = 2.0
 SLACK = 1.0  # a shared machine's scheduling
 
@@ -48,7 +50,7 @@ def listen(pair: Pair, name: str) -> Curl:
 
 
 def test_a_killed_agent_aborts_bodies_and_comes_back(make_pair: MakePair, own: SampleService) -> None:
-    pair: Pair = make_pair({"app": own.url}, server={"limits": {"hold": "200ms"}})
+    pair: Pair = make_pair({"app": own.url}, server={**AT_ONCE, "limits": {"hold": "200ms"}})
     agent, server = pair.processes
     curl = listen(pair, "lives")
     slow = Curl(pair.url("app", "/bytes?n=900000000"), "--limit-rate", "1M", "-o", "/dev/null")
@@ -80,7 +82,7 @@ def test_a_visitor_is_held_while_the_agent_comes_back(make_pair: MakePair, own: 
 
 
 def test_a_killed_server_is_found_again(make_pair: MakePair, own: SampleService) -> None:
-    pair: Pair = make_pair({"app": own.url})
+    pair: Pair = make_pair({"app": own.url}, server=AT_ONCE)
     curl = listen(pair, "cut")
     pair.server.process.kill()
     assert curl.wait() in ABORTED
@@ -106,7 +108,7 @@ def noticed(process: Process, since: float, mark: int, tunnel: str = "app") -> N
 
 
 def test_a_stopped_agent_is_noticed_by_the_server(make_pair: MakePair, own: SampleService) -> None:
-    pair: Pair = make_pair({"app": own.url}, server={**FAST, "limits": {"hold": "200ms"}}, agent=FAST)
+    pair: Pair = make_pair({"app": own.url}, server={**FAST, **AT_ONCE, "limits": {"hold": "200ms"}}, agent=FAST)
     agent, server = pair.processes
     agent.wait_line("💓 Heartbeat acknowledged for app")
     server.wait_line("💓 Heartbeat acknowledged for app")
@@ -124,7 +126,7 @@ def test_a_stopped_agent_is_noticed_by_the_server(make_pair: MakePair, own: Samp
 
 
 def test_a_stopped_server_is_noticed_by_the_agent(make_pair: MakePair, own: SampleService) -> None:
-    pair: Pair = make_pair({"app": own.url}, server=FAST, agent=FAST)
+    pair: Pair = make_pair({"app": own.url}, server={**FAST, **AT_ONCE}, agent=FAST)
     agent, server = pair.processes
     agent.wait_line("💓 Heartbeat acknowledged for app")
     curl = listen(pair, "silent")
