@@ -114,7 +114,9 @@ def test_a_wrong_ca_is_told_and_visitors_are_told_offline(
 
 
 def test_a_pulled_cable_is_noticed_by_both(make_pair: MakePair, own: SampleService, folder: Path) -> None:
-    pair: Pair = make_pair({"app": own.url}, server={**FAST, "resume": {"grace": 0}, "limits": {"hold": "0.2s"}}, agent=FAST)
+    pair: Pair = make_pair(
+        {"app": own.url}, server={**FAST, "resume": {"grace": 0}, "limits": {"hold": "0.2s"}}, agent=FAST
+    )
     cable = Cable(pair.server.tunnel_port)
     settings = {**FAST, "server": {"url": f"ws://127.0.0.1:{cable.port}"}}
     agent = Agent(folder, pair.server, {"far": own.url}, settings=settings, name="far")
