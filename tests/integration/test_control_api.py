@@ -32,7 +32,7 @@ def agent() -> MemoryAgent:
 
 @pytest.fixture
 async def path(agent: MemoryAgent, folder: Path) -> AsyncIterator[Path]:
-    async with ControlServer(create_app(agent), folder / "c.sock", readonly_socket=folder / "r.sock"):
+    async with ControlServer(lambda: create_app(agent), folder / "c.sock", readonly_socket=folder / "r.sock"):
         yield folder / "c.sock"
 
 
@@ -281,7 +281,7 @@ async def test_openapi_lists_every_call_and_every_answer(client: httpx.AsyncClie
 
 
 async def test_stop_ends_event_streams_and_leaves_nothing(agent: MemoryAgent, folder: Path) -> None:
-    server = ControlServer(create_app(agent), folder / "c.sock", mode=0o600)
+    server = ControlServer(lambda: create_app(agent), folder / "c.sock", mode=0o600)
     await server.start()
     assert stat.S_IMODE((folder / "c.sock").stat().st_mode) == 0o600
     reader, writer = await asyncio.open_unix_connection(folder / "c.sock")
@@ -302,8 +302,8 @@ async def test_stop_ends_event_streams_and_leaves_nothing(agent: MemoryAgent, fo
 async def test_a_reader_that_reads_nothing_does_not_hold_the_stop_up(
     agent: MemoryAgent, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tunneld.control.listener.GRACE", 0.05)
-    async with ControlServer(create_app(agent), folder / "c.sock"):
+    monkeypatch.setattr("tunneld.control.serving.GRACE", 0.05)
+    async with ControlServer(lambda: create_app(agent), folder / "c.sock"):
         reader, writer = await asyncio.open_unix_connection(folder / "c.sock", limit=1024)
         writer.write(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await agent.subscribed.wait()
@@ -335,12 +335,12 @@ async def test_bad_requests_end_their_own_connection(path: Path, client: httpx.A
 
 async def test_failing_to_start_leaves_nothing(agent: MemoryAgent, folder: Path) -> None:
     (folder / "r.sock").write_text("not a socket")
-    server = ControlServer(create_app(agent), folder / "c.sock", readonly_socket=folder / "r.sock")
+    server = ControlServer(lambda: create_app(agent), folder / "c.sock", readonly_socket=folder / "r.sock")
     with pytest.raises(ConfigError, match=r"control\.readonly_socket"):
         await server.start()
     assert [one.name for one in folder.iterdir()] == ["r.sock"]
-    async with ControlServer(create_app(agent), folder / "c.sock"):
+    async with ControlServer(lambda: create_app(agent), folder / "c.sock"):
         with pytest.raises(ConfigError, match=f"already running as pid {os.getpid()}"):
-            await ControlServer(create_app(agent), folder / "c.sock").start()
+            await ControlServer(lambda: create_app(agent), folder / "c.sock").start()
         with socket.socket(socket.AF_UNIX) as probe:
             probe.connect(str(folder / "c.sock"))

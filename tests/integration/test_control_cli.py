@@ -69,7 +69,7 @@ def agent() -> MemoryAgent:
 
 @pytest.fixture
 async def path(agent: MemoryAgent, folder: Path) -> AsyncIterator[Path]:
-    async with ControlServer(create_app(agent), folder / "c.sock"):
+    async with ControlServer(lambda: create_app(agent), folder / "c.sock"):
         yield folder / "c.sock"
 
 
@@ -204,7 +204,7 @@ async def test_events_until_ctrl_c(agent: MemoryAgent, path: Path) -> None:
 
 
 async def test_events_as_json_and_the_agents_end(agent: MemoryAgent, folder: Path) -> None:
-    async with ControlServer(create_app(agent), folder / "c.sock"):
+    async with ControlServer(lambda: create_app(agent), folder / "c.sock"):
         process = await start("--json", "--socket", str(folder / "c.sock"), "events")
         assert process.stdout is not None
         await agent.subscribed.wait()
@@ -298,7 +298,7 @@ async def test_which_socket(agent: MemoryAgent, path: Path, folder: Path) -> Non
     wrong = await ctl("health", "--socket", str(folder / "no"), env={"TUNNELD_SOCKET": str(path)})
     assert wrong.status == 3
     assert f"/run/tunneld-x{os.getpid()}/control.sock" in (await ctl("health", "--instance", f"x{os.getpid()}")).err
-    async with ControlServer(create_app(agent), folder / "tunneld" / "control.sock"):
+    async with ControlServer(lambda: create_app(agent), folder / "tunneld" / "control.sock"):
         if not Path("/run/tunneld/control.sock").exists():
             assert (await ctl("health", env={"XDG_RUNTIME_DIR": str(folder)})).status == 0
 

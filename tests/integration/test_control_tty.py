@@ -76,7 +76,7 @@ def agent() -> MemoryAgent:
 
 @pytest.fixture
 async def path(agent: MemoryAgent, folder: Path) -> AsyncIterator[str]:
-    async with ControlServer(create_app(agent), folder / "c.sock"):
+    async with ControlServer(lambda: create_app(agent), folder / "c.sock"):
         yield str(folder / "c.sock")
 
 

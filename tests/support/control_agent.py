@@ -193,7 +193,7 @@ async def _main(path: str, streams: int) -> None:
     agent.add(*(stream_info(f"{number:08x}{'ab' * 4}", age_s=float(number)) for number in range(streams)))
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with ControlServer(create_app(agent), Path(path)):
+    async with ControlServer(lambda: create_app(agent), Path(path)):
         print("ready", flush=True)
         await stop.wait()
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tunneld.agent.daemon import AgentDaemon
 from tunneld.config.agent import AgentConfig
-from tunneld.control.app import create_app
 from tunneld.control.listener import ControlServer
-from tunneld.control.view import AgentView
 from tunneld.lifecycle import main
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 __all__ = ["AgentHost", "run"]
 
@@ -29,7 +31,7 @@ class AgentHost:
         self.agent = AgentDaemon(config, path, Path(runtime) if runtime.startswith("/") else None)
         control = config.control
         self._control = ControlServer(
-            create_app(AgentView(self.agent)),
+            self._make,
             Path(control.socket),
             mode=control.mode,
             group=control.group,
@@ -72,6 +74,13 @@ class AgentHost:
     def on_leave(self, leave: Callable[[], None]) -> None:
         """Call `leave` when the agent is asked to drain and go."""
         self.agent.leave = leave
+
+    def _make(self) -> FastAPI:
+        """In a thread, at the first connection."""
+        from tunneld.control.app import create_app
+        from tunneld.control.view import AgentView
+
+        return create_app(AgentView(self.agent))
 
 
 def run(config: AgentConfig, path: str) -> int:

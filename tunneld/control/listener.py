@@ -1,22 +1,16 @@
-"""The control API on its Unix sockets: uvicorn's HTTP protocol on sockets and shutdown of our own.
-
-uvicorn's `Server` is left out on purpose: it takes SIGINT and SIGTERM over, wakes ten times a second to look whether
-it should end, and ends the process when it cannot start. Its `Config` and its h11 protocol do all that is needed. h11
-rather than httptools, because it bounds the head and refuses a missing or doubled Host; no call here is hot.
-"""
+"""The control API on its Unix sockets."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from uvicorn.config import Config
-from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.server import ServerState
-
-from tunneld.wire.unix import BoundSocket, bind, credentials
+from tunneld.control.doors import Doors
+from tunneld.wire.unix import BoundSocket, bind
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -25,33 +19,16 @@ if TYPE_CHECKING:
 
 __all__ = ["ControlServer"]
 
-IDLE = 30.0
-"""Seconds that a connection may stand without a request."""
-MAX_CONNECTIONS = 128
-MAX_HEAD = 64 * 1024
-GRACE = 2.0
-"""Seconds that calls under way have to end when the server stops."""
-
 log = logging.getLogger("tunneld.control")
 
 
-class _ControlProtocol(H11Protocol):
-    """Puts the peer's credentials and a way to abort into the request's state; bounds a quiet first request."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        peer = credentials(transport.get_extra_info("socket"))
-        self.app_state = {**self.app_state, "peer": peer, "abort": transport.abort}
-        self.timeout_keep_alive_task = self.loop.call_later(IDLE, self.timeout_keep_alive_handler)
-
-
 class ControlServer:
-    """Serves `app` on one Unix socket, and read-only on a second one if wanted.
+    """Serves an application on one Unix socket, and read-only on a second one if wanted.
 
-    ``async with ControlServer(create_app(agent), path, group="tunneld"): …``
+    ``async with ControlServer(lambda: create_app(agent), path, group="tunneld"): …``
 
     Args:
-        app: of `create_app`.
+        make: the application; called once, in a thread, at the first connection.
         socket_path: where; see `sockets.bind` for what is made and what is refused.
         mode: permission bits of the socket (both, when there are two: a stream's path may hold a secret).
         group: name or number of the group that may use it; None leaves the process's own.
@@ -60,20 +37,19 @@ class ControlServer:
 
     def __init__(
         self,
-        app: FastAPI,
+        make: Callable[[], FastAPI],
         socket_path: Path,
         *,
         mode: int = 0o660,
         group: str | None = None,
         readonly_socket: Path | None = None,
     ) -> None:
-        self._app = app
         self._mode = mode
         self._group = group
         self._paths = [(socket_path, "control.socket", False)]
         if readonly_socket is not None:
             self._paths.append((readonly_socket, "control.readonly_socket", True))
-        self._state = ServerState()
+        self._doors = Doors(make, what="control API", log=log)
         self._bound: list[BoundSocket] = []
         self._servers: list[asyncio.Server] = []
 
@@ -83,32 +59,13 @@ class ControlServer:
         Raises:
             ConfigError: a socket cannot be made; nothing is left behind.
         """
-        config = Config(
-            self._app,
-            http=_ControlProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            date_header=False,
-            limit_concurrency=MAX_CONNECTIONS,
-            timeout_keep_alive=int(IDLE),
-            h11_max_incomplete_event_size=MAX_HEAD,
-        )
-        config.load()
         loop = asyncio.get_running_loop()
         try:
             for path, key, readonly in self._paths:
                 bound = bind(path, mode=self._mode, group=self._group, key=key)
                 self._bound.append(bound)
-                state: dict[str, Any] = {"readonly": readonly}
-
-                def protocol(state: dict[str, Any] = state) -> _ControlProtocol:
-                    return _ControlProtocol(config, self._state, state, loop)
-
-                self._servers.append(await loop.create_unix_server(protocol, sock=bound.sock))
+                door = functools.partial(self._doors.open, readonly=readonly)
+                self._servers.append(await loop.create_unix_server(door, sock=bound.sock))
         except BaseException:
             await self.stop()
             raise
@@ -127,17 +84,7 @@ class ControlServer:
             server.close()
         if len(self._servers) < len(self._bound):
             self._bound[-1].sock.close()  # bound, but its server never came to be
-        self._app.state.subscribers.close()
-        for connection in tuple(self._state.connections):
-            connection.shutdown()
-        if self._state.tasks:
-            await asyncio.wait(self._state.tasks, timeout=GRACE)
-        for connection in tuple(self._state.connections):
-            connection.transport.abort()
-        for task in tuple(self._state.tasks):
-            task.cancel()
-        if self._state.tasks:
-            await asyncio.wait(self._state.tasks, timeout=GRACE)
+        await self._doors.stop()
         for server in self._servers:
             await server.wait_closed()
         self._servers.clear()

@@ -1,28 +1,43 @@
-"""uvicorn's HTTP protocol for the admin API, on sockets and shutdown of our own (see `control.listener` for why)."""
+"""uvicorn's HTTP protocol on sockets and shutdown of our own, for both APIs: the agent's and the server's.
+
+uvicorn's `Server` is left out on purpose: it takes SIGINT and SIGTERM over, wakes ten times a second to look whether
+it should end, and ends the process when it cannot start. Its `Config` and its h11 protocol do all that is needed. h11
+rather than httptools, because it bounds the head and refuses a missing or doubled Host; no call here is hot.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from tunneld.control.listener import GRACE, IDLE, MAX_CONNECTIONS, MAX_HEAD
+from tunneld.wire.unix import credentials
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
 __all__ = ["Serving"]
 
+IDLE = 30.0
+"""Seconds that a connection may stand without a request."""
+MAX_CONNECTIONS = 128
+MAX_HEAD = 64 * 1024
+GRACE = 2.0
+"""Seconds that calls under way have to end when the server stops."""
 
-class _AdminProtocol(H11Protocol):
-    """Bounds a quiet first request; a way to abort stands in the request's state."""
+
+class _Protocol(H11Protocol):
+    """Puts a Unix peer's credentials and a way to abort into the request's state; bounds a quiet first request."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.app_state = {**self.app_state, "abort": transport.abort}
+        sock = transport.get_extra_info("socket")
+        peer = credentials(sock) if sock.family == socket.AF_UNIX else None
+        self.app_state = {**self.app_state, "peer": peer, "abort": transport.abort}
         self.timeout_keep_alive_task = self.loop.call_later(IDLE, self.timeout_keep_alive_handler)
 
 
@@ -30,16 +45,17 @@ class Serving:
     """What makes protocols for one application.
 
     Args:
-        app: to serve.
+        app: to serve. Event streams of `app.state.subscribers`, if there are such, end first when this stops.
         loop: that the connections live on; this may be made in another thread.
     """
 
     def __init__(self, app: FastAPI, loop: asyncio.AbstractEventLoop) -> None:
+        self._app = app
         self._loop = loop
         self._state = ServerState()
         self._config = Config(
             app,
-            http=_AdminProtocol,
+            http=_Protocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -53,13 +69,15 @@ class Serving:
         )
         self._config.load()
 
-    def protocol(self) -> asyncio.Protocol:
-        """For one connection."""
-        state: dict[str, Any] = {}
-        return _AdminProtocol(self._config, self._state, state, self._loop)
+    def protocol(self, state: dict[str, Any]) -> asyncio.Protocol:
+        """For one connection, whose requests carry this state."""
+        return _Protocol(self._config, self._state, state, self._loop)
 
     async def stop(self) -> None:
-        """Give calls under way `GRACE` seconds, then end every connection. Idempotent."""
+        """End event streams, give calls under way `GRACE` seconds, then end every connection. Idempotent."""
+        subscribers = getattr(self._app.state, "subscribers", None)
+        if subscribers is not None:
+            subscribers.close()
         for connection in tuple(self._state.connections):
             connection.shutdown()
         if self._state.tasks:
