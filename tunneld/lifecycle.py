@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import resource
 import signal
@@ -97,6 +98,9 @@ def main(make: Callable[[], Daemon], level: logs.Level, format: logs.Format, *, 
     """
     logs.setup(level, format)
     logs.set_burst(burst)
+    # What was imported lives as long as the process. A full collection over it took 95 ms, in which no byte moved;
+    # without it, well under one.
+    gc.freeze()
 
     async def live() -> int:
         return await serve(make())

@@ -410,7 +410,8 @@ class AgentDaemon:
         )
 
     def _stream_changed(self, kind: str, exchange: Record, reason: str) -> None:
-        self._idle.set()
+        if self.draining:
+            self._idle.set()
         if not self._listeners:
             return
         about: dict[str, Any] = {

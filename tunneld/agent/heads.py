@@ -9,12 +9,14 @@ from tunneld.config.service import Service
 from tunneld.errors import CODES
 from tunneld.protocol.headers import (
     BadHeader,
-    content_length,
     encode_head,
     from_service,
     hop_by_hop,
     lower,
+    lower_names,
+    one_length,
     valid_target,
+    without_named,
 )
 from tunneld.protocol.messages import Headers, Open
 from tunneld.wire.ws_upgrade import upgrade_fields
@@ -48,14 +50,14 @@ class Heads:
         headers: name to value; each replaces what the visitor sent under that name.
     """
 
-    __slots__ = ("_authority", "_fixed", "_replaced")
+    __slots__ = ("_authority", "_fixed", "_left_out")
 
     def __init__(self, service: Service, headers: Mapping[str, str]) -> None:
         configured = {name.lower(): value for name, value in headers.items()}
         self._authority = configured.get("host", service.authority)
         self._fixed = [("Host", self._authority)]
         self._fixed += [(name, value) for name, value in headers.items() if name.lower() != "host"]
-        self._replaced = frozenset(configured) | {"host", REQUEST_ID.lower()}
+        self._left_out = frozenset(configured) | {"host", REQUEST_ID.lower()} | hop_by_hop(())
 
     def request(self, request: Open, *, ended: bool, key: str = "") -> tuple[bytes, int]:
         """The request's head, and the length of the body that follows it (0: none), or `CHUNKED`.
@@ -72,20 +74,27 @@ class Heads:
             raise BadHeader("its method is not one that can be passed on")
         if not valid_target(request.path):
             raise BadHeader("its path has an octet that no path may have")
-        length = content_length(request.headers)
-        if ended and length:
-            raise BadHeader("it promises a body and has none")
-        ends_here = hop_by_hop(request.headers)
-        replaced = self._replaced
-        headers = self._fixed.copy()
+        names, left_out = lower_names(), self._left_out
+        passed: Headers = []
+        lengths: list[str] = []
+        connection: list[str] = []
         trailers_wanted = False
         for pair in request.headers:
-            name = lower(pair[0])
-            if name not in ends_here and name not in replaced:
-                headers.append(pair)
+            name = names[pair[0]]
+            if name not in left_out:
+                passed.append(pair)
+                if name == "content-length":
+                    lengths.append(pair[1])
             elif name == "te":
                 trailers_wanted = True  # the server lets nothing else through
-        headers.append((REQUEST_ID, request.request_id))
+            elif name == "connection":
+                connection.append(pair[1])
+        length = one_length(lengths)
+        if ended and length:
+            raise BadHeader("it promises a body and has none")
+        if connection:
+            passed = without_named(passed, connection)
+        headers = [*self._fixed, *passed, (REQUEST_ID, request.request_id)]
         if key:
             headers = upgrade_fields(headers, key)
         elif trailers_wanted:

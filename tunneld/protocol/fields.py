@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 __all__ = [
     "HOP_BY_HOP", "OUT", "BadHeader", "Headers", "Names", "content_length", "encode_head", "get", "get_all",
-    "hop_by_hop", "lower", "without_named",
+    "hop_by_hop", "lower", "lower_names", "one_length",
+    "without_named",
 ]  # fmt: skip
 
 Headers = list[tuple[str, str]]
@@ -85,6 +86,11 @@ def lower(name: str) -> str:
     return _LOWER[name]
 
 
+def lower_names() -> Mapping[str, str]:
+    """What `lower` says of each name, by subscription: for loops over many headers. Names that are new are added."""
+    return _LOWER
+
+
 def encode_head(start_line: str, headers: Sequence[tuple[str, str]]) -> bytes:
     """The octets of a head, its empty line included.
 
@@ -129,7 +135,11 @@ def content_length(headers: Iterable[tuple[str, str]]) -> int | None:
     Raises:
         BadHeader: several of them, even equal ones, or one that is not digits alone (RFC 9112 6.3).
     """
-    values = get_all(headers, "content-length")
+    return one_length(get_all(headers, "content-length"))
+
+
+def one_length(values: list[str]) -> int | None:
+    """As `content_length`, of the values that are there."""
     if not values:
         return None
     value = values[0].strip(" \t")

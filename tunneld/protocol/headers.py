@@ -22,6 +22,8 @@ from tunneld.protocol.fields import (
     get_all,
     hop_by_hop,
     lower,
+    lower_names,
+    one_length,
     without_named,
 )
 from tunneld.protocol.forwarded import client_address, continued, fresh, normal_address, valid_host
@@ -40,13 +42,16 @@ __all__ = [
     "is_encoded",
     "is_event_stream",
     "lower",
+    "lower_names",
     "normal_address",
+    "one_length",
     "path_has_dot_segment",
     "prefers_html",
     "to_service",
     "to_visitor",
     "valid_host",
     "valid_target",
+    "without_named",
 ]
 
 
@@ -57,7 +62,7 @@ def _media_type(value: str) -> str:
 def is_event_stream(headers: Iterable[tuple[str, str]]) -> bool:
     """Whether Content-Type is ``text/event-stream``, whatever its parameters."""
     value = get(headers, "content-type")
-    return value is not None and _media_type(value) == "text/event-stream"
+    return value is not None and "event-stream" in value.lower() and _media_type(value) == "text/event-stream"
 
 
 def is_encoded(headers: Iterable[tuple[str, str]]) -> bool:

@@ -347,7 +347,7 @@ class Outbox:
                 continue
             turn = TURN if queue else MAX_DATA  # alone, it need not wait for its next turn
             chunks, size, last = stream.take_turn(turn if turn < room else room)
-            again = stream.can_go_on
+            again = stream.pending > 0 and stream.can_go_on
             if again:
                 queue.append(stream)
             else:

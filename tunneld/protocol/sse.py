@@ -32,9 +32,9 @@ _DATA = re.compile(rb"(?:^|(?<=[\r\n]))data: ?([^\r\n]*)")
 
 def own_id(block: bytes) -> bytes | None:
     """The id that a block's own lines set: empty for none that is usable; None when no line sets one."""
-    if b"id" not in block:
+    if block.find(b"id") < 0:
         return None
-    values = [value for value in _ID_LINE.findall(block) if b"\0" not in value]
+    values = [value for value in _ID_LINE.findall(block) if 0 not in value]
     if not values:
         return None
     value: bytes = values[-1]
@@ -113,7 +113,7 @@ class EventCounter:
 
     def feed(self, chunk: bytes) -> bytes:
         """Watch some bytes of the stream pass; returns the same object."""
-        if self._fast and chunk.endswith(b"\n\n") and b"\r" not in chunk:
+        if self._fast and chunk.endswith(b"\n\n") and 13 not in chunk:
             if chunk.startswith(b"data:") and chunk.find(b"\n") == len(chunk) - 2:
                 self.events += 1
                 self._id = self._id_buffer
@@ -140,7 +140,7 @@ class EventCounter:
         if not chunk:
             self._fast = not (self._cr or self._part or self._data or self._own)
             return
-        if b"\r" in chunk:
+        if 13 in chunk:
             self._cr = chunk[-1] == 13
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         if self._part or self._data or self._own:
@@ -180,7 +180,7 @@ class EventCounter:
             return
         room = _LINE - len(part)
         if len(piece) > room:
-            self._nul = self._nul or b"\0" in piece[room:]
+            self._nul = self._nul or 0 in piece[room:]
             piece = piece[:room]
         self._part = part + piece
 
@@ -190,7 +190,7 @@ class EventCounter:
             self._data = True
         elif name == b"id":
             value = value.removeprefix(b" ")
-            if b"\0" not in value and not self._nul:
+            if 0 not in value and not self._nul:
                 self._own = True
                 self._id_buffer = value if len(value) <= MAX_ID else b""
                 if self._ids is not None:
@@ -234,7 +234,7 @@ class EventCounter:
             elif first == 105:  # "i"
                 if line[2:3] == b":" and line[1] == 100:
                     value = line[4:] if line[3:4] == b" " else line[3:]
-                    if b"\0" not in value:
+                    if 0 not in value:
                         own = True
                         self._id_buffer = value if len(value) <= MAX_ID else b""
                         if ids is not None:
@@ -336,14 +336,14 @@ class EventSplitter(EventCounter):
     def feed(self, chunk: bytes) -> bytes:
         """Take bytes of the service's answer; returns those that may be passed on now, maybe none."""
         size = len(chunk)
-        if self._fast and size <= self.max_event and chunk.endswith(b"\n\n") and b"\r" not in chunk:
+        if self._fast and size <= self.max_event and chunk.endswith(b"\n\n") and 13 not in chunk:
             if chunk.startswith(b"data:") and chunk.find(b"\n") == size - 2:  # one event of one line has no name
                 self.events += 1
                 self._id = self._id_buffer
                 self._recover = False
                 return chunk
             self._blocks(chunk)
-            if self._prefix and b"endpoint" in chunk:
+            if self._prefix and chunk.find(b"endpoint") >= 0:
                 return self._rewritten(chunk)
             return chunk
         return self._split(chunk)
@@ -392,7 +392,7 @@ class EventSplitter(EventCounter):
             self._watch(whole)
             if len(whole) > self.max_event:
                 self._oversize = self._oversize or self._any_oversize(whole)
-            if self._prefix and b"endpoint" in whole:
+            if self._prefix and whole.find(b"endpoint") >= 0:
                 whole = self._rewritten(whole)
         if self._held:
             self._pass_lf = False  # something stands between that CR and what comes
@@ -425,7 +425,7 @@ class EventSplitter(EventCounter):
             for match in _BLANK.finditer(held, scan):
                 cut = match.end()
         # Only a line end in this very chunk can complete a comment: without it a long one is not read again.
-        if cut < len(held) and (b"\n" in chunk or b"\r" in chunk):
+        if cut < len(held) and (10 in chunk or 13 in chunk):
             lead = _LEAD.match(held, cut)
             if lead is not None:
                 cut = lead.end()

@@ -83,6 +83,11 @@ _TABLE: dict[tuple[Direction, Event], Direction] = {
 }
 
 
+# Names of this module: looking a member up in its enumeration costs as much as a call.
+_HEAD_DUE, _BODY, _ENDED = Direction.HEAD_DUE, Direction.BODY, Direction.ENDED
+_HEAD_DUE_STOPPED, _BODY_STOPPED = Direction.HEAD_DUE_STOPPED, Direction.BODY_STOPPED
+
+
 def step(state: Direction, event: Event) -> Direction | None:
     """The state after `event`; None where the event may not happen."""
     return _TABLE.get((state, event))
@@ -122,12 +127,12 @@ class Stream:
 
     __slots__ = (
         "_credit",
+        "_first",
         "_frames",
         "_informational",
+        "_more",
         "_outbox",
         "_paused",
-        "_pending",
-        "_queue",
         "_receiving",
         "_sending",
         "_session",
@@ -138,6 +143,7 @@ class Stream:
         "handed_over",
         "id",
         "in_ready",
+        "pending",
         "queued",
         "request_id",
         "sink",
@@ -173,38 +179,35 @@ class Stream:
         self.queued = 0
         self.in_ready = False
         self.window_waits = False
-        self._receiving = Direction.HEAD_DUE if opened_here else Direction.BODY
-        self._sending = Direction.BODY if opened_here else Direction.HEAD_DUE
+        self._receiving = _HEAD_DUE if opened_here else _BODY
+        self._sending = _BODY if opened_here else _HEAD_DUE
         self._informational = 0
         self._credit = window
         self._window = ReceiveWindow(window, maximum)
-        self._queue: deque[Chunk] | None = None
+        self._first: Chunk | None = None  # what waits to be sent; nearly always one chunk, so `_more` seldom is
+        self._more: deque[Chunk] | None = None
         self._frames: Frames | None = None
-        self._pending = 0
+        #: Bytes given to `send` that no message carries yet; of frames, what they cost.
+        self.pending = 0
         self._trailers: Headers | None = None
         self._paused = False
 
     # -- what a consumer does --------------------------------------------------------------------------
 
     @property
-    def pending(self) -> int:
-        """Bytes given to `send` that no message carries yet; of frames, what they cost."""
-        return self._pending
-
-    @property
     def stuck(self) -> bool:
         """Bytes wait, and for credit: the peer's reader takes none at present."""
-        return self._pending > 0 and not self.can_go_on
+        return self.pending > 0 and not self.can_go_on
 
     @property
     def sending_ended(self) -> bool:
         """Our direction has ended, or its END waits behind its bytes."""
-        return self._sending is Direction.ENDED or self._trailers is not None
+        return self._sending is _ENDED or self._trailers is not None
 
     @property
     def receiving_ended(self) -> bool:
         """The peer's direction has ended."""
-        return self._receiving is Direction.ENDED
+        return self._receiving is _ENDED
 
     def send_head(self, status: int, headers: Headers, *, end: bool = False) -> None:
         """Send a HEAD; with `end` the answer has no body.
@@ -213,7 +216,7 @@ class Stream:
             HeadTooLarge: encoded it is over twice `max_header`; nothing was sent and the stream stands.
             LocalError: a head was sent before, or too many with 1xx.
         """
-        if self.closed or self._sending is Direction.ENDED:
+        if self.closed or self._sending is _ENDED:
             return
         informational = 100 <= status < 200 and status != 101
         after = _TABLE.get((self._sending, Event.INFORMATIONAL if informational else Event.HEAD))
@@ -229,20 +232,27 @@ class Stream:
 
     def send(self, data: bytes) -> bool:
         """Queue DATA; False asks to pause the source until `Sink.writable`. Dropped when the peer said STOP."""
-        if self._sending is not Direction.BODY or self._trailers is not None:
-            if self.closed or self._sending is Direction.ENDED:
+        if self._sending is not _BODY or self._trailers is not None:
+            if self.closed or self._sending is _ENDED:
                 return True
             raise LocalError(f"stream {self.request_id}: DATA before HEAD or after END")
         if not data:
             return not self._paused
-        if self._queue is None:
-            self._queue = deque()
-        self._queue.append(data)
-        self._pending += len(data)
-        self._outbox.budget.held += len(data)
+        if self._first is None:
+            self._first = data
+        elif self._more is None:
+            self._more = deque((data,))
+        else:
+            self._more.append(data)
+        size = len(data)
+        self.pending = pending = self.pending + size
+        outbox = self._outbox
+        outbox.budget.held += size
         if self._credit > 0 and not self.in_ready:
             self.in_ready = True
-            self._outbox.ready(self)
+            outbox.ready(self)
+        if pending < HIGH_WATER and pending <= self._credit and outbox.budget.held < outbox.budget.near_at:
+            return True
         return self._keeps_up()
 
     def send_frame(self, first: int, payload: bytes) -> bool:
@@ -253,12 +263,12 @@ class Stream:
             payload: of any length but a control frame's; what does not fit goes in pieces.
         """
         frames = self._frames
-        if frames is None or self._sending is not Direction.BODY or self._trailers is not None:
-            if self.closed or self._sending is Direction.ENDED:
+        if frames is None or self._sending is not _BODY or self._trailers is not None:
+            if self.closed or self._sending is _ENDED:
                 return True
             raise LocalError(f"stream {self.request_id}: a frame before HEAD 101 or after END")
         frames.waiting.append((first, payload))
-        self._pending += len(payload) + LEAST
+        self.pending += len(payload) + LEAST
         self._outbox.budget.held += len(payload) + LEAST
         if not self.in_ready and frames.can_go_on(self._credit):
             self.in_ready = True
@@ -267,24 +277,24 @@ class Stream:
 
     def _keeps_up(self) -> bool:
         """Whether the source may be read on, after what it gave last."""
-        if self._pending >= HIGH_WATER:
+        if self.pending >= HIGH_WATER:
             self._paused = True
             self._outbox.hurry()
             return False
-        if self._pending > self._credit or self._outbox.budget.near:  # memory is short: one piece at a time
+        if self.pending > self._credit or self._outbox.budget.near:  # memory is short: one piece at a time
             self._paused = True
             return False
         return True
 
     def send_end(self, trailers: Headers | None = None) -> bool:
         """End our direction after all that was sent; False when the trailers were too large and are left out."""
-        if self.closed or self._sending is Direction.ENDED or self._trailers is not None:
+        if self.closed or self._sending is _ENDED or self._trailers is not None:
             return True
-        if self._sending is not Direction.BODY:
+        if self._sending is not _BODY:
             raise LocalError(f"stream {self.request_id}: END before HEAD")
         fits = not trailers or self._outbox.fits(trailers)
         self._trailers = trailers if trailers and fits else []
-        if not self._pending:
+        if not self.pending:
             self._outbox.end(self, self._trailers)
             self._end_sending()
         return fits
@@ -292,9 +302,9 @@ class Stream:
     def stop(self) -> None:
         """Take no more DATA: neither `data` nor `end` is called again. The peer answers with END."""
         if self.closed or self._receiving in (
-            Direction.ENDED,
-            Direction.HEAD_DUE_STOPPED,
-            Direction.BODY_STOPPED,
+            _ENDED,
+            _HEAD_DUE_STOPPED,
+            _BODY_STOPPED,
         ):
             return
         self._receiving = _TABLE[self._receiving, Event.STOP]
@@ -313,7 +323,7 @@ class Stream:
     def took(self, count: int) -> None:
         """The consumer has taken `count` of the bytes that `Sink.data` gave it: their credit may go back."""
         if self._window.took(count) and not self.window_waits and not self.closed:
-            if self._receiving is Direction.ENDED:
+            if self._receiving is _ENDED:
                 return
             self.window_waits = True
             self._outbox.window_due(self)
@@ -323,10 +333,10 @@ class Stream:
     def release(self) -> None:
         """Drop what waits and let go of the consumer; the session has taken the stream off its table."""
         self.closed = True
-        self._sending = self._receiving = Direction.ENDED
-        self._queue = self._frames = None
-        self._outbox.budget.sub(self._pending)
-        self._pending = 0
+        self._sending = self._receiving = _ENDED
+        self._first = self._more = self._frames = None
+        self._outbox.budget.sub(self.pending)
+        self.pending = 0
         self._trailers = None
         self.sink = None
         self.when_sent = None
@@ -341,7 +351,7 @@ class Stream:
         self._receive(Event.INFORMATIONAL if informational else Event.HEAD)
         if status == 101:
             self._frames = Frames()
-        if self._receiving is not Direction.HEAD_DUE_STOPPED and self._receiving is not Direction.BODY_STOPPED:
+        if self._receiving is not _HEAD_DUE_STOPPED and self._receiving is not _BODY_STOPPED:
             sink = self.sink
             if sink is not None:
                 sink.head(status, headers)
@@ -358,7 +368,7 @@ class Stream:
         else:
             self._window.received(len(data) + COST)
             frames.order.check(data)
-        if self._receiving is Direction.BODY:
+        if self._receiving is _BODY:
             sink = self.sink
             if sink is not None:
                 sink.data(data)
@@ -367,7 +377,7 @@ class Stream:
 
     def on_end(self, trailers: Headers) -> None:
         """END came; raises RemoteError."""
-        silent = self._receiving in (Direction.HEAD_DUE_STOPPED, Direction.BODY_STOPPED)
+        silent = self._receiving in (_HEAD_DUE_STOPPED, _BODY_STOPPED)
         self._receive(Event.END)
         sink = self.sink
         if sink is not None and not silent:
@@ -376,13 +386,13 @@ class Stream:
 
     def on_stop(self) -> None:
         """STOP came: drop what waits, answer END. Ignored when our direction has ended."""
-        if self._sending is Direction.ENDED:
+        if self._sending is _ENDED:
             return
-        self._queue = None
+        self._first = self._more = None
         if self._frames is not None:
             self._frames.waiting.clear()
-        self._outbox.budget.sub(self._pending)
-        self._pending = 0
+        self._outbox.budget.sub(self.pending)
+        self.pending = 0
         self._paused = False
         self._trailers = None
         self._outbox.end(self, [])
@@ -393,44 +403,56 @@ class Stream:
 
     def on_window(self, credit: int) -> None:
         """WINDOW came; raises RemoteError ``flow_control`` on more credit than any window has."""
-        if self._sending is Direction.ENDED:
+        if self._sending is _ENDED:
             return
         self._credit += credit
         if self._credit > MAX_CREDIT:
             raise RemoteError("flow_control", f"{self._credit} bytes of credit at one time")
-        if self._pending and not self.in_ready:
+        if self.pending and not self.in_ready:
             self.in_ready = True
             self._outbox.ready(self)
-        elif self._paused and not self._pending:
+        elif self._paused and not self.pending:
             self._outbox.drained.append(self)
 
     def take_turn(self, limit: int) -> tuple[Sequence[Chunk], int, bool]:
         """Take at most `limit` bytes that credit allows: (chunks, their size, our direction ends with them)."""
         if self._frames is not None:
             return self._take_frame(self._frames, limit)
-        queue = self._queue
-        size = min(limit, self._credit, self._pending)
-        if queue is None or not size:
+        size = min(limit, self._credit, self.pending)
+        first = self._first
+        if first is None or not size:
             return (), 0, False
-        taken: list[Chunk] = []
-        left = size
-        while left:
-            chunk = queue[0]
-            if len(chunk) <= left:
-                taken.append(queue.popleft())
-                left -= len(chunk)
-            else:
-                view = memoryview(chunk)  # a large chunk goes in several turns: its rest is not copied each time
-                taken.append(view[:left])
-                queue[0] = view[left:]
-                left = 0
+        taken: Sequence[Chunk]
+        if self._more is None and size == len(first):
+            taken = (first,)
+            self._first = None
+        else:
+            taken = self._take(size)
         self._credit -= size
-        self._pending -= size
+        self.pending -= size
         self._outbox.budget.held -= size
-        if not self._pending:
-            self._queue = None
-        self._mind_source()
-        return taken, size, not self._pending and self._trailers is not None
+        if self._paused:
+            self._mind_source()
+        return taken, size, not self.pending and self._trailers is not None
+
+    def _take(self, size: int) -> list[Chunk]:
+        """Take `size` of the bytes that wait."""
+        taken: list[Chunk] = []
+        chunk, more = self._first, self._more
+        while size:
+            assert chunk is not None
+            if len(chunk) > size:
+                view = memoryview(chunk)  # a large chunk goes in several turns: its rest is not copied each time
+                taken.append(view[:size])
+                chunk = view[size:]
+                break
+            taken.append(chunk)
+            size -= len(chunk)
+            chunk = more.popleft() if more else None
+        self._first = chunk
+        if not more:
+            self._more = None
+        return taken
 
     def _take_frame(self, frames: Frames, limit: int) -> tuple[Sequence[Chunk], int, bool]:
         """Take one frame of a WebSocket, or a piece of it."""
@@ -439,14 +461,14 @@ class Stream:
             return (), 0, False
         chunks, size, freed = taken
         self._credit -= size + COST
-        self._pending -= freed
+        self.pending -= freed
         self._outbox.budget.held -= freed
         self._mind_source()
-        return chunks, size, not self._pending and self._trailers is not None
+        return chunks, size, not self.pending and self._trailers is not None
 
     def _mind_source(self) -> None:
         """Bytes have left: a source that was paused may have to be read again."""
-        if self._paused and self._pending <= LOW_WATER and self._credit > 0:
+        if self._paused and self.pending <= LOW_WATER and self._credit > 0:
             self._outbox.drained.append(self)
 
     def finish_sending(self) -> None:
@@ -456,7 +478,7 @@ class Stream:
     def grant(self, now: float, round_trip: float | None, *, short: bool = False) -> int:
         """The credit of a WINDOW that goes out now; 0 for none. See `ReceiveWindow.grant`."""
         self.window_waits = False
-        if self.closed or self._receiving is not Direction.BODY:
+        if self.closed or self._receiving is not _BODY:
             return 0
         return self._window.grant(now, round_trip, short=short)
 
@@ -472,7 +494,7 @@ class Stream:
         """Bytes wait and credit allows some of them."""
         if self._frames is not None:
             return self._frames.can_go_on(self._credit)
-        return self._pending > 0 and self._credit > 0
+        return self.pending > 0 and self._credit > 0
 
     @property
     def end_trailers(self) -> Headers:
@@ -486,9 +508,9 @@ class Stream:
         self._receiving = after
 
     def _end_sending(self) -> None:
-        self._sending = Direction.ENDED
+        self._sending = _ENDED
         self._close_if_over()
 
     def _close_if_over(self) -> None:
-        if self._sending is Direction.ENDED and self._receiving is Direction.ENDED and not self.closed:
+        if self._sending is _ENDED and self._receiving is _ENDED and not self.closed:
             self._session.finish(self)

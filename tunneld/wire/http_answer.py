@@ -17,6 +17,8 @@ IDLE, HEAD, BUSY, LINGERING, OFFERED, CLOSING, OVER = range(7)
 # Framing of an answer: not begun, no body, Content-Length, chunks, the connection's end.
 _NOT_BEGUN, _NO_BODY, _LENGTH, _CHUNKS, _CLOSE = range(5)
 _COPIED = 16 * 1024  # a chunk up to this size is copied into its frame: cheaper than three buffers
+#: The first lines of small chunks: to make one anew costs as much as to write it.
+_CHUNK_LINES = [b"%x\r\n" % size for size in range(1024)]
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}" for status in HTTPStatus}
 
 
@@ -132,7 +134,8 @@ class AnswerSide(asyncio.Protocol):
         size = len(data)
         if framing == _CHUNKS:
             if size <= _COPIED:
-                self._write(b"%x\r\n%b\r\n" % (size, data))
+                line = _CHUNK_LINES[size] if size < len(_CHUNK_LINES) else b"%x\r\n" % size
+                self._write(b"".join((line, data, b"\r\n")))
             elif self.transport is not None and self._phase == BUSY:
                 self._uncork()
                 self._written += size

@@ -135,7 +135,9 @@ class AnswerReader:
     def feed(self, data: bytes) -> None:
         """Take the next bytes; raises `BadAnswer`, after which the reader must not be fed."""
         mode = self._mode
-        if mode is _CLOSE_MODE:
+        if mode is _LINE_MODE:
+            self._chunked(data)
+        elif mode is _CLOSE_MODE:
             self._sink.answer_data(data)
         elif mode is _LENGTH_MODE:
             self._body(data)

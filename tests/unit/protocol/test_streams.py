@@ -147,7 +147,7 @@ def test_no_empty_data_goes_out_and_none_may_come() -> None:
     assert agent.stream is not None
     for _ in range(1000):
         assert agent.stream.send(b"")
-    assert agent.stream._queue is None
+    assert agent.stream._first is None
     assert not joined.write("agent")
     for kind in (DATA, DATA | FIN):
         with pytest.raises(RemoteError, match="empty DATA"):
