@@ -81,7 +81,8 @@ def test_the_server_counts_what_happened(pair: tuple[Pair, SampleService]) -> No
         assert httpx.get(made.url("demo", "/")).status_code < 500
     assert httpx.get(made.url("gone", "/")).status_code == 502
     found = values(scrape_server(made))
-    assert found["tunneld_tunnels", "online"] == 2
+    assert (found["tunneld_tunnels", "online"], found["tunneld_tunnels", "degraded"]) == (1, 1)
+    assert found["tunneld_service_probe_seconds_count",] >= 2
     assert found["tunneld_streams_opened_total",] == 4
     assert sum(value for key, value in found.items() if key[0] == "tunneld_streams_ended_total") == 4
     assert found["tunneld_first_byte_seconds_count",] == 4

@@ -327,10 +327,8 @@ class AgentDaemon:
             legacy=self._legacies.pop(config.name, None),
         )
         task = self._group.create_task(tunnel.run(), name=f"tunnel {config.name}")
-        self._running[config.name] = Running(tunnel, task, self._checking(tunnel))
-
-    def _checking(self, tunnel: AgentTunnel) -> asyncio.Task[None]:
-        return self._group.create_task(_check_service(tunnel), name=f"service check {tunnel.name}")
+        check = self._group.create_task(tunnel.check.run(), name=f"service check {config.name}")
+        self._running[config.name] = Running(tunnel, task, check)
 
     def _close(self, name: str, reason: str) -> None:
         running = self._running.pop(name)
@@ -365,12 +363,7 @@ class AgentDaemon:
         retuned = {tunnel.name for tunnel in changes.retuned}
         for tunnel in config.tunnels:
             if tunnel.name in retuned or changes.sections & {"resume", "reconnect"}:
-                running = self._running[tunnel.name]
-                was = running.tunnel.config.service_check
-                running.tunnel.update(tunnel, config)
-                if tunnel.service_check != was:
-                    running.check.cancel()
-                    running.check = self._checking(running.tunnel)
+                self._running[tunnel.name].tunnel.update(tunnel, config)
             if tunnel.name in retuned:
                 applied.changed.append(f"tunnel {tunnel.name}: changed in place")
         for running in self._running.values():
@@ -478,11 +471,3 @@ def _dial(config: AgentConfig) -> Dial:
     ):  # the system's roots too: a proxy is seldom of one's own authority
         proxy_tls = client_context(also=server.ca_file)
     return Dial(server.url, agent_token(server), context if secure else None, proxy, proxy_tls)
-
-
-async def _check_service(tunnel: AgentTunnel) -> None:
-    """Look at each interval whether the service answers: the tunnel is `degraded` while it does not."""
-    while True:
-        check = tunnel.config.service_check
-        tunnel.service(await tunnel.proxy.probe(check.path))
-        await asyncio.sleep(check.interval)

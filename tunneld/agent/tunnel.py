@@ -13,6 +13,7 @@ from time import monotonic, time
 from typing import Literal
 
 from tunneld import __version__
+from tunneld.agent.checking import ServiceCheck
 from tunneld.agent.dialer import DIAL_ERRORS, DIAL_TIMEOUT, MAX_HEADER, Dial, of_dial, open_pipe
 from tunneld.agent.exchange import Exchange
 from tunneld.agent.handover import Legacy
@@ -21,7 +22,7 @@ from tunneld.agent.reconnect import Backoff, Failed, Retry, Verdict, of_close, o
 from tunneld.config.agent import AgentConfig, TunnelConfig
 from tunneld.errors import RemoteError
 from tunneld.link import CLOSE_CODES, Link
-from tunneld.protocol.handshake import check_connected, check_live
+from tunneld.protocol.handshake import check_connected, check_live, check_probe
 from tunneld.protocol.messages import (
     Connected,
     ErrorMessage,
@@ -29,6 +30,9 @@ from tunneld.protocol.messages import (
     HeartbeatSettings,
     Hello,
     Message,
+    Probe,
+    Probed,
+    ProbeSettings,
     ResumeSettings,
     Settings,
     SseSettings,
@@ -103,8 +107,11 @@ class AgentTunnel:
         self.last_pong_at: float | None = None
         self.last_error: str | None = None
         self.reconnects = 0
-        #: Why the service does not answer, while it does not; None: it does, as far as is known.
+        #: Why the service does not answer, while it does not, or the server's probe does not come back; None: all is
+        #: well, as far as is known.
         self.service_fault: str | None = None
+        #: Looks at the service; its `run` is a task of the daemon's.
+        self.check = ServiceCheck(proxy, config, self._looked)
         #: Times without a connection, and what they cost.
         self.outages = Outages()
         #: Of all its connections.
@@ -135,7 +142,10 @@ class AgentTunnel:
         self._over: asyncio.Future[Verdict] | None = None
         self._logged: Verdict | None = None  # the log says it already
         self._kick = asyncio.Event()
-        self._told: tuple[HeartbeatSettings | None, SseSettings | None] = (None, None)
+        self._told: tuple[HeartbeatSettings | None, SseSettings | None, ProbeSettings | None] = (None, None, None)
+        self._looked_fault: str | None = None  # what the last look at the service found
+        self._way_fault: str | None = None  # what the server says of its last probe
+        self._proved = False  # a probe went the whole way and back
         self._closing = False
         self._silent = False
 
@@ -280,10 +290,22 @@ class AgentTunnel:
         self.quality.thresholds = agent.quality
         self._backoff.update(agent.reconnect.initial, agent.reconnect.max)
         self.proxy.update(config)
+        self.check.update(config)
         self._tell_wishes()
 
-    def service(self, fault: str | None) -> None:
-        """What the last check of the service found; None: it answers."""
+    def _looked(self, fault: str | None) -> None:
+        """What the last look at the service found; None: it answers."""
+        self._looked_fault = fault
+        self._service(fault or self._way_fault)
+
+    def _probed(self, said: Probed) -> None:
+        """Whether the server's probe came back to it."""
+        self._way_fault = said.fault
+        self._proved = self._proved or said.fault is None
+        self._service(self._looked_fault or self._way_fault)
+        self._stand()
+
+    def _service(self, fault: str | None) -> None:
         if fault == self.service_fault:
             return
         before, self.service_fault = self.service_fault, fault
@@ -294,8 +316,16 @@ class AgentTunnel:
             if self.last_error == before:
                 self.last_error = None
             log.info("The service of %s answers again.", self.name, extra={"tunnel": self.name})
-        if self.state in ("online", "degraded"):
-            self._set("degraded" if fault else "online")
+        self._stand()
+
+    def _stand(self) -> None:
+        """The state of a connection that stands."""
+        if self.connected_at is None or self._silent:
+            return
+        if self.service_fault is not None:
+            self._set("degraded")
+        else:
+            self._set("online" if self._proved else "connecting")
 
     @property
     def active_streams(self) -> int:
@@ -396,7 +426,7 @@ class AgentTunnel:
     def _hello(self, number: int) -> Hello:
         """Fresh, or with what it takes to resume. No connection is attached here, so the count stands still."""
         wishes = self._wishes()
-        self._told = (wishes.heartbeat, wishes.sse)
+        self._told = (wishes.heartbeat, wishes.sse, wishes.probe)
         hello = Hello(instance=self._identity.instance, dial=number, agent_version=__version__, wishes=wishes)
         if self._session is not None and self._ticket is not None:
             self._asked = True
@@ -428,6 +458,7 @@ class AgentTunnel:
             resume=ResumeSettings(self._agent.resume.grace, self._agent.resume.buffer),
             max_streams=config.limits.max_streams,
             stream_window=config.limits.stream_window,
+            probe=self.check.wish,
         )
 
     def _no_answer(self, link: Link) -> None:
@@ -458,8 +489,13 @@ class AgentTunnel:
             self._said_connected(link, message)
         elif link.session is None:
             raise RemoteError("protocol_error", f"{type(message).__name__} where connected was due")
+        elif isinstance(message, Probe):
+            self.check.asked(message.seq, link.tell)
+        elif isinstance(message, Probed):
+            self._probed(message)
         elif isinstance(message, Settings):
             check_live(message.heartbeat, message.sse, code="protocol_error")
+            check_probe(message.probe, code="protocol_error")
             self._said_settings(link, message)
         elif isinstance(message, GoAway):
             self._leaving = True
@@ -498,7 +534,7 @@ class AgentTunnel:
             self._heard(self, round_trip)
         if self._silent:
             self._silent = False
-            self._set("degraded" if self.service_fault else "online")
+            self._stand()
 
     def link_closed(self, link: Link, code: int | None, reason: str) -> None:
         """The connection is gone."""
@@ -547,8 +583,12 @@ class AgentTunnel:
         link.name = said.tunnel_id
         link.attach(session, said.received, interval=said.heartbeat.interval, timeout=said.heartbeat.timeout)
         self._log_established(said, session)
-        self.last_error = self.service_fault
-        self._set("degraded" if self.service_fault else "online")
+        self._way_fault = None
+        self.service_fault = self.last_error = self._looked_fault
+        if not said.resumed or said.probe is None:
+            self._proved = said.probe is None  # a server that does not probe leaves it at being connected
+        self.check.agreed(said.probe)
+        self._stand()
         self._tell_wishes()
         if self._draining:
             self._tell_drain()
@@ -564,7 +604,7 @@ class AgentTunnel:
     def _tell_wishes(self) -> None:
         """Say what the file wishes now, where that differs from what was said last."""
         wishes = self._wishes()
-        live = (wishes.heartbeat, wishes.sse)
+        live = (wishes.heartbeat, wishes.sse, wishes.probe)
         if self._link is not None and self._session is not None and live != self._told:
             self._told = live
             self._link.tell(Settings(*live))
@@ -614,6 +654,9 @@ class AgentTunnel:
             link.retime(said.heartbeat.interval, said.heartbeat.timeout)
         if said.sse is not None:
             self.connected.sse = said.sse
+        if said.probe is not None:
+            self.connected.probe = said.probe
+            self.check.agreed(said.probe)
 
     def _lose(self, why: str) -> None:
         """The connection is gone: keep the session for its grace, its services waiting; without grace end it."""
@@ -626,6 +669,7 @@ class AgentTunnel:
         session.detach()
         self.proxy.hold()
         self.connected_at = None
+        self.check.agreed(None)
         self._lost_at = monotonic()
         self.outages.begin(self._lost_at, time())
         self._expiry = asyncio.get_running_loop().call_later(session.settings.grace, self._grace_over)
@@ -658,6 +702,7 @@ class AgentTunnel:
         if session is None:
             return
         was_kept = self._lost_at is not None
+        self.check.agreed(None)
         self._kept_no_longer()
         self._ticket = None
         self.connected_at = None

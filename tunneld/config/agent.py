@@ -220,10 +220,15 @@ class AgentResume(ResumeConfig):
 
 
 class ServiceCheckConfig(Model):
-    """How the service is probed: GET `path` every `interval` seconds; None: a TCP connect."""
+    """How the service is probed: GET `path` every `interval` seconds; None: a TCP connect.
+
+    Attributes:
+        timeout: seconds that it has to answer; None: those of `limits.connect_timeout`.
+    """
 
     path: Annotated[str, BeforeValidator(_path)] | None = None
     interval: Interval = 30.0
+    timeout: Interval | None = None
 
 
 class AccessConfig(Model):

@@ -9,11 +9,22 @@ from dataclasses import dataclass
 from math import isfinite
 
 from tunneld.errors import RemoteError
-from tunneld.protocol.messages import Connected, HeartbeatSettings, Hello, ResumeSettings, Settings, SseSettings
+from tunneld.protocol.messages import (
+    Connected,
+    HeartbeatSettings,
+    Hello,
+    ProbeSettings,
+    ResumeSettings,
+    Settings,
+    SseSettings,
+)
 from tunneld.protocol.replay import MIN_BUFFER
 from tunneld.protocol.windows import MAX_CREDIT, MIN_WINDOW
 
-__all__ = ["Agreed", "Bounds", "agree", "agree_live", "check_connected", "check_hello", "check_live", "live_settings"]
+__all__ = [
+    "Agreed", "Bounds", "agree", "agree_live", "agree_probe", "check_connected", "check_hello", "check_live",
+    "check_probe", "live_settings",
+]  # fmt: skip
 
 _MAX_DIAL = 2**63
 _MAX_NAME = 128
@@ -43,6 +54,7 @@ class Agreed:
     resume: ResumeSettings
     max_streams: int
     stream_window: int
+    probe: ProbeSettings | None = None
 
 
 def check_hello(hello: Hello) -> None:
@@ -58,6 +70,7 @@ def check_hello(hello: Hello) -> None:
         raise RemoteError("bad_hello", "`received` must be a number from 0")
     wishes = hello.wishes
     check_live(wishes.heartbeat, wishes.sse, code="bad_hello")
+    check_probe(wishes.probe, code="bad_hello")
     if wishes.resume is not None and not (_sane(wishes.resume.grace) and wishes.resume.buffer >= 0):
         raise RemoteError("bad_hello", "`wishes.resume` out of range")
     for value in (wishes.max_streams, wishes.stream_window):
@@ -81,6 +94,7 @@ def check_connected(said: Connected, *, most_header: int) -> None:
     ):
         raise RemoteError("protocol_error", "connected with values out of range")
     check_live(said.heartbeat, said.sse, code="protocol_error")
+    check_probe(said.probe, code="protocol_error")
 
 
 def check_live(heartbeat: HeartbeatSettings | None, sse: SseSettings | None, *, code: str) -> None:
@@ -91,6 +105,12 @@ def check_live(heartbeat: HeartbeatSettings | None, sse: SseSettings | None, *, 
         raise RemoteError(code, "sse.keepalive must be seconds from 0, sse.max_event bytes from 1")
     if sse is not None and not (_sane(sse.replay) and sse.replay_buffer >= 0):
         raise RemoteError(code, "sse.replay must be seconds from 0, sse.replay_buffer bytes from 0")
+
+
+def check_probe(probe: ProbeSettings | None, *, code: str) -> None:
+    """Refuse probes that cannot be; raises RemoteError with `code`."""
+    if probe is not None and not (_sane(probe.interval) and probe.interval and _sane(probe.timeout) and probe.timeout):
+        raise RemoteError(code, "probe.interval and .timeout must be seconds above 0")
 
 
 def agree(hello: Hello, bounds: Bounds) -> Agreed:
@@ -107,6 +127,7 @@ def agree(hello: Hello, bounds: Bounds) -> Agreed:
         ),
         max_streams=min(wishes.max_streams or bounds.max_streams, bounds.max_streams),
         stream_window=max(MIN_WINDOW, min(wishes.stream_window or bounds.stream_window, bounds.stream_window)),
+        probe=agree_probe(wishes.probe, bounds),
     )
 
 
@@ -132,6 +153,13 @@ def agree_live(
             replay_buffer=events.replay_buffer,
         ),
     )
+
+
+def agree_probe(wish: ProbeSettings | None, bounds: Bounds) -> ProbeSettings | None:
+    """How a service is probed: no more often than heartbeats may go. None: the agent does not ask for it."""
+    if wish is None:
+        return None
+    return ProbeSettings(max(wish.interval, bounds.heartbeat_min), min(wish.timeout, bounds.heartbeat_max))
 
 
 def live_settings(message: Settings, bounds: Bounds) -> tuple[HeartbeatSettings, SseSettings]:

@@ -26,6 +26,9 @@ __all__ = [
     "Open",
     "Ping",
     "Pong",
+    "Probe",
+    "ProbeSettings",
+    "Probed",
     "ResumeSettings",
     "Settings",
     "SseSettings",
@@ -81,6 +84,13 @@ class ResumeSettings(msgspec.Struct, frozen=True):
     buffer: int = 4 * 1024 * 1024
 
 
+class ProbeSettings(msgspec.Struct, frozen=True):
+    """Seconds: between two probes of a service, and for a service to answer one."""
+
+    interval: float
+    timeout: float
+
+
 class Wishes(msgspec.Struct, frozen=True, omit_defaults=True):
     """What an agent would like; the server's bounds decide. None: no wish."""
 
@@ -89,6 +99,7 @@ class Wishes(msgspec.Struct, frozen=True, omit_defaults=True):
     resume: ResumeSettings | None = None
     max_streams: int | None = None
     stream_window: int | None = None
+    probe: ProbeSettings | None = None
 
 
 class Hello(msgspec.Struct, omit_defaults=True, tag="hello", tag_field="type"):
@@ -121,6 +132,7 @@ class Connected(msgspec.Struct, tag="connected", tag_field="type"):
     resume_refused: _Short | None = None
     received: _Number = 0
     server_version: _Short = ""
+    probe: ProbeSettings | None = None
 
 
 class Settings(msgspec.Struct, omit_defaults=True, tag="settings", tag_field="type"):
@@ -128,6 +140,24 @@ class Settings(msgspec.Struct, omit_defaults=True, tag="settings", tag_field="ty
 
     heartbeat: HeartbeatSettings | None = None
     sse: SseSettings | None = None
+    probe: ProbeSettings | None = None
+
+
+class Probe(msgspec.Struct, tag="probe", tag_field="type"):
+    """The server asks whether the service answers. Not counted."""
+
+    seq: _Number
+
+
+class Probed(msgspec.Struct, omit_defaults=True, tag="probed", tag_field="type"):
+    """What a probe found, told by the agent; and by the server, whether it came back. Not counted.
+
+    Attributes:
+        fault: of the agent: why the service does not answer; of the server: why the probe counts as lost. None: well.
+    """
+
+    seq: _Number
+    fault: _Words | None = None
 
 
 class Ping(msgspec.Struct, tag="ping", tag_field="type"):
@@ -166,7 +196,7 @@ class ErrorMessage(msgspec.Struct, tag="error", tag_field="type"):
     retry_after: _Seconds | None = None
 
 
-Message: TypeAlias = Hello | Connected | Settings | Ping | Pong | StreamCancel | GoAway | ErrorMessage
+Message: TypeAlias = Hello | Connected | Settings | Ping | Pong | StreamCancel | GoAway | ErrorMessage | Probe | Probed
 
 
 class Open(msgspec.Struct):
@@ -198,7 +228,9 @@ _any = msgspec.json.Decoder(dict[str, Any])
 _open = msgspec.json.Decoder(Open)
 _head = msgspec.json.Decoder(Head)
 _trailers = msgspec.json.Decoder(Headers)
-_TYPES = frozenset({"hello", "connected", "settings", "ping", "pong", "stream_cancel", "goaway", "error"})
+_TYPES = frozenset(
+    {"hello", "connected", "settings", "ping", "pong", "stream_cancel", "goaway", "error", "probe", "probed"}
+)
 _T = TypeVar("_T")
 _MAX_ID = 128
 _MAX_CLIENT = 256

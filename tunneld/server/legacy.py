@@ -144,6 +144,7 @@ class LegacyConnection:
         self.tunnel = tunnel
         tunnel.grace = 0.0  # nothing is kept of a connection that is lost
         tunnel.take(self, resumed=False)
+        tunnel.proof.begin(asked=False, resumed=False)
         tunnel.principal = self.principal
         self._write(encode_connected(self.name, tunnel.public_url))
         log.info("✓ Tunnel established: %s", self.name, extra={**self._fields(), "title": self.title})

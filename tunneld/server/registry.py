@@ -18,6 +18,7 @@ from tunneld.protocol.streams import Sink
 from tunneld.server.conflicts import Conflicts
 from tunneld.server.pacing import Paced
 from tunneld.server.principals import OPEN, Principal
+from tunneld.server.probing import Proof
 from tunneld.telemetry.metrics import LATENCY, Histogram
 from tunneld.telemetry.outages import Outages
 
@@ -118,6 +119,7 @@ class Tunnel:
         conflicts: who took the name from whom.
         outages: times without a connection, and what they cost.
         quality: of its connections.
+        proof: what the probes through it found.
         grace: the server's `resume.grace`, seconds.
         max_streams: what the session carries at most.
         connects: connections that have served it.
@@ -149,6 +151,7 @@ class Tunnel:
         "outages",
         "pace",
         "principal",
+        "proof",
         "public_url",
         "quality",
         "recover_until",
@@ -178,6 +181,7 @@ class Tunnel:
         self.kept: Kept | None = None
         self.expired: str | None = None
         self.conflicts = Conflicts()
+        self.proof = Proof()
         self.outages = Outages()
         self.grace = 0.0
         self.connects = 0
@@ -310,10 +314,12 @@ class SessionDirectory(Protocol):
 
     Attributes:
         round_trips: of the heartbeats of all its tunnels.
+        probes: seconds of the probes that came back.
         pace: given to each tunnel that is made known: what its streams' bytes are to pass through.
     """
 
     round_trips: Histogram
+    probes: Histogram
     pace: Callable[[Tunnel, str, Sink], Paced | None] | None
 
     def find(self, name: str) -> Tunnel | None:
@@ -352,6 +358,8 @@ class Registry:
     ) -> None:
         #: Round trips of all heartbeats.
         self.round_trips = Histogram(LATENCY)
+        #: Probes that came back.
+        self.probes = Histogram(LATENCY)
         self._quality = quality
         self._max_tunnels = max_tunnels
         self._max_waiting = max_waiting

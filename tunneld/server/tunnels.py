@@ -12,16 +12,28 @@ from time import monotonic, time
 from tunneld import __version__
 from tunneld.errors import RemoteError, VisitorError
 from tunneld.link import Link, Pipe
-from tunneld.protocol.handshake import Agreed, Bounds, agree, agree_live, check_hello, live_settings
+from tunneld.protocol.handshake import (
+    Agreed,
+    Bounds,
+    agree,
+    agree_live,
+    agree_probe,
+    check_hello,
+    check_probe,
+    live_settings,
+)
 from tunneld.protocol.messages import (
     Connected,
     GoAway,
     HeartbeatSettings,
     Hello,
     Message,
+    Probed,
+    ProbeSettings,
     ResumeSettings,
     Settings,
     SseSettings,
+    Wishes,
 )
 from tunneld.protocol.resume import Kept, Tokens
 from tunneld.protocol.session import Session, SessionSettings
@@ -29,6 +41,7 @@ from tunneld.protocol.windows import MemoryBudget
 from tunneld.server.conflicts import PAUSE, Conflict
 from tunneld.server.names import NameRegistry
 from tunneld.server.principals import Principal
+from tunneld.server.probing import Prober
 from tunneld.server.registry import Seen, SessionDirectory, Tunnel
 
 __all__ = ["TunnelConnection", "TunnelPolicy"]
@@ -97,6 +110,8 @@ class TunnelConnection:
         self._forget = forget
         self.principal = principal
         self._names = names
+        self._prober: Prober | None = None
+        self._probe: ProbeSettings | None = None
         self._claiming: asyncio.Task[None] | None = None
         self._since = monotonic()
         self._closed = False
@@ -112,6 +127,7 @@ class TunnelConnection:
     def replaced(self, *, resumed: bool) -> None:
         """A newer connection took the name over, and with `resumed` the session too."""
         self._stop_timer()
+        self._stop_probing()
         if resumed:
             self.session = None
         else:
@@ -163,7 +179,8 @@ class TunnelConnection:
         if self.tunnel is None or self.hello is None or self.session is None:
             return
         wishes = self.hello.wishes
-        self._apply(*agree_live(wishes.heartbeat, wishes.sse, self._policy().bounds), tell=True)
+        bounds = self._policy().bounds
+        self._apply(*agree_live(wishes.heartbeat, wishes.sse, bounds), agree_probe(wishes.probe, bounds), tell=True)
 
     # -- LinkOwner ---------------------------------------------------------------------------------------
 
@@ -175,6 +192,9 @@ class TunnelConnection:
             self._said_hello(message)
         elif self.session is None:
             raise RemoteError("bad_hello", f"{type(message).__name__} where hello was due")
+        elif isinstance(message, Probed):
+            if self._prober is not None:
+                self._prober.answered(message)
         elif isinstance(message, Settings):
             self._said_settings(message)
         elif isinstance(message, GoAway):
@@ -214,6 +234,7 @@ class TunnelConnection:
     def link_closed(self, link: Link, code: int | None, reason: str) -> None:
         """The connection is gone. The session waits for the agent, unless the agent said that it will not come back."""
         self._closed = True
+        self._stop_probing()
         self._stop_claiming()
         why = f"closed ({code}{f' {reason}' if reason else ''})" if code else "the connection was lost"
         if code in _FAULTS or ((self._leaving or self._fresh) and code in (1000, 1001)):
@@ -305,6 +326,7 @@ class TunnelConnection:
                 stream_window=settings.stream_window,
                 max_header=settings.max_header,
                 server_version=__version__,
+                probe=agreed.probe,
             )
         )
         self._fresh = not resumed
@@ -313,6 +335,24 @@ class TunnelConnection:
         self.link.attach(kept.session, received, interval=agreed.heartbeat.interval, timeout=agreed.heartbeat.timeout)
         self._log_established(hello, kept, resumed=resumed, refused=refused)
         tunnel.serve(kept.session, agreed.heartbeat, agreed.sse)
+        self._begin_probing(tunnel, agreed.probe, resumed=resumed)
+
+    def _begin_probing(self, tunnel: Tunnel, probe: ProbeSettings | None, *, resumed: bool) -> None:
+        tunnel.proof.begin(asked=probe is not None, resumed=resumed)
+        self._probe = probe
+        self._prober = Prober(
+            self.name,
+            tunnel.proof,
+            self.link.tell,
+            patience=lambda: tunnel.heartbeat.timeout,
+            times=self._registry.probes,
+        )
+        self._prober.start(probe)
+
+    def _stop_probing(self) -> None:
+        if self._prober is not None:
+            self._prober.stop()
+            self._prober = None
 
     def _heard_first(self) -> None:
         """The agent has its `connected`, and with it the newest token."""
@@ -366,13 +406,27 @@ class TunnelConnection:
     def _said_settings(self, message: Settings) -> None:
         assert self.hello is not None
         wishes = self.hello.wishes
-        said = Settings(heartbeat=message.heartbeat or wishes.heartbeat, sse=message.sse or wishes.sse)
-        wishes = type(wishes)(said.heartbeat, said.sse, wishes.resume, wishes.max_streams, wishes.stream_window)
-        self.hello.wishes = wishes
-        self._apply(*live_settings(said, self._policy().bounds), tell=True)
+        check_probe(message.probe, code="protocol_error")
+        said = Settings(
+            heartbeat=message.heartbeat or wishes.heartbeat,
+            sse=message.sse or wishes.sse,
+            probe=message.probe or wishes.probe,
+        )
+        self.hello.wishes = Wishes(
+            said.heartbeat, said.sse, wishes.resume, wishes.max_streams, wishes.stream_window, said.probe
+        )
+        bounds = self._policy().bounds
+        self._apply(*live_settings(said, bounds), agree_probe(said.probe, bounds), tell=True)
 
-    def _apply(self, heartbeat: HeartbeatSettings, sse: SseSettings, *, tell: bool) -> None:
+    def _apply(
+        self, heartbeat: HeartbeatSettings, sse: SseSettings, probe: ProbeSettings | None, *, tell: bool
+    ) -> None:
         assert self.tunnel is not None
+        if probe != self._probe and self._prober is not None:
+            self._probe = probe
+            self.tunnel.proof.asked = probe is not None
+            self.link.tell(Settings(probe=probe))
+            self._prober.start(probe)
         if (heartbeat, sse) == (self.tunnel.heartbeat, self.tunnel.sse):
             return
         if self.tunnel.connection is self:
@@ -392,6 +446,7 @@ class TunnelConnection:
         if tunnel.kept.lost_at is not None:
             return
         now = monotonic()
+        self._stop_probing()
         self.link.detach()
         tunnel.hold(now)
         tunnel.kept.lost_at = now
@@ -417,6 +472,7 @@ class TunnelConnection:
         if session is None:
             return
         self._stop_timer()
+        self._stop_probing()
         tunnel, streams = self.tunnel, len(session.streams)
         fields: dict[str, float] = {}
         if tunnel is not None:

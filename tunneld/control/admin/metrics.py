@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from time import monotonic, time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from tunneld.control.admin.models import ServerTunnelState
+from tunneld.control.admin.states import tunnel_state
 from tunneld.control.models import STREAM_KINDS
 from tunneld.protocol.quality import GRADES
 from tunneld.server.daemon import ServerDaemon
@@ -31,9 +33,12 @@ def _families(daemon: ServerDaemon) -> Iterable[Metric]:
 
 def _of_tunnels(daemon: ServerDaemon) -> Iterable[Metric]:
     tunnels, now = daemon.registry.all(), monotonic()
-    online = sum(1 for tunnel in tunnels if tunnel.online)
-    yield gauge("tunneld_tunnels", "Known tunnels by state.", ("state",), [
-        (("online",), online), (("offline",), len(tunnels) - online)
+    states = Counter(map(tunnel_state, tunnels))
+    yield gauge("tunneld_tunnels", "Known tunnels by state; online: a probe came back from the service.", ("state",), [
+        ((state,), states[state]) for state in get_args(ServerTunnelState)
+    ])  # fmt: skip
+    yield histogram("tunneld_service_probe_seconds", "From a probe's begin to its answer, the service's in it.", (), [
+        ((), daemon.registry.probes)
     ])  # fmt: skip
     yield gauge("tunneld_tunnel_connections", "Connections of agents.", (), [((), len(daemon.connections))])
     grades = Counter(tunnel.quality.read(now, connected=tunnel.online).grade for tunnel in tunnels)

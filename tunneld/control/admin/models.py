@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 Scope = Literal["agent", "read", "write"]
-ServerTunnelState = Literal["online", "resuming", "offline", "draining"]
+ServerTunnelState = Literal["connecting", "online", "degraded", "resuming", "offline", "draining"]
 
 
 class ServerHeartbeat(TypedDict):
@@ -47,7 +47,10 @@ class ServerHeartbeat(TypedDict):
 class ServerTunnel(TypedDict):
     """One known name; what an agent's `TunnelStatus` says, as the server sees it.
 
-    `service` is the agent's to know and empty here; `owner` the id of its token, `token` that one's name.
+    `service` is the agent's to know and empty here; `owner` the id of its token, `token` that one's name. `state` is
+    ``online`` once a probe came back from the service, ``connecting`` before the first, ``degraded`` with the reason in
+    `last_error` when the last did not end well; an agent of before 0.2, or of the older dialect, is not probed.
+    `probe_ms` is how long the last took.
     """
 
     name: str
@@ -65,6 +68,7 @@ class ServerTunnel(TypedDict):
     outages: OutagesStatus
     peer: str | None
     agent_version: str | None
+    probe_ms: float | None
     owner: str
     token: str
 

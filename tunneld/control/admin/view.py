@@ -21,6 +21,7 @@ from tunneld.control.admin.models import (
     ServerTunnel,
     TokenInfo,
 )
+from tunneld.control.admin.states import tunnel_state
 from tunneld.control.models import Health, Reloaded, StreamInfo
 from tunneld.control.shapes import outages_status, quality_status
 from tunneld.errors import VisitorError
@@ -61,7 +62,7 @@ class ServerView:
             "tunnels": tunnels,
             "totals": {
                 "tunnels": len(tunnels),
-                "online": sum(1 for tunnel in tunnels if tunnel["state"] == "online"),
+                "online": sum(1 for tunnel in tunnels if tunnel["state"] in ("connecting", "online", "degraded")),
                 "active_streams": len(daemon.ingress.exchanges),
                 "streams": totals.streams,
                 "bytes_in": totals.bytes_in,
@@ -290,17 +291,16 @@ def _tunnel(tunnel: Tunnel, busy: int, now: float) -> ServerTunnel:
     seen = connection.seen(now) if connection is not None else None
     principal = tunnel.principal
     waits = tunnel.kept is not None and tunnel.kept.lost_at is not None
-    state = "online" if tunnel.online else "resuming" if waits else "offline" if connection is None else "draining"
     return {
         "name": tunnel.name,
-        "state": state,  # type: ignore[typeddict-item]
+        "state": tunnel_state(tunnel),
         "tunnel_id": tunnel.name,
         "public_url": tunnel.public_url,
         "host_url": tunnel.host_url,
         "service": "",
         "connected_s": seen.connected_s if seen is not None and not waits else None,
         "reconnects": tunnel.connects - 1 if tunnel.connects else 0,
-        "last_error": None,
+        "last_error": tunnel.proof.fault,
         "active_streams": busy,
         "heartbeat": {
             "interval_s": tunnel.heartbeat.interval,
@@ -311,6 +311,7 @@ def _tunnel(tunnel: Tunnel, busy: int, now: float) -> ServerTunnel:
         "outages": outages_status(tunnel.outages),
         "peer": seen.peer if seen is not None else None,
         "agent_version": seen.agent_version if seen is not None else None,
+        "probe_ms": None if tunnel.proof.took is None else round(tunnel.proof.took * 1000, 3),
         "owner": principal.id,
         "token": "" if principal.id == OPEN_OWNER else principal.name,
     }
