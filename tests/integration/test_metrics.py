@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.daemons import Agent, Pair
@@ -65,6 +66,10 @@ def test_the_agent_counts_what_happened(pair: tuple[Pair, SampleService]) -> Non
     assert sum(value for key, value in found.items() if key[0] == "tunneld_connection_grade" and key[2] == "demo") == 1
     assert found["process_resident_memory_bytes",] > 10e6
     assert found["process_open_fds",] > 5
+    assert found["tunneld_loop_lag_seconds_count",] >= 0
+    assert 0 < found["tunneld_limit_used_ratio", "descriptors"] < 1
+    assert found["tunneld_limit_used_ratio", "tunnel_streams"] == 0
+    assert found["tunneld_streams_stalled", "demo"] == 0
 
 
 def scrape_server(made: Pair) -> str:
@@ -89,6 +94,46 @@ def test_the_server_counts_what_happened(pair: tuple[Pair, SampleService]) -> No
     assert found["tunneld_heartbeat_rtt_seconds_count",] >= 2
     assert found["tunneld_build_info", platform.python_version(), "server", __version__] == 1
     assert found["tunneld_held_bytes_limit",] == 512 << 20
+
+
+def openly(text: str) -> dict[str, float]:
+    """What OpenMetrics' own parser reads: request id of each exemplar -> its value."""
+    return {
+        sample.exemplar.labels["request_id"]: sample.exemplar.value
+        for family in openmetrics.text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.exemplar is not None
+    }
+
+
+@pytest.mark.timeout(60)
+def test_openmetrics_carries_the_ids_of_requests_where_it_is_asked_for(pair: tuple[Pair, SampleService]) -> None:
+    made, _ = pair
+    httpx.get(made.url("demo", "/"))
+    asked = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(made.agent.socket))) as client:
+        agents = client.get("http://localhost/metrics", headers=asked)
+    servers = httpx.get(f"http://127.0.0.1:{made.server.admin_port}/metrics", headers=asked, timeout=15)
+    for answer in (agents, servers):
+        assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+        assert answer.text.endswith("# EOF\n")
+        found = openly(answer.text)
+        assert len(found) == 1
+        ((request_id, seconds),) = found.items()
+        assert len(request_id) == 32
+        assert 0 < seconds < 10
+
+
+@pytest.mark.timeout(60)
+def test_how_long_a_cancel_takes_is_counted_at_both_ends(pair: tuple[Pair, SampleService]) -> None:
+    made, _ = pair
+    with httpx.stream("GET", made.url("demo", "/quiet"), headers={"Accept": "text/event-stream"}) as answer:
+        next(answer.iter_bytes())
+    made.agent.process.wait_line("🧹 Cleaned up stream", timeout=15)
+    agents, servers = values(scrape(made.agent)), values(scrape_server(made))
+    assert agents["tunneld_cancel_seconds_count",] == servers["tunneld_cancel_seconds_count",] == 1
+    assert 0 < agents["tunneld_cancel_seconds_sum",] < 0.25
+    assert 0 < servers["tunneld_cancel_seconds_sum",] < 2  # the agent's ACK does not wait for its timer
 
 
 @pytest.mark.timeout(60)

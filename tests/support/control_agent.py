@@ -179,8 +179,8 @@ class MemoryAgent:
         was, self.level = self.level, level
         return was
 
-    def metrics(self) -> bytes:
-        return b"# HELP tunneld_tunnels Tunnels.\n"
+    def metrics(self, accept: str = "") -> tuple[bytes, str]:
+        return b"# HELP tunneld_tunnels Tunnels.\n", "text/plain; version=0.0.4; charset=utf-8"
 
     def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         self.listeners.add(listener)

@@ -29,6 +29,7 @@ from tunneld.errors import ConfigError, VisitorError
 from tunneld.lifecycle import raise_descriptor_limit, warn_about_descriptors
 from tunneld.protocol.windows import Holders, MemoryBudget
 from tunneld.telemetry import logs
+from tunneld.telemetry.lag import LoopLag
 from tunneld.telemetry.metrics import StreamCounts
 from tunneld.wire.tls import client_context
 
@@ -93,6 +94,8 @@ class AgentDaemon:
         self.totals = [0, 0, 0]
         #: Of all tunnels, for the metrics.
         self.counts = StreamCounts()
+        #: How late this process runs what is due.
+        self.lag = LoopLag()
         self._events_of_gone = 0
         #: Whose bytes this process holds, against `limits.memory`.
         self.holders = Holders(MemoryBudget(config.limits.memory))
@@ -131,6 +134,8 @@ class AgentDaemon:
         for key in later_keys(self.config):
             log.warning("%s has no effect yet: its work comes with a later version.", key, extra={"key": key})
         self._stack.callback(WakeWatch(self._woke).close)
+        self.lag.start()
+        self._stack.callback(self.lag.stop)
         if self._runtime is not None and (estate := handover.take(self._runtime)) is not None:
             self._identity = Identity(estate.instance, itertools.count(estate.dial + 1))
             self._legacies = dict(estate.tunnels)

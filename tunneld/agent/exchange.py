@@ -83,6 +83,11 @@ class Exchange(Record):
         self._ending = ""  # why it ends, while the last of the answer is being sent
         self._trailers: Headers = []  # of the upload, while there is no connection
 
+    @property
+    def stuck(self) -> bool:
+        """Bytes of the answer wait, and their reader takes none at present."""
+        return self._stream.stuck
+
     # -- ends from outside -----------------------------------------------------------------------------
 
     def cancel(self, reason: str) -> None:
@@ -259,6 +264,7 @@ class Exchange(Record):
 
     def cancelled(self, reason: str) -> None:
         """See `Sink`."""
+        self._proxy.cancel_came()
         self._end(reason)
         self._over(reason)
 
@@ -300,7 +306,7 @@ class Exchange(Record):
                 self._proxy.answers.add(self)
             return
         self._proxy.answers.discard(self)
-        self._proxy.counts.first_byte.observe(time.monotonic() - self.started)
+        self._proxy.counts.first_byte.observe(time.monotonic() - self.started, self.request_id)
         self._answered = True
         self._head = None
         self.state = "streaming"
@@ -326,7 +332,7 @@ class Exchange(Record):
         except HeadTooLarge:
             raise BadAnswer("answer_too_large", "its head is over the limit once encoded") from None
         proxy.answers.discard(self)
-        proxy.counts.first_byte.observe(time.monotonic() - self.started)
+        proxy.counts.first_byte.observe(time.monotonic() - self.started, self.request_id)
         self._connection = self._head = None
         reader = connection.reader
         socket = SocketExchange(proxy, self, stream, connection.hand_over())

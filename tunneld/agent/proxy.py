@@ -243,6 +243,14 @@ class Proxy:
         self.hops.discard(hop)
         self._hop_gone.set()
 
+    def cancel_came(self) -> None:
+        """The server cancels a stream: count how long it takes until its connection to the service is closed.
+
+        What is aborted in this turn of the loop is closed in the next, before what is asked for after it.
+        """
+        loop, began = asyncio.get_running_loop(), time.monotonic()
+        loop.call_soon(lambda: loop.call_soon(lambda: self.counts.cancels.observe(time.monotonic() - began)))
+
     def over(self, exchange: Exchange | SocketExchange) -> None:
         """An exchange has let go of its connection; it calls this once."""
         if isinstance(exchange, Exchange):
@@ -255,7 +263,7 @@ class Proxy:
         totals.bytes_out += exchange.bytes_out
         totals.events += exchange.events
         self._count(exchange.reason)
-        self.counts.over(exchange.kind, exchange.reason, time.monotonic() - exchange.started)
+        self.counts.over(exchange.kind, exchange.reason, time.monotonic() - exchange.started, exchange.request_id)
         if exchange.reason == "done":
             self._failing = ""
         self._log_end(exchange)

@@ -79,6 +79,11 @@ class Record:
         """As EventSource would know it; None when there is none."""
         return None if self.counter is None else self.counter.last_event_id
 
+    @property
+    def stuck(self) -> bool:
+        """Bytes of the answer wait, and their reader takes none at present."""
+        return False
+
     def fields(self, now: float) -> dict[str, Any]:
         """What the control API shows of a stream; `now` is monotonic seconds."""
         return {
@@ -95,4 +100,5 @@ class Record:
             "bytes_out": self.bytes_out,
             "events": self.events,
             "last_event_id": self.last_event_id,
+            "stalled": self.stuck,
         }

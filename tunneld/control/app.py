@@ -20,7 +20,6 @@ from tunneld.control.events import EventStream, Subscribers
 from tunneld.control.facade import AgentFacade
 from tunneld.control.guard import Guard, Problem, audit
 from tunneld.errors import ConfigError
-from tunneld.telemetry.metrics import CONTENT_TYPE
 
 __all__ = ["create_app"]
 
@@ -74,9 +73,10 @@ def _add_reads(app: FastAPI, agent: AgentFacade) -> None:
         return Problem("no_such_stream", f"no stream {request_id}") if found is None else json_answer(found)
 
     @app.get("/metrics", responses=text_docs(docs(models.Problem)), response_class=Response)
-    async def metrics() -> Response:
-        """What the agent counts, for Prometheus."""
-        return Response(agent.metrics(), media_type=CONTENT_TYPE)
+    async def metrics(request: Request) -> Response:
+        """What the agent counts, for Prometheus; as OpenMetrics, with exemplars, where `Accept` asks for it."""
+        text, kind = agent.metrics(request.headers.get("accept", ""))
+        return Response(text, headers={"Content-Type": kind})
 
     events_docs = docs(models.Event, "too_many_subscribers")
     events_docs[200] = {

@@ -81,8 +81,9 @@ class AgentFacade(Protocol):
     def set_log_level(self, level: LogLevelName) -> str:
         """Log from this level on, until the next reload; return the level that held."""
 
-    def metrics(self) -> bytes:
-        """Return the numbers of the agent as Prometheus's text."""
+    def metrics(self, accept: str = "") -> tuple[bytes, str]:
+        """Return the numbers of the agent as Prometheus's text, or as OpenMetrics where `accept` asks for it, and its
+        media type."""
 
     def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         """Call `listener` for each event from now on, until the returned function is called.

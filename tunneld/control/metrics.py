@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, get_args
 from tunneld.agent.daemon import AgentDaemon
 from tunneld.control.models import STREAM_KINDS, TunnelState
 from tunneld.protocol.quality import GRADES
-from tunneld.telemetry.metrics import counter, gauge, histogram, render
+from tunneld.telemetry.metrics import counter, descriptors, gauge, histogram, near, render
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -22,9 +22,10 @@ _STATES: tuple[str, ...] = get_args(TunnelState)
 _TUNNEL = ("tunnel",)
 
 
-def agent_metrics(daemon: AgentDaemon) -> bytes:
-    """Prometheus's text for a running agent. `tunnel` is a label: the configuration bounds how many there are."""
-    return render(lambda: _families(daemon), role="agent", started=time() - (monotonic() - daemon.started))
+def agent_metrics(daemon: AgentDaemon, accept: str = "") -> tuple[bytes, str]:
+    """Prometheus's text for a running agent, and its type. `tunnel` is a label: the configuration bounds how many."""
+    started = time() - (monotonic() - daemon.started)
+    return render(lambda: _families(daemon), role="agent", started=started, accept=accept)
 
 
 def _families(daemon: AgentDaemon) -> Iterable[Metric]:
@@ -38,6 +39,15 @@ def _families(daemon: AgentDaemon) -> Iterable[Metric]:
         ((), budget.held)
     ])  # fmt: skip
     yield gauge("tunneld_memory_limit_bytes", "The most that may wait: limits.memory.", (), [((), budget.limit)])
+    streams = [(tunnel.active_streams, tunnel.config.limits.max_streams) for tunnel in tunnels]
+    fullest = max(streams, key=_share, default=(0, 0))
+    yield near([("memory", budget.held, budget.limit), ("tunnel_streams", *fullest), descriptors()])
+    yield histogram("tunneld_loop_lag_seconds", "How late timers run.", (), [((), daemon.lag.seen)])
+
+
+def _share(pair: tuple[int, int]) -> float:
+    used, most = pair
+    return used / most if most else 0.0
 
 
 def _of_tunnels(tunnels: list[AgentTunnel]) -> Iterable[Metric]:
@@ -47,7 +57,7 @@ def _of_tunnels(tunnels: list[AgentTunnel]) -> Iterable[Metric]:
     yield gauge("tunneld_tunnel_up", "1 while connected, whatever its service does.", _TUNNEL, [
         ((tunnel.name,), tunnel.state in ("online", "degraded", "draining")) for tunnel in tunnels
     ])  # fmt: skip
-    yield gauge("tunneld_service_up", "1 while the last check of the service went well.", _TUNNEL, [
+    yield gauge("tunneld_service_up", "1 while the service answers, probed through the whole tunnel.", _TUNNEL, [
         ((tunnel.name,), tunnel.service_fault is None) for tunnel in tunnels
     ])  # fmt: skip
     yield counter("tunneld_reconnects", "Connections after the first.", _TUNNEL, [
@@ -93,6 +103,12 @@ def _of_streams(daemon: AgentDaemon, tunnels: list[AgentTunnel]) -> Iterable[Met
     ])  # fmt: skip
     yield histogram("tunneld_first_byte_seconds", "From a request's begin to the head of the service's answer.", (), [
         ((), counts.first_byte)
+    ])  # fmt: skip
+    yield histogram("tunneld_cancel_seconds", "From a cancel's arrival until the service's connection is closed.", (), [
+        ((), counts.cancels)
+    ])  # fmt: skip
+    yield gauge("tunneld_streams_stalled", "Streams whose reader takes nothing that waits.", _TUNNEL, [
+        ((tunnel.name,), sum(1 for each in tunnel.proxy.exchanges.values() if each.stuck)) for tunnel in tunnels
     ])  # fmt: skip
     streams, received, sent = daemon.sums()
     yield counter("tunneld_streams_opened", "Streams since the start.", (), [((), streams)])

@@ -200,7 +200,10 @@ class Status(TypedDict):
 
 
 class StreamInfo(TypedDict):
-    """One visitor's request that is under way; `path` is as the service sees it, with its query."""
+    """One visitor's request that is under way; `path` is as the service sees it, with its query.
+
+    `stalled`: bytes wait that its reader does not take.
+    """
 
     request_id: str
     tunnel: str
@@ -215,6 +218,7 @@ class StreamInfo(TypedDict):
     bytes_out: int
     events: int
     last_event_id: str | None
+    stalled: NotRequired[bool]
 
 
 class Streams(TypedDict):

@@ -167,9 +167,9 @@ class AgentView:
         logs.set_level(level)
         return before
 
-    def metrics(self) -> bytes:
-        """Prometheus's text."""
-        return agent_metrics(self._daemon)
+    def metrics(self, accept: str = "") -> tuple[bytes, str]:
+        """Prometheus's text, and its media type."""
+        return agent_metrics(self._daemon, accept)
 
     def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         """Call `listener` for each event."""

@@ -58,6 +58,7 @@ class Outbox:
         woken: `wake` was called, and `next` has not said since that there is nothing.
         unconfirmed: id of each stream cancelled here -> number of the message that said so, None before it
             was handed over. The ids are in use until the peer has acknowledged that message.
+        confirming: the same ids -> what to call once it has.
     """
 
     __slots__ = (
@@ -72,6 +73,7 @@ class Outbox:
         "_windows",
         "attached",
         "budget",
+        "confirming",
         "drained",
         "hurry",
         "replayed",
@@ -88,6 +90,7 @@ class Outbox:
         self.woken = False
         self.replayed = 0  # bytes that the last attach had to send again
         self.unconfirmed: dict[int, int | None] = {}
+        self.confirming: dict[int, Callable[[], None]] = {}
         self._most = 2 * max_header
         self._replay = replay
         self._retransmit: deque[tuple[int, bytes]] = deque()
@@ -124,6 +127,7 @@ class Outbox:
         for queue in (self._control, self._windows, self._cancels, self._ready, self.drained):
             queue.clear()
         self.unconfirmed.clear()
+        self.confirming.clear()
         self._stale = 0
         if self._replay is not None:
             self._replay.clear()
@@ -181,16 +185,21 @@ class Outbox:
         self._windows.append(stream)
         self.want_write()
 
-    def cancel(self, stream: Stream, payload: bytes, *, holds_id: bool) -> None:
+    def cancel(
+        self, stream: Stream, payload: bytes, *, holds_id: bool, confirmed: Callable[[], None] | None = None
+    ) -> None:
         """Queue the `stream_cancel` of a stream that was `drop`ped.
 
         Args:
             stream: which.
             payload: the message.
             holds_id: the id is in use until the peer has acknowledged it.
+            confirmed: called once it has; None: nobody asks.
         """
         if holds_id and self._replay is not None:
             self.unconfirmed[stream.id] = None
+            if confirmed is not None:
+                self.confirming[stream.id] = confirmed
         self._cancels.append((stream.id, payload))
         self.want_write()
 
@@ -245,6 +254,8 @@ class Outbox:
             if number is None or number > count:
                 break
             del unconfirmed[stream_id]
+            if (confirmed := self.confirming.pop(stream_id, None)) is not None:
+                confirmed()
         if self._ready and not replay.full:  # it may have been
             self.want_write()
 

@@ -129,7 +129,7 @@ class ReplayBuffer:
         return self._ack_at
 
     def ack_now(self) -> None:
-        """The time of `ack_at` has come, as far as a timer can tell: an ACK is due whatever the clock says."""
+        """Whatever the clock says, an ACK of what was counted is due: it is urgent, or its time has come."""
         if self._ack_at is not None:
             self._ack_at = -inf
 

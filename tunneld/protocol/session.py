@@ -106,6 +106,8 @@ class Session:
         self._high = 0
         self._passed = 0  # ids that `_high` has gone past
         self._refusing = False
+        #: Called for each cancel from this side; what it returns is called once the peer has it. None: nobody asks.
+        self.cancelling: Callable[[], Callable[[], None]] | None = None
         #: Called when an ACK came; a process that is about to hand the session over waits for it.
         self.acknowledged: Callable[[], None] = _nothing
 
@@ -274,7 +276,8 @@ class Session:
         self._forget(stream)
         if stream.handed_over:  # else the peer never hears of it
             payload = encode(StreamCancel(stream.request_id, reason))
-            self._outbox.cancel(stream, payload, holds_id=self._accept is None)
+            confirmed = self.cancelling() if self.cancelling is not None else None
+            self._outbox.cancel(stream, payload, holds_id=self._accept is None, confirmed=confirmed)
 
     def finish(self, stream: Stream) -> None:
         """Both directions have ended."""
@@ -365,6 +368,9 @@ class Session:
             return
         if self._replay is not None:
             self._replay.count(len(message.request_id) + 64, now)
+            if self._accept is not None:  # the server measures by it how long a cancel takes
+                self._replay.ack_now()
+                self._outbox.want_write()
         stream = self._by_request.get(message.request_id)
         if stream is None:
             return

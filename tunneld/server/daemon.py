@@ -29,6 +29,7 @@ from tunneld.server.principals import Principal
 from tunneld.server.registry import Registry
 from tunneld.server.tunnels import TunnelConnection, TunnelPolicy
 from tunneld.telemetry import logs
+from tunneld.telemetry.lag import LoopLag
 from tunneld.wire.http1 import RequestHead
 from tunneld.wire.ws_accept import Acceptance
 
@@ -65,6 +66,7 @@ class ServerDaemon:
         self.config = config
         self.path = path
         self.started = monotonic()
+        self.lag = LoopLag()
         self.connections: set[TunnelConnection | LegacyConnection] = set()
         self.registry: Registry
         self.ingress: Ingress
@@ -118,6 +120,7 @@ class ServerDaemon:
         await self._listeners.serve(lambda listener, tls: self.ingress.protocol_factory(listener, tls=tls))
         for listener, address in self.listening:
             log.info("Listening on %s for %s", address, " and ".join(listener.serve), extra={"address": address})
+        self.lag.start()
 
     async def drain(self) -> None:
         """Take no new visitors, tell the agents to go; return when every open stream has ended."""
@@ -134,6 +137,7 @@ class ServerDaemon:
 
     async def stop(self) -> None:
         """End what is open with reason `shutdown`, visibly; return when every connection is gone."""
+        self.lag.stop()
         if not hasattr(self, "_legacy"):  # `start` failed, let go of what it had, and said why
             return
         self._begin_drain()

@@ -310,7 +310,7 @@ class Exchange(Visit):
             replays = self._ingress.replays
             self._recording = replays.record(self, request, cleaned, prefix=self._prefix, cookies=self._cookies)
         self.connection.send_head(status, cleaned, length=None if sse else length)
-        self._ingress.counts.first_byte.observe(monotonic() - self.started)
+        self._ingress.counts.first_byte.observe(monotonic() - self.started, self.request_id)
         self.status = status
         self.state = "streaming"
         if sse:

@@ -501,7 +501,7 @@ class Ingress:
         """An exchange is over."""
         self.guard.leave(exchange.request_id)
         if self.exchanges.pop(exchange.request_id, None) is not None:
-            self.counts.over(exchange.kind, exchange.reason, monotonic() - exchange.started)
+            self.counts.over(exchange.kind, exchange.reason, monotonic() - exchange.started, exchange.request_id)
             self._ended.streams += 1
             self._ended.bytes_in += exchange.bytes_in
             self._ended.bytes_out += exchange.bytes_out

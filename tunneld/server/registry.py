@@ -315,11 +315,13 @@ class SessionDirectory(Protocol):
     Attributes:
         round_trips: of the heartbeats of all its tunnels.
         probes: seconds of the probes that came back.
+        cancels: seconds from each cancel to the agent's ACK of it.
         pace: given to each tunnel that is made known: what its streams' bytes are to pass through.
     """
 
     round_trips: Histogram
     probes: Histogram
+    cancels: Histogram
     pace: Callable[[Tunnel, str, Sink], Paced | None] | None
 
     def find(self, name: str) -> Tunnel | None:
@@ -360,6 +362,8 @@ class Registry:
         self.round_trips = Histogram(LATENCY)
         #: Probes that came back.
         self.probes = Histogram(LATENCY)
+        #: Cancels of streams, until the agent had them.
+        self.cancels = Histogram(LATENCY)
         self._quality = quality
         self._max_tunnels = max_tunnels
         self._max_waiting = max_waiting

@@ -97,6 +97,11 @@ class Visit:
         """Of the events sent; None when there is none."""
         return self._events.splitter.last_event_id if self._events is not None else None
 
+    @property
+    def stuck(self) -> bool:
+        """Bytes wait for the visitor, who takes none at present."""
+        return self._owed > 0 or self._ahead > 0
+
     def _fields(self) -> dict[str, object]:
         path = self.path if self._ingress.log_queries else self.path.partition("?")[0]
         return {

@@ -13,21 +13,32 @@ import resource
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from time import time
 from typing import TYPE_CHECKING
 
 from tunneld import __version__
 
 if TYPE_CHECKING:
-    from prometheus_client.core import Metric
+    from prometheus_client.core import Exemplar, Metric
 
-__all__ = ["CONTENT_TYPE", "LATENCY", "LIFE", "Histogram", "StreamCounts", "counter", "gauge", "histogram", "render"]
+__all__ = [
+    "CONTENT_TYPE", "LATENCY", "LIFE", "QUICK", "Histogram", "StreamCounts", "counter", "descriptors", "gauge",
+    "histogram", "near", "render",
+]  # fmt: skip
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper bounds, seconds, of what should be quick: heads, round trips, cancels."""
+QUICK = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+"""Upper bounds, seconds, of what should take no time."""
 LIFE = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
 """Upper bounds, seconds, of how long a stream lives."""
+
+
+_MOST_EXEMPLAR = 100
+"""Characters of an exemplar's value; OpenMetrics allows 128 with its name."""
+_OPEN_METRICS = "application/openmetrics-text"
 
 
 class Histogram:
@@ -37,29 +48,41 @@ class Histogram:
         bounds: upper bounds, rising; the last bucket, without one, is added.
     """
 
-    __slots__ = ("_bounds", "_counts", "sum")
+    __slots__ = ("_bounds", "_counts", "_examples", "sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = tuple(bounds)
         self._counts = [0] * (len(self._bounds) + 1)
+        self._examples: dict[int, tuple[str, float, float]] = {}  # bucket -> request id, value, seconds of the epoch
         self.sum = 0.0
 
-    def observe(self, value: float) -> None:
-        """Count one."""
-        self._counts[bisect_left(self._bounds, value)] += 1
+    def observe(self, value: float, request_id: str = "") -> None:
+        """Count one; its request's id is the exemplar of its bucket until the next comes."""
+        bucket = bisect_left(self._bounds, value)
+        self._counts[bucket] += 1
         self.sum += value
+        if request_id:
+            self._examples[bucket] = request_id, value, time()
 
     @property
     def count(self) -> int:
         """How many there were."""
         return sum(self._counts)
 
-    def buckets(self) -> list[tuple[str, float]]:
-        """(upper bound, how many were at most that), the last ``+Inf``."""
-        found, total = [], 0
-        for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
-            total += count
-            found.append((bound, float(total)))
+    def buckets(self) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
+        """(upper bound, how many were at most that, one of them), the last bound ``+Inf``."""
+        from prometheus_client.core import Exemplar
+
+        found: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+        total = 0
+        for bucket, bound in enumerate((*map(str, self._bounds), "+Inf")):
+            total += self._counts[bucket]
+            example = self._examples.get(bucket)
+            if example is None or len(example[0]) > _MOST_EXEMPLAR:
+                found.append((bound, float(total)))
+            else:
+                request_id, value, at = example
+                found.append((bound, float(total), Exemplar({"request_id": request_id}, value, at)))
         return found
 
 
@@ -70,23 +93,25 @@ class StreamCounts:
         ended: (kind, reason) -> how many.
         life: kind -> seconds from begin to end.
         first_byte: seconds from a request's begin to the head of its answer.
+        cancels: seconds from a cancel's arrival until the service's connection is closed.
     """
 
-    __slots__ = ("ended", "first_byte", "life")
+    __slots__ = ("cancels", "ended", "first_byte", "life")
 
     def __init__(self) -> None:
         self.ended: dict[tuple[str, str], int] = {}
         self.life: dict[str, Histogram] = {}
         self.first_byte = Histogram(LATENCY)
+        self.cancels = Histogram(QUICK)
 
-    def over(self, kind: str, reason: str, seconds: float) -> None:
+    def over(self, kind: str, reason: str, seconds: float, request_id: str = "") -> None:
         """A stream ended."""
         key = kind, reason
         self.ended[key] = self.ended.get(key, 0) + 1
         life = self.life.get(kind)
         if life is None:
             life = self.life[kind] = Histogram(LIFE)
-        life.observe(seconds)
+        life.observe(seconds, request_id)
 
 
 Rows = Iterable[tuple[Sequence[str], float]]
@@ -143,15 +168,19 @@ def _process(role: str, started: float) -> Iterable[Metric]:
     yield counter("python_gc_collections", "Runs of the garbage collector.", ("generation",), collections)
 
 
-def render(collect: Callable[[], Iterable[Metric]], *, role: str, started: float) -> bytes:
-    """The text of all that `collect` yields, and of the process itself.
+def render(
+    collect: Callable[[], Iterable[Metric]], *, role: str, started: float, accept: str = ""
+) -> tuple[bytes, str]:
+    """The text of all that `collect` yields, and of the process itself; and its media type.
 
     Args:
         collect: yields metric families.
         role: ``agent`` or ``server``.
         started: seconds since the epoch.
+        accept: of the request: OpenMetrics, with exemplars, where it is asked for.
     """
     from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client.openmetrics import exposition
     from prometheus_client.registry import Collector
 
     class Once(Collector):
@@ -161,4 +190,23 @@ def render(collect: Callable[[], Iterable[Metric]], *, role: str, started: float
 
     registry = CollectorRegistry()
     registry.register(Once())
-    return generate_latest(registry)
+    if _OPEN_METRICS in accept:
+        text: bytes = exposition.generate_latest(registry)  # type: ignore[no-untyped-call]
+        return text, exposition.CONTENT_TYPE_LATEST
+    return generate_latest(registry), CONTENT_TYPE
+
+
+def near(rows: Iterable[tuple[str, float, float]]) -> Metric:
+    """How close limits are: of (limit, what is used, what may be; 0: no limit)."""
+    help_ = "Share of a limit that is used; of one for each tunnel, the most."
+    shares = [((limit,), used / most) for limit, used, most in rows if most]
+    return gauge("tunneld_limit_used_ratio", help_, ("limit",), shares)
+
+
+def descriptors() -> tuple[str, float, float]:
+    """The row of `near` for open descriptors."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        return "descriptors", len(os.listdir("/proc/self/fd")), soft
+    except OSError:  # another kernel
+        return "descriptors", 0, 0

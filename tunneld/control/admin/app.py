@@ -18,7 +18,6 @@ from tunneld.control.answers import add_errors, describe, docs, json_answer, tex
 from tunneld.control.guard import Problem
 from tunneld.errors import ConfigError
 from tunneld.server.principals import Principal
-from tunneld.telemetry.metrics import CONTENT_TYPE
 
 __all__ = ["create_admin_app"]
 
@@ -135,9 +134,10 @@ def _add_state(router: APIRouter, server: ServerFacade) -> None:
 
 def _add_metrics(app: FastAPI, server: ServerFacade) -> None:
     @app.get("/metrics", responses=text_docs(_docs(shared.Problem)), response_class=Response)
-    async def metrics() -> Response:
+    async def metrics(request: Request) -> Response:
         """What the server counts, for Prometheus."""
-        return Response(server.metrics(), media_type=CONTENT_TYPE)
+        text, kind = server.metrics(request.headers.get("accept", ""))
+        return Response(text, headers={"Content-Type": kind})
 
 
 def _add_cancels(router: APIRouter, server: ServerFacade) -> None:

@@ -51,7 +51,7 @@ class ServerFacade(Protocol):
     def limits(self) -> LimitsInfo:
         """What bounds the server, and how near to it it is."""
 
-    def metrics(self) -> bytes:
+    def metrics(self, accept: str = "") -> tuple[bytes, str]:
         """Return the numbers of the server as Prometheus's text."""
 
     async def reload(self) -> Reloaded:

@@ -12,7 +12,7 @@ from tunneld.control.admin.states import tunnel_state
 from tunneld.control.models import STREAM_KINDS
 from tunneld.protocol.quality import GRADES
 from tunneld.server.daemon import ServerDaemon
-from tunneld.telemetry.metrics import counter, gauge, histogram, render
+from tunneld.telemetry.metrics import counter, descriptors, gauge, histogram, near, render
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["server_metrics"]
 
 
-def server_metrics(daemon: ServerDaemon) -> bytes:
-    """Prometheus's text for a running server."""
-    return render(lambda: _families(daemon), role="server", started=time() - (monotonic() - daemon.started))
+def server_metrics(daemon: ServerDaemon, accept: str = "") -> tuple[bytes, str]:
+    """Prometheus's text for a running server, and its media type."""
+    started = time() - (monotonic() - daemon.started)
+    return render(lambda: _families(daemon), role="server", started=started, accept=accept)
 
 
 def _families(daemon: ServerDaemon) -> Iterable[Metric]:
@@ -73,6 +74,12 @@ def _of_streams(daemon: ServerDaemon) -> Iterable[Metric]:
     yield histogram("tunneld_first_byte_seconds", "From a request's begin to the head of its answer.", (), [
         ((), counts.first_byte)
     ])  # fmt: skip
+    yield histogram("tunneld_cancel_seconds", "From a cancel until the agent had it, its ACK's way back in it.", (), [
+        ((), daemon.registry.cancels)
+    ])  # fmt: skip
+    yield gauge("tunneld_streams_stalled", "Streams whose visitor takes nothing that waits.", (), [
+        ((), sum(1 for exchange in ingress.exchanges.values() if exchange.stuck))
+    ])  # fmt: skip
     yield counter("tunneld_streams_opened", "Streams since the start.", (), [((), totals.streams)])
     yield counter("tunneld_visitor_received_bytes", "Bodies of requests.", (), [((), totals.bytes_in)])
     yield counter("tunneld_visitor_sent_bytes", "Bodies of answers.", (), [((), totals.bytes_out)])
@@ -86,6 +93,15 @@ def _of_limits(daemon: ServerDaemon) -> Iterable[Metric]:
     ])  # fmt: skip
     yield gauge("tunneld_held_bytes", "Held for slow readers and for resume.", (), [((), ingress.budget.held)])
     yield gauge("tunneld_held_bytes_limit", "What may be held (limits.memory).", (), [((), limits.memory)])
+    busy = Counter(exchange.tunnel.name for exchange in ingress.exchanges.values())
+    shares = [count / found.max_streams for name, count in busy.items() if (found := daemon.registry.find(name))]
+    yield near([
+        ("memory", ingress.budget.held, limits.memory),
+        ("tunnels", len(daemon.registry), limits.max_tunnels),
+        ("tunnel_streams", max(shares, default=0.0), 1.0),
+        descriptors(),
+    ])  # fmt: skip
+    yield histogram("tunneld_loop_lag_seconds", "How late timers run.", (), [((), daemon.lag.seen)])
     yield gauge("tunneld_tunnels_limit", "Tunnels that may be known (limits.max_tunnels).", (), [
         ((), limits.max_tunnels)
     ])  # fmt: skip

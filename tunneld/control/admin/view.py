@@ -139,8 +139,8 @@ class ServerView:
             },
         }
 
-    def metrics(self) -> bytes:  # noqa: D102
-        return server_metrics(self._daemon)
+    def metrics(self, accept: str = "") -> tuple[bytes, str]:  # noqa: D102
+        return server_metrics(self._daemon, accept)
 
     async def reload(self) -> Reloaded:  # noqa: D102
         sections = await self._daemon.reload()
@@ -332,4 +332,5 @@ def _stream(exchange: Visit, now: float) -> StreamInfo:
         "bytes_out": exchange.bytes_out,
         "events": exchange.events,
         "last_event_id": exchange.last_event_id,
+        "stalled": exchange.stuck,
     }
