@@ -39,8 +39,6 @@ def _not_open(value: object) -> bool:
 # Keys of CONTRACT whose work comes with a later issue: remove a row here when its work is there.
 _BOTH: dict[str, _Wanted] = {"log.audit": _any}
 _AGENT: dict[str, _Wanted] = _BOTH | {
-    "metrics.listen": _any,
-    "metrics.token_file": _any,
     "telemetry.otlp": _any,
     "alerts": _on,
 }

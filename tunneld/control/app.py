@@ -26,8 +26,14 @@ __all__ = ["create_app"]
 _DESCRIPTION = "What a tunneld agent has connected, and how to change it. On a Unix socket, with `Host: localhost`."
 
 
-def create_app(agent: AgentFacade) -> FastAPI:
-    """Return the application for one agent; `ControlServer` serves it."""
+def create_app(agent: AgentFacade, *, reading: bool = False, secret: str | None = None) -> FastAPI:
+    """Return the application for one agent; `ControlServer` serves it.
+
+    Args:
+        agent: what it tells of.
+        reading: it is for `metrics.listen`, whose guard is another.
+        secret: of `metrics.token_file`, with `reading`; None: there is none.
+    """
     app = FastAPI(
         title="tunneld control",
         version=__version__,
@@ -37,7 +43,12 @@ def create_app(agent: AgentFacade) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.subscribers = Subscribers(agent.subscribe)
-    app.add_middleware(Guard)
+    if reading:
+        from tunneld.control.reading_guard import ReadingGuard
+
+        app.add_middleware(ReadingGuard, secret=secret)
+    else:
+        app.add_middleware(Guard)
     add_errors(app)
     _add_reads(app, agent)
     _add_cancels(app, agent)

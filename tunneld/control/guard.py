@@ -20,7 +20,7 @@ from tunneld.wire.unix import Credentials
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["MAX_BODY", "Guard", "Problem", "audit", "bounded", "json_bytes"]
+__all__ = ["MAX_BODY", "Guard", "Problem", "as_json", "audit", "bounded", "json_bytes"]
 
 MAX_BODY = 64 * 1024
 """Bytes of a call's body; the largest that a call can need is a filter."""
@@ -82,7 +82,7 @@ async def audit(scope: Mapping[str, Any], action: str, text: str, *, failed: boo
     """
     peer: Credentials | None = scope.get("state", {}).get("peer")
     fields: dict[str, object] = {"action": action}
-    who = "an unknown peer"
+    who = scope.get("state", {}).get("who") or "an unknown peer"
     if peer is not None:
         # The name may come from a directory service over the network: never on the loop.
         user = await asyncio.get_running_loop().run_in_executor(None, _user_name, peer.uid)
@@ -110,10 +110,10 @@ class Guard:
         if refusal is not None:
             await refusal(scope, receive, send)
             return
-        await self._app(_as_json(scope), bounded(receive), send)
+        await self._app(as_json(scope), bounded(receive), send)
 
 
-def _as_json(scope: Scope) -> Scope:
+def as_json(scope: Scope) -> Scope:
     """A request whose body is read as JSON, which every body here is: ``curl -d`` names another type by itself."""
     headers = [pair for pair in scope["headers"] if pair[0] != b"content-type"]
     return {**scope, "headers": [*headers, (b"content-type", b"application/json")]}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tunneld.agent.daemon import AgentDaemon
 from tunneld.config.agent import AgentConfig
 from tunneld.control.listener import ControlServer
+from tunneld.control.reading import ReadingServer
 from tunneld.lifecycle import main
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ class AgentHost:
         runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
         self.agent = AgentDaemon(config, path, Path(runtime) if runtime.startswith("/") else None)
         control = config.control
+        self._reading: ReadingServer | None = None
+        if config.metrics.listen is not None:
+            self._reading = ReadingServer(config.metrics, self._make_reading)
         self._control = ControlServer(
             self._make,
             Path(control.socket),
@@ -47,9 +51,11 @@ class AgentHost:
         """The socket first: a second agent on it must not dial. Raises ConfigError."""
         await self._control.start()
         try:
+            if self._reading is not None:
+                await self._reading.start()
             await self.agent.start()
         except BaseException:
-            await self._control.stop()
+            await self._stop_answering()
             raise
 
     async def drain(self) -> None:
@@ -61,7 +67,17 @@ class AgentHost:
         try:
             await self.agent.stop()
         finally:
-            await self._control.stop()
+            await self._stop_answering()
+
+    async def _stop_answering(self) -> None:
+        if self._reading is not None:
+            await self._reading.stop()
+        await self._control.stop()
+
+    @property
+    def metrics_address(self) -> tuple[str, int] | None:
+        """(host, port) of `metrics.listen` as bound; None: it is not served."""
+        return self._reading.address if self._reading is not None else None
 
     async def reload(self) -> object:
         """Apply the changed file; raises ConfigError."""
@@ -81,6 +97,13 @@ class AgentHost:
         from tunneld.control.view import AgentView
 
         return create_app(AgentView(self.agent))
+
+    def _make_reading(self, secret: str | None) -> FastAPI:
+        """The same for `metrics.listen`."""
+        from tunneld.control.app import create_app
+        from tunneld.control.view import AgentView
+
+        return create_app(AgentView(self.agent), reading=True, secret=secret)
 
 
 def run(config: AgentConfig, path: str) -> int:

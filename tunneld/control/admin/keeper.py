@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from hmac import compare_digest
-from ipaddress import ip_address
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
+from tunneld.control.local import check_local
 from tunneld.errors import VisitorError
 from tunneld.server.auth import bearer_of
 from tunneld.server.credentials import Credentials
@@ -64,7 +64,7 @@ class Keeper:
         client = scope.get("client")
         address = client[0] if client else "unix"
         if self._digest is None:
-            _check_local(scope, headers, address)
+            check_local(scope, "admin.token_file")
         values = [value.decode("latin-1") for name, value in headers if name == b"authorization"]
         if self._digest is None and not values:
             return Principal("local", f"this machine ({address})", (), scopes=BOTH)
@@ -89,35 +89,3 @@ class Keeper:
             "The admin API asks for a bearer token: that of admin.token_file, or one made with "
             "`tunneld server token create NAME --scope read` (or write).",
         )
-
-
-def _check_local(scope: Scope, headers: list[tuple[bytes, bytes]], address: str) -> None:
-    if address != "unix" and not _is_loopback(address):
-        raise VisitorError("local_only", "Without admin.token_file only this machine is answered.")
-    if any(name == b"forwarded" or name.startswith(b"x-forwarded-") for name, _ in headers):
-        raise VisitorError("local_only", "Without admin.token_file nobody behind a proxy is answered.")
-    sites = {value for name, value in headers if name == b"sec-fetch-site"}
-    if not sites <= {b"none", b"same-origin"}:
-        raise VisitorError("web_page_refused", "A page of another site asks.")
-    hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
-    if len(hosts) != 1 or not _is_local_host(hosts[0]):
-        raise VisitorError("misdirected", "Without admin.token_file the Host must be localhost or a loopback address.")
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        parsed = ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    return (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback
-
-
-def _is_local_host(host: str) -> bool:
-    bare = host.lower()
-    if bare.startswith("["):
-        bare, _, rest = bare[1:].partition("]")
-        if rest and not rest.startswith(":"):
-            return False
-    else:
-        bare = bare.rpartition(":")[0] or bare
-    return bare in ("localhost", "localhost.") or _is_loopback(bare)

@@ -1,0 +1,122 @@
+"""`metrics.listen`: metrics for whoever scrapes, the rest for this machine, changes with `metrics.token_file` alone."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.running import Book, agent_settings, book
+from tests.support.sockets import LOOPBACK, short_dir
+from tunneld.config.agent import AgentConfig
+from tunneld.control.host import AgentHost
+from tunneld.errors import ConfigError
+
+SECRET = "the-scraper's-own"
+
+
+@pytest.fixture
+def lines() -> Iterator[Book]:
+    with book() as made:
+        yield made
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with short_dir() as made:
+        yield made
+
+
+@asynccontextmanager
+async def hosted(folder: Path, **metrics: Any) -> AsyncIterator[tuple[AgentHost, httpx.AsyncClient]]:
+    """An agent whose server is not there, and a client of its `metrics.listen`."""
+    over = {"control": {"socket": str(folder / "c.sock")}, "metrics": {"listen": f"{LOOPBACK}:0", **metrics}}
+    host = AgentHost(AgentConfig(**agent_settings("ws://127.0.0.1:9", "http://127.0.0.1:9", over)), None)
+    await host.start()
+    try:
+        address = host.metrics_address
+        assert address is not None
+        async with httpx.AsyncClient(base_url=f"http://{LOOPBACK}:{address[1]}") as client:
+            yield host, client
+    finally:
+        await host.stop()
+
+
+def secret_file(folder: Path) -> str:
+    path = folder / "token"
+    path.write_text(SECRET)
+    path.chmod(0o600)
+    return str(path)
+
+
+async def test_without_a_token_everything_is_read_and_nothing_changed(folder: Path, lines: Book) -> None:
+    async with hosted(folder) as (host, client):
+        answer = await client.get("/metrics")
+        assert answer.status_code == 200
+        assert "tunneld_tunnel_up" in answer.text
+        assert (await client.get("/v1/status")).json()["tunnels"][0]["name"] == "app"
+        refused = await client.post("/v1/tunnels/app/reconnect")
+        assert (refused.status_code, refused.headers["x-tunnel-error"]) == (403, "read_only")
+        assert (await client.put("/v1/log-level", json={"level": "error"})).status_code == 403
+        assert host.agent.tunnels[0].name == "app"
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"Host": "evil.example"}, "misdirected"),
+        ({"X-Forwarded-For": "203.0.113.7"}, "local_only"),
+        ({"Sec-Fetch-Site": "cross-site"}, "web_page_refused"),
+    ],
+)
+async def test_without_a_token_what_names_visitors_is_for_this_machine_alone(
+    folder: Path, headers: dict[str, str], code: str
+) -> None:
+    async with hosted(folder) as (_, client):
+        refused = await client.get("/v1/streams", headers=headers)
+        assert refused.headers["x-tunnel-error"] == code
+        scraped = await client.get("/metrics", headers=headers)
+        assert scraped.status_code == (403 if code == "web_page_refused" else 200)
+
+
+async def test_with_a_token_every_call_needs_it_and_changes_are_done(folder: Path, lines: Book) -> None:
+    async with hosted(folder, token_file=secret_file(folder)) as (_, client):
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {SECRET}"}):
+            refused = await client.get("/metrics", headers=headers)
+            assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+        bearer = {"Authorization": f"Bearer {SECRET}"}
+        assert (await client.get("/metrics", headers=bearer)).status_code == 200
+        changed = await client.post("/v1/tunnels/app/reconnect", headers=bearer)
+        assert changed.json()["tunnel"] == "app"
+        await lines.wait("tunnel app dials again, by metrics.token_file from 127.0.0.1")
+        assert not lines.find(SECRET)
+
+
+async def test_a_port_that_is_taken_is_said_and_the_agent_goes_on(folder: Path, lines: Book) -> None:
+    with socket.socket() as taken:
+        taken.bind((LOOPBACK, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        over = {"control": {"socket": str(folder / "c.sock")}, "metrics": {"listen": f"{LOOPBACK}:{port}"}}
+        host = AgentHost(AgentConfig(**agent_settings("ws://127.0.0.1:9", "http://127.0.0.1:9", over)), None)
+        await host.start()
+        try:
+            await lines.wait(f"metrics.listen: 127.0.0.1 port {port} cannot be had")
+            assert host.metrics_address is None
+            async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(folder / "c.sock"))) as client:
+                assert (await client.get("http://localhost/metrics")).status_code == 200
+        finally:
+            await host.stop()
+
+
+async def test_a_token_that_others_can_read_is_refused(folder: Path) -> None:
+    path = secret_file(folder)
+    Path(path).chmod(0o644)
+    with pytest.raises(ConfigError, match=r"metrics\.token_file"):
+        async with hosted(folder, token_file=path):
+            pass

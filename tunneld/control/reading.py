@@ -1,0 +1,86 @@
+"""The agent's API on TCP, `metrics.listen`: for Prometheus and for people to look at.
+
+Without `metrics.token_file` nothing can be changed there, `/metrics` is answered to whoever reaches it, and the rest,
+which has visitors' addresses and paths in it, to this machine alone. With it every call carries the token as a bearer,
+and may do what the control socket's may.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from tunneld.config.agent import MetricsConfig
+from tunneld.config.secrets import read_secret
+from tunneld.control.doors import Doors
+from tunneld.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastapi import FastAPI
+
+__all__ = ["ReadingServer"]
+
+log = logging.getLogger("tunneld.metrics")
+
+
+class ReadingServer:
+    """Serves the API on `metrics.listen`. A port that cannot be had is logged, and the agent goes on without.
+
+    Args:
+        config: `listen` is there.
+        make: the application, given the secret; called in a thread, at the first connection.
+    """
+
+    def __init__(self, config: MetricsConfig, make: Callable[[str | None], FastAPI]) -> None:
+        assert config.listen is not None
+        self._listen = config.listen
+        self._token_file = config.token_file
+        self._make = make
+        self._doors: Doors | None = None
+        self._server: asyncio.Server | None = None
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """(host, port) as bound; None while it does not serve."""
+        if self._server is None or not self._server.sockets:
+            return None
+        host, port = self._server.sockets[0].getsockname()[:2]
+        return host, port
+
+    async def start(self) -> None:
+        """Bind and serve; raises ConfigError when the token cannot be read."""
+        secret = None
+        if self._token_file is not None:
+            try:
+                secret = read_secret(self._token_file)
+            except ConfigError as error:
+                raise ConfigError([f"metrics.token_file: {fault}" for fault in error.faults]) from None
+        loop = asyncio.get_running_loop()
+        doors = self._doors = Doors(lambda: self._make(secret), what="API on metrics.listen", log=log)
+        host, port = self._listen.host, self._listen.port
+        try:
+            self._server = await loop.create_server(doors.open, host, port)
+        except OSError as error:
+            log.error(
+                "metrics.listen: %s port %d cannot be had (%s). Metrics are on the control socket alone; free the "
+                "port or give another, then restart.",
+                host,
+                port,
+                error.strerror or error,
+            )
+            return
+        bound = self.address
+        log.info("Listening on %s port %d for metrics", *(bound or (host, port)))
+
+    async def stop(self) -> None:
+        """Accept no more and end what is open. Idempotent."""
+        if self._server is not None:
+            self._server.close()
+        if self._doors is not None:
+            await self._doors.stop()
+        if self._server is not None:
+            await self._server.wait_closed()
+            self._server = None

@@ -1,0 +1,60 @@
+"""What stands before every call on `metrics.listen` (control/reading.py)."""
+
+from __future__ import annotations
+
+from hmac import compare_digest
+from typing import TYPE_CHECKING, Any
+
+from tunneld.control.guard import Problem, as_json, bounded
+from tunneld.control.local import check_local, check_page
+from tunneld.errors import VisitorError
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+__all__ = ["ReadingGuard"]
+
+_READS = frozenset({"GET", "HEAD", "OPTIONS"})
+_OPEN = frozenset({"/metrics"})
+
+
+class ReadingGuard:
+    """ASGI middleware: lets a call pass that its caller may make.
+
+    Args:
+        app: the API.
+        secret: of `metrics.token_file`; None: there is none.
+    """
+
+    def __init__(self, app: ASGIApp, secret: str | None) -> None:
+        self._app = app
+        self._secret = None if secret is None else secret.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a refusal, or let the application answer (ASGI)."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            self._check(scope)
+        except VisitorError as error:
+            headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
+            await Problem(error.code, error.detail, headers=headers)(scope, receive, send)
+            return
+        state: dict[str, Any] = scope.setdefault("state", {})
+        state["who"] = f"metrics.token_file from {(scope.get('client') or ('?',))[0]}"
+        await self._app(as_json(scope), bounded(receive), send)
+
+    def _check(self, scope: Scope) -> None:
+        if self._secret is not None:
+            check_page(scope)
+            given = [value for name, value in scope["headers"] if name == b"authorization"]
+            scheme, _, token = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+            if scheme.lower() != b"bearer" or not compare_digest(token.strip(), self._secret):
+                raise VisitorError("unauthorized", "This listener asks for a bearer token: that of metrics.token_file.")
+        elif scope["method"] not in _READS:
+            raise VisitorError("read_only", "Without metrics.token_file nothing can be changed here.")
+        elif scope["path"] in _OPEN:
+            check_page(scope)
+        else:
+            check_local(scope, "metrics.token_file")
