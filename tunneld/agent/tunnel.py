@@ -753,6 +753,7 @@ class AgentTunnel:
             state = "draining"
         if state != before:
             self.state = state
+            log.debug("The tunnel %s is %s", self.name, state, extra={"tunnel": self.name, "was": before})
             self._changed(self, before)
 
 
