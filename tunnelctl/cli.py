@@ -92,6 +92,10 @@ def _of_close(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="every tunnel that was opened at run time")
 
 
+def _of_events(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--since", metavar="ID", help="first what came after the event of this id (see --json)")
+
+
 def _of_completion(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", choices=("bash", "zsh", "fish"))
 
@@ -107,7 +111,7 @@ VERBS: dict[str, Verb] = {
     "close": Verb(tunnels.close, "close a tunnel that was opened at run time; its streams end", _of_close),
     "info": Verb(tunnels.info, "all that is known of one tunnel", _of_reconnect),
     "drain": Verb(verbs.drain, "take no new streams, let those under way end, then leave"),
-    "events": Verb(verbs.events, "what happens, as it happens, until Ctrl-C"),
+    "events": Verb(verbs.events, "what happens, as it happens, until Ctrl-C", _of_events),
     "completion": Verb(verbs.completion, "print the completion script of a shell", _of_completion),
 }
 

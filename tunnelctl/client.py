@@ -105,14 +105,17 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from None
 
-    def events(self) -> Iterator[str]:
+    def events(self, since: str | None = None) -> Iterator[str]:
         """Yield the JSON text of each event, until the agent ends the stream.
+
+        Args:
+            since: id of the last event that was seen; those that came after it are told first.
 
         Raises:
             Refused: as for `call`.
             Unreachable: the agent is gone or was silent for `EVENTS_SILENCE`.
         """
-        answer = self._send("GET", "/v1/events", None)
+        answer = self._send("GET", "/v1/events", None, {"Last-Event-ID": since} if since else None)
         try:
             if answer.status != http.client.OK:
                 self._parsed(answer)
@@ -124,8 +127,10 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from None
 
-    def _send(self, method: str, target: str, body: object) -> http.client.HTTPResponse:
-        headers = {"Accept": "*/*", **self._headers}
+    def _send(
+        self, method: str, target: str, body: object, more: dict[str, str] | None = None
+    ) -> http.client.HTTPResponse:
+        headers = {"Accept": "*/*", **self._headers, **(more or {})}
         data = None
         if body is not None:
             data = json.dumps(body).encode()

@@ -304,7 +304,7 @@ def events(client: Client, args: argparse.Namespace, screen: Screen) -> int:
     """Print a line for each event until Ctrl-C, or until the reader of the pipe leaves."""
     gone = _watch_stdout(client)
     try:
-        for text in client.events():
+        for text in client.events(args.since):
             print(safe_json(text) if args.json else _event_line(text, screen), flush=True)
             if '"lagged"' in text and json.loads(text).get("type") == "lagged":
                 raise TunneldError("the agent cut this reader: it took the events too slowly")

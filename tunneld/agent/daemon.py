@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 from tunneld.agent import handover
@@ -105,7 +105,8 @@ class AgentDaemon:
         self._legacies: dict[str, handover.Legacy] = {}
         self._running: dict[str, Running] = {}
         self._listeners: dict[Callable[[dict[str, Any]], None], None] = {}
-        self._event_ids = itertools.count(1)
+        # Rising over restarts too, so that a reader that comes back to another process is told of the gap.
+        self._event_ids = itertools.count(int(time() * 1000) * 1000)
         self._stack = AsyncExitStack()
         self._group: asyncio.TaskGroup
         self._dial: Dial

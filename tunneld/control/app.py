@@ -16,6 +16,7 @@ from tunneld import __version__
 from tunneld.config.units import MAX_SECONDS
 from tunneld.control import models
 from tunneld.control.answers import add_errors, describe, docs, json_answer, text_docs
+from tunneld.control.event_shapes import schema
 from tunneld.control.events import EventStream, Subscribers
 from tunneld.control.facade import AgentFacade
 from tunneld.control.guard import Guard, Problem, audit
@@ -91,13 +92,14 @@ def _add_reads(app: FastAPI, agent: AgentFacade) -> None:
 
     events_docs = docs(models.Event, "too_many_subscribers")
     events_docs[200] = {
-        "description": "Server-sent events; `event` is the type, `data` the event as a JSON object.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "description": "Server-sent events; `event` is the type, `data` the event as JSON of this schema. With "
+        "`Last-Event-ID` those that came since are told first, after an event `gap` where not all are kept.",
+        "content": {"text/event-stream": {"schema": schema()}},
     }
 
     @app.get("/v1/events", responses=events_docs, response_class=EventStream, status_code=200)
     async def events() -> Response:
-        """Every state change, heartbeat, stream and alert, as it happens."""
+        """Every state change, heartbeat, stream and alert, as it happens; resumable by `Last-Event-ID`."""
         return EventStream(app.state.subscribers)
 
 

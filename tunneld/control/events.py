@@ -1,11 +1,14 @@
-"""``GET /v1/events``: each subscriber has a bounded queue of its own; one that is too slow is cut and told so."""
+"""``GET /v1/events``: each subscriber has a bounded queue of its own; one that is too slow is cut and told so.
+
+A reader whose connection broke comes back with ``Last-Event-ID`` and gets what it missed, as far as that is kept.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import datetime
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from starlette.responses import Response
@@ -23,10 +26,18 @@ KEEPALIVE = 15.0
 MAX_HELD = 1024 * 1024
 """Bytes that wait for one subscriber before it is cut."""
 MAX_SUBSCRIBERS = 32
+MAX_KEPT = 1024 * 1024
+"""Bytes of the last events that are kept for readers that come back."""
+RETAIN = 300.0
+"""Seconds that events are kept after the last reader has left."""
 CUT_AFTER = 5.0
 """Seconds that a cut subscriber has to read what is left; then its connection is aborted."""
 
 Subscribe = Callable[[Callable[[Event], None]], Callable[[], None]]
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _encode(event: Event) -> bytes:
@@ -37,9 +48,9 @@ def _encode(event: Event) -> bytes:
 class Subscription:
     """One reader's events, encoded, in order. `wake` is set when there is something to do."""
 
-    __slots__ = ("_held", "_queue", "_unsubscribe", "dropped", "ended", "last_id", "on_cut", "wake")
+    __slots__ = ("_held", "_queue", "dropped", "ended", "last_id", "on_cut", "wake")
 
-    def __init__(self, subscribe: Subscribe) -> None:
+    def __init__(self) -> None:
         self._queue: deque[bytes] = deque()
         self._held = 0
         self.ended = False
@@ -47,13 +58,12 @@ class Subscription:
         self.last_id = 0
         self.wake = asyncio.Event()
         self.on_cut: Callable[[], None] | None = None
-        self._unsubscribe = subscribe(self._listen)
 
-    def _listen(self, event: Event) -> None:
+    def add(self, event_id: int, encoded: bytes) -> None:
+        """One more; too much for one that does not read, and it is cut."""
         if self.ended:
             return
-        self.last_id = event["id"]
-        encoded = _encode(event)
+        self.last_id = event_id
         if self._held + len(encoded) > MAX_HELD:
             self._cut()
         else:
@@ -61,10 +71,14 @@ class Subscription:
             self._held += len(encoded)
         self.wake.set()
 
+    def begin(self, missed: list[bytes]) -> None:
+        """What a reader that comes back has missed, whatever its size: it is bounded by what is kept."""
+        self._queue.extend(missed)
+        self.wake.set()
+
     def _cut(self) -> None:
         self.dropped = len(self._queue) + 1
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        last = {"id": self.last_id, "type": "lagged", "time": now, "dropped": self.dropped}
+        last = {"id": self.last_id, "type": "lagged", "time": _now(), "dropped": self.dropped}
         self._queue.clear()
         self._queue.append(_encode(last))
         self.end()
@@ -81,41 +95,104 @@ class Subscription:
 
     def end(self) -> None:
         """Take no more events; what waits may still be taken. Idempotent."""
-        if not self.ended:
-            self.ended = True
-            self._unsubscribe()
+        self.ended = True
         self.wake.set()
 
 
 class Subscribers:
-    """All subscribers of an agent's events, at most `MAX_SUBSCRIBERS`."""
+    """All readers of an agent's events, at most `MAX_SUBSCRIBERS`, and the last events for those that come back.
+
+    Nothing is listened to before the first reader comes, nor for longer than `RETAIN` after the last has left.
+    """
 
     def __init__(self, subscribe: Subscribe) -> None:
         self._subscribe = subscribe
         self._open: set[Subscription] = set()
         self._closed = False
+        self._kept: deque[tuple[int, bytes]] = deque()
+        self._kept_size = 0
+        self._before = 0  # id of the last event that is not kept any more, or came before anybody listened
+        self._unsubscribe: Callable[[], None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self) -> Subscription | None:
-        """Return a new subscription, None when there are too many or the agent stops."""
+    def add(self, last_id: int | None = None) -> Subscription | None:
+        """Return a new subscription, None when there are too many or the agent stops.
+
+        Args:
+            last_id: of the last event that the reader had; it gets those that came since, after an event ``gap`` when
+                not all are kept. None: it wants what comes from now on.
+        """
         if self._closed or len(self._open) >= MAX_SUBSCRIBERS:
             return None
-        one = Subscription(self._subscribe)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        listened = self._unsubscribe is not None
+        if self._unsubscribe is None:
+            self._unsubscribe = self._subscribe(self._listen)
+        one = Subscription()
+        if last_id is not None:
+            one.begin(self._since(last_id, listened=listened))
         self._open.add(one)
         return one
+
+    def _since(self, last_id: int, *, listened: bool) -> list[bytes]:
+        newest = self._kept[-1][0] if self._kept else self._before
+        missed = [encoded for event_id, encoded in self._kept if event_id > last_id]
+        if listened and self._before <= last_id <= newest:
+            return missed
+        first = self._kept[0][0] if missed else None
+        gap = {"id": max(0, (first or 1) - 1), "type": "gap", "time": _now(), "since": last_id, "next": first}
+        return [_encode(gap), *missed]
+
+    def _listen(self, event: Event) -> None:
+        encoded = _encode(event)
+        event_id: int = event["id"]
+        if not self._kept and self._before == 0:
+            self._before = event_id - 1
+        self._kept.append((event_id, encoded))
+        self._kept_size += len(encoded)
+        while self._kept_size > MAX_KEPT and len(self._kept) > 1:
+            self._before, oldest = self._kept.popleft()
+            self._kept_size -= len(oldest)
+        for one in tuple(self._open):
+            one.add(event_id, encoded)
 
     def remove(self, one: Subscription) -> None:
         """End it and forget it. Idempotent."""
         one.end()
         self._open.discard(one)
+        if not self._open and self._timer is None and self._unsubscribe is not None:
+            self._timer = asyncio.get_running_loop().call_later(RETAIN, self._let_go)
+
+    def _let_go(self) -> None:
+        """Nobody listens: what happens from now on is not kept."""
+        self._timer = None
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
+        self._kept.clear()
+        self._kept_size = self._before = 0
 
     def close(self) -> None:
         """End every subscription; each response ends after what already waits. None can be added."""
         self._closed = True
         for one in tuple(self._open):
             one.end()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._let_go()
+
+
+def last_event_id(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
+    """What ``Last-Event-ID`` says; None without it, or where it is none of ours."""
+    given = [value for name, value in headers if name == b"last-event-id"]
+    if len(given) != 1 or not given[0].isdigit() or len(given[0]) > 18:
+        return None
+    return int(given[0])
 
 
 class EventStream(Response):
@@ -129,7 +206,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one reader (ASGI)."""
-        one = self._subscribers.add()
+        one = self._subscribers.add(last_event_id(scope.get("headers", ())))
         if one is None:
             await Problem("too_many_subscribers")(scope, receive, send)
             return

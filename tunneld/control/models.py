@@ -62,6 +62,7 @@ STREAM_KINDS: tuple[StreamKind, ...] = ("sse", "http", "websocket")
 LOG_LEVELS: tuple[LogLevelName, ...] = ("debug", "info", "warning", "error")
 EVENT_TYPES = (
     "tunnel", "heartbeat", "stream_opened", "stream_upgraded", "stream_closed", "reload", "drain", "alert", "lagged",
+    "gap",
 )  # fmt: skip
 """What ``type`` of an event may be; readers ignore those they do not know.
 
@@ -72,6 +73,8 @@ EVENT_TYPES = (
 ``age_s``, ``bytes_in``, ``bytes_out``.
 ``reload``, ``drain``: what changed. ``alert``: ``message``.
 ``lagged``: this reader was too slow and is cut; ``dropped`` events were not told.
+``gap``: this reader came back with ``Last-Event-ID`` `since`, and not all that followed is kept; the first event that
+is, is ``next`` (null: none).
 """
 
 

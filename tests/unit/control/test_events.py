@@ -2,6 +2,8 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
+
 from tests.support.control_agent import MemoryAgent
 from tunneld.control import events
 from tunneld.control.events import EventStream, Subscribers
@@ -32,8 +34,9 @@ class Reader:
         self.messages.append(message)
         self.got.set()
 
-    def start(self, subscribers: Subscribers) -> asyncio.Task[None]:
-        scope = {"type": "http", "state": {"abort": self.abort}}
+    def start(self, subscribers: Subscribers, *, last_id: str = "") -> asyncio.Task[None]:
+        headers = [(b"last-event-id", last_id.encode())] if last_id else []
+        scope = {"type": "http", "state": {"abort": self.abort}, "headers": headers}
         return asyncio.get_running_loop().create_task(EventStream(subscribers)(scope, self.receive, self.send))
 
     @property
@@ -62,6 +65,71 @@ async def test_events_come_in_order_and_end_with_the_agent() -> None:
     assert (len(subscribers), agent.listeners) == (0, set())
 
 
+async def test_a_reader_that_comes_back_gets_what_it_missed() -> None:
+    agent, first, second = MemoryAgent(), Reader(), Reader()
+    subscribers = Subscribers(agent.subscribe)
+    task = first.start(subscribers)
+    await first.until(": subscribed")
+    agent.publish("tunnel", tunnel="a", state="online")
+    await first.until("event: tunnel")
+    first.left.set()
+    await task
+    agent.publish("tunnel", tunnel="b", state="online")
+    agent.publish("tunnel", tunnel="c", state="online")
+    back = second.start(subscribers, last_id="1")
+    await second.until('"tunnel":"c"')
+    agent.publish("tunnel", tunnel="d", state="online")
+    await second.until('"tunnel":"d"')
+    told = [json.loads(line[5:]) for line in second.text.splitlines() if line.startswith("data:")]
+    assert [(one["id"], one["tunnel"]) for one in told] == [(2, "b"), (3, "c"), (4, "d")]
+    subscribers.close()
+    await back
+
+
+@pytest.mark.parametrize(("last_id", "since", "told"), [("1", 1, [4, 5]), ("99", 99, [])])
+async def test_what_is_not_kept_is_told_as_a_gap(
+    last_id: str, since: int, told: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "MAX_KEPT", 2 * 110)
+    agent, first, second = MemoryAgent(), Reader(), Reader()
+    subscribers = Subscribers(agent.subscribe)
+    task = first.start(subscribers)
+    await first.until(": subscribed")
+    for name in "abcde":
+        agent.publish("tunnel", tunnel=name)
+    back = second.start(subscribers, last_id=last_id)
+    await second.until("event: gap")
+    lines = [json.loads(line[5:]) for line in second.text.splitlines() if line.startswith("data:")]
+    assert (lines[0]["type"], lines[0]["since"], lines[0]["next"]) == ("gap", since, told[0] if told else None)
+    assert [one["id"] for one in lines[1:]] == told
+    subscribers.close()
+    await asyncio.gather(task, back)
+
+
+@pytest.mark.parametrize("header", ["x", "-1", "1" * 40])
+async def test_an_id_that_is_none_of_ours_is_passed_over(header: str) -> None:
+    agent, reader = MemoryAgent(), Reader()
+    subscribers = Subscribers(agent.subscribe)
+    task = reader.start(subscribers, last_id=header)
+    await reader.until(": subscribed")
+    subscribers.close()
+    await task
+    assert "event:" not in reader.text
+
+
+async def test_nothing_is_kept_when_nobody_has_listened_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "RETAIN", 0.0)
+    agent, reader = MemoryAgent(), Reader()
+    subscribers = Subscribers(agent.subscribe)
+    task = reader.start(subscribers)
+    await reader.until(": subscribed")
+    reader.left.set()
+    await task
+    while agent.listeners:
+        await asyncio.sleep(0)
+    assert len(subscribers) == 0
+
+
 async def test_a_reader_that_leaves_is_forgotten() -> None:
     agent, reader = MemoryAgent(), Reader()
     subscribers = Subscribers(agent.subscribe)
@@ -69,7 +137,9 @@ async def test_a_reader_that_leaves_is_forgotten() -> None:
     await reader.until(": subscribed")
     reader.left.set()
     await task
-    assert (len(subscribers), agent.listeners) == (0, set())
+    assert (len(subscribers), len(agent.listeners)) == (0, 1)  # for those that come back
+    subscribers.close()
+    assert agent.listeners == set()
 
 
 async def test_a_slow_reader_is_told_and_cut(monkeypatch: Any) -> None:
@@ -81,9 +151,10 @@ async def test_a_slow_reader_is_told_and_cut(monkeypatch: Any) -> None:
     reader.gate.clear()
     for _ in range(40):
         agent.publish("heartbeat", tunnel="demo", ok=True)
-    assert agent.listeners == set()  # at once, not when it reads again
+    assert all(one.ended for one in subscribers._open)  # at once, not when it reads again
     reader.gate.set()
     await task
+    subscribers.close()
     last = json.loads(reader.text.strip().rpartition("data: ")[2])
     assert last["type"] == "lagged"
     assert last["dropped"] > 0
@@ -103,6 +174,7 @@ async def test_a_cut_reader_that_reads_nothing_is_aborted(monkeypatch: Any) -> N
     await task
     assert reader.aborted == 1
     assert len(subscribers) == 0
+    subscribers.close()
 
 
 async def test_quiet_streams_show_that_they_live(monkeypatch: Any) -> None:
