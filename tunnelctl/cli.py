@@ -24,12 +24,13 @@ __all__ = ["VERBS", "Verb", "main", "overview", "parser_for"]
 SYSTEM_SOCKET = "/run/tunneld/control.sock"
 _OF_SERVERS = frozenset({"status", "health", "streams", "cancel", "reload", "completion"})
 """Verbs that a server's operators have too."""
-_LATER = frozenset({"top", "doctor"})
+_LATER = frozenset({"top"})
 _WITH_VALUE = frozenset(
     {
         *("--socket", "--instance", "--server", "--token-file", "--ca-file"),
         *("--tunnel", "--kind", "--path", "--older-than", "--idle"),
-        *("--for", "--heartbeat", "--keepalive"),
+        *("--for", "--heartbeat", "--keepalive", "--since"),
+        *("--config", "--sse", "--bundle"),
     }
 )  # of any verb: what follows one of these is no verb
 
@@ -100,6 +101,18 @@ def _of_completion(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", choices=("bash", "zsh", "fish"))
 
 
+def _of_doctor(parser: argparse.ArgumentParser) -> None:
+    from tunnelctl.doctor.command import add_arguments
+
+    add_arguments(parser)
+
+
+def _doctor(client: Client, args: argparse.Namespace, screen: Screen) -> int:
+    from tunnelctl.doctor.command import run
+
+    return run(client, args, screen)
+
+
 VERBS: dict[str, Verb] = {
     "status": Verb(verbs.status, "the agent, its tunnels and their public addresses"),
     "health": Verb(verbs.health, "whether the agent does its work; exit 0 ok, 1 degraded, 2 down"),
@@ -112,6 +125,7 @@ VERBS: dict[str, Verb] = {
     "info": Verb(tunnels.info, "all that is known of one tunnel", _of_reconnect),
     "drain": Verb(verbs.drain, "take no new streams, let those under way end, then leave"),
     "events": Verb(verbs.events, "what happens, as it happens, until Ctrl-C", _of_events),
+    "doctor": Verb(_doctor, "look at everything on the way, and say what to do", _of_doctor),
     "completion": Verb(verbs.completion, "print the completion script of a shell", _of_completion),
 }
 

@@ -105,6 +105,16 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from None
 
+    def text(self, target: str) -> str:
+        """Return an answer that is plain text; raises as `call`."""
+        answer = self._send("GET", target, None)
+        try:
+            if answer.status != http.client.OK:
+                self._parsed(answer)
+            return answer.read().decode(errors="replace")
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from None
+
     def events(self, since: str | None = None) -> Iterator[str]:
         """Yield the JSON text of each event, until the agent ends the stream.
 

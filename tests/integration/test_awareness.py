@@ -94,7 +94,7 @@ async def test_bytes_that_vanish_are_noticed_by_both_sides(lines: Book, quiet: s
         wire.restore()
         await lines.wait("✓ Tunnel established: app", by="tunneld.tunnels", after=mark)
         await lines.wait("✓ Tunnel established: app", by="tunneld.tunnel", after=mark)
-        assert tunnel.state == "online"
+        await settled(lambda: tunnel.state == "online")
         assert tunnel.reconnects == 1
         await settled(lambda: len(server.connections) == 1)
 

@@ -232,7 +232,8 @@ async def test_every_change_is_logged_with_who_made_it(
     assert "aa22" in caplog.records[1].getMessage()
 
 
-async def test_events(agent: MemoryAgent, client: httpx.AsyncClient) -> None:
+async def test_events(agent: MemoryAgent, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunneld.control.events.RETAIN", 0.0)
     async with client.stream("GET", "/v1/events") as answer:
         assert answer.headers["Content-Type"] == "text/event-stream"
         lines = answer.aiter_lines()

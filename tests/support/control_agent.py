@@ -47,6 +47,7 @@ def stream_info(request_id: str, **changes: Any) -> StreamInfo:
         "bytes_out": 2048,
         "events": 7,
         "last_event_id": "7",
+        "stalled": False,
     }
     assert changes.keys() <= values.keys()
     return values | changes  # type: ignore[return-value]

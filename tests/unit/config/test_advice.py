@@ -14,7 +14,7 @@ def test_keys_that_ask_for_later_work_are_named() -> None:
     config = agent(
         sse={"replay": "5m", "recover": True},
         resume={"grace": "10s"},
-        metrics={"listen": "127.0.0.1:0"},
+        telemetry={"otlp": "http://127.0.0.1:4318"},
         alerts=[{"when": "down"}],
         tunnels=[
             {"name": "a", "service": "http://h", "inspect": True, "access": {"mode": "key"}},
@@ -22,7 +22,7 @@ def test_keys_that_ask_for_later_work_are_named() -> None:
         ],
     )
     assert advice.later_keys(config) == [
-        "metrics.listen",
+        "telemetry.otlp",
         "alerts",
         "tunnels[a].access.mode",
         "tunnels[a].inspect",

@@ -140,7 +140,7 @@ async def test_a_tunnel_that_is_up_and_its_stream(lines: Book, folder: Path, eve
         (stream,) = (await client.get("/v1/streams")).json()["streams"]
         assert set(stream) == {
             *("request_id", "tunnel", "kind", "method", "path", "client", "state", "age_s", "idle_s"),
-            *("bytes_in", "bytes_out", "events", "last_event_id"),
+            *("bytes_in", "bytes_out", "events", "last_event_id", "stalled"),
         }
         assert (stream["tunnel"], stream["kind"], stream["method"], stream["path"]) == ("app", "sse", "GET", "/sse?q=1")
         assert (stream["client"], stream["events"], stream["last_event_id"]) == (LOOPBACK, 1, "7")

@@ -86,6 +86,7 @@ def test_connected_says_everything_also_what_is_as_usual() -> None:
         "stream_window": 20,
         "max_header": 30,
         "server_version": "",
+        "probe": None,
     }
     assert decode_text(encode(connected)) == connected
 

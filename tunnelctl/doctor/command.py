@@ -1,0 +1,138 @@
+"""``tunnelctl doctor``: looks at everything between a service and its visitors, and says what to do."""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tunnelctl.client import Client
+from tunnelctl.doctor import bundle, here, stream, there
+from tunnelctl.doctor.findings import Finding, fail, report
+from tunnelctl.render import Screen, clean, parse_duration, to_json
+from tunneld.errors import TunneldError, UsageError
+
+__all__ = ["add_arguments", "run"]
+
+_MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red"), "skip": ("-", "dim")}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    parser.add_argument(
+        "--config", metavar="FILE", help=f"the agent's file; default: the agent's own, else {here.DEFAULT_FILE}"
+    )
+    parser.add_argument("--sse", metavar="URL", help="measure this event stream: buffered on the way? cut when quiet?")
+    parser.add_argument("--for", dest="seconds", metavar="TIME", help="how long to measure it; default: 70s")
+    parser.add_argument(
+        "--bundle", metavar="FILE", help="write what a report of a defect needs (.tar.gz), without secrets"
+    )
+
+
+def run(client: Client, args: argparse.Namespace, screen: Screen) -> int:
+    """Look, tell, and return 0, or 1 when something does not work."""
+    show: Callable[[Finding], None] = (lambda _: None) if args.json else (lambda finding: _print(finding, screen))
+    findings: list[Finding] = []
+
+    def add(found: list[Finding]) -> None:
+        for finding in found:
+            show(finding)
+        findings.extend(found)
+
+    config: dict[str, Any] = {}
+    if args.sse is not None:
+        seconds = parse_duration(args.seconds or "70s")
+        add(_measured(client, args.sse, seconds))
+    if args.sse is None or args.bundle is not None:
+        config = _all(client, args, add)
+    told = report(findings)
+    if args.bundle is not None:
+        _write(args.bundle, told, client, config, quiet=args.json)
+    if args.json:
+        print(to_json(told))
+    return 1 if told["status"] == "fail" else 0
+
+
+def _all(client: Client, args: argparse.Namespace, add: Callable[[list[Finding]], None]) -> dict[str, Any]:
+    """Everything but a stream; returns the file as it was read."""
+    add([here.control_socket(client.path)])
+    found, status = here.agent(client)
+    path = args.config or (status or {}).get("config_file") or here.DEFAULT_FILE
+    add(here.config(path))
+    add(found)
+    add([here.systemd()])
+    config = here.read_config(path)
+    server = _section(config, "server")
+    url = (status or {}).get("server") or server.get("url")
+    if url:
+        names = [str(one.get("name")) for one in config.get("tunnels") or () if isinstance(one, dict)]
+        token = _token(server.get("token_file"))
+        add(
+            there.look(
+                there.Server(
+                    str(url),
+                    token=token,
+                    ca_file=server.get("ca_file"),
+                    proxy=server.get("proxy"),
+                    tunnel=names[0] if names else "doctor",
+                )
+            )
+        )
+    else:
+        add([fail("server", "No server is known.", "Write `server: {url: wss://…}` into the file.")])
+    tunnels = [one for one in config.get("tunnels") or () if isinstance(one, dict)]
+    known = {one.get("name") for one in tunnels}
+    tunnels += [one for one in (status or {}).get("tunnels", ()) if one["name"] not in known]
+    add(here.services(tunnels))
+    return config
+
+
+def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
+    found = config.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _token(path: object) -> str | None:
+    """The agent's credential, where we may read it."""
+    if isinstance(path, str):
+        try:
+            return Path(path).read_text(encoding="ascii").strip() or None
+        except (OSError, UnicodeDecodeError):
+            return None
+    return os.environ.get("TUNNELD_TOKEN", "").strip() or None
+
+
+def _measured(client: Client, url: str, seconds: float) -> list[Finding]:
+    def ask(request_id: str) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = client.call("GET", f"/v1/streams/{request_id}")
+        except TunneldError:
+            return None
+        return found
+
+    try:
+        return stream.judge(stream.measure(url, seconds, ask))
+    except UsageError:
+        raise
+    except (OSError, http.client.HTTPException) as error:
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return [fail("sse", f"There is no answer: {why}.", "See whether the address is right, and the server up.")]
+
+
+def _write(path: str, told: dict[str, Any], client: Client, config: dict[str, Any], *, quiet: bool) -> None:
+    try:
+        names = bundle.write(path, told, client, config)
+    except OSError as error:
+        raise TunneldError(f"--bundle: {path}: {(error.strerror or str(error)).lower()}") from None
+    if not quiet:
+        print(f"{path}: {', '.join(names)}; read it before you pass it on")
+
+
+def _print(finding: Finding, screen: Screen) -> None:
+    mark, colour = _MARKS[finding.status]
+    print(f"{screen.paint(mark, colour)} {clean(finding.check)}: {clean(finding.detail)}", flush=True)
+    if finding.advice and finding.status in ("warn", "fail"):
+        print(f"  → {clean(finding.advice)}", flush=True)

@@ -1,0 +1,239 @@
+"""What the doctor looks at on this machine: file, socket, agent, service manager, and the services themselves."""
+
+from __future__ import annotations
+
+import grp
+import http.client
+import os
+import shutil
+import socket
+import ssl
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tunnelctl.client import Client
+from tunnelctl.doctor.findings import Finding, fail, ok, skip, warn, without_secrets
+from tunneld.errors import TunneldError
+
+__all__ = ["DEFAULT_FILE", "agent", "config", "control_socket", "read_config", "services", "systemd"]
+
+DEFAULT_FILE = "/etc/tunneld/tunneld.yaml"
+_PATIENCE = 5.0
+"""Seconds for each thing that is asked."""
+
+
+def config(path: str) -> list[Finding]:
+    """What ``tunneld check`` says of the file."""
+    if not os.path.exists(path):
+        return [
+            fail("config", f"{path} does not exist.", "Write one (see config/tunneld.yaml), or give --config FILE.")
+        ]
+    command = [sys.executable, "-m", "tunneld", "check", "--role", "agent", "--config", path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, stdin=subprocess.DEVNULL)  # noqa: S603 - our own program
+    said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+    if done.returncode == 0:
+        return [ok("config", f"{path} is valid.")]
+    if not said:
+        return [fail("config", f"`tunneld check` ended with {done.returncode}.", f"Run tunneld check --config {path}.")]
+    return [fail("config", line, "Correct that line, then `tunnelctl reload`.") for line in said[:20]]
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """The file as a mapping, as far as it can be read; faults in it are `config`'s to tell."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def control_socket(path: str) -> Finding:
+    """Whether the socket is there, and ours to use."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return fail(
+            "socket",
+            f"{path} does not exist: no agent runs, or it has another.",
+            "Start it (`systemctl start tunneld`), or give --socket PATH or --instance NAME.",
+        )
+    except OSError as error:
+        return fail("socket", f"{path} cannot be reached: {error.strerror}.", "Run this as root, or as a user who may.")
+    if not stat.S_ISSOCK(found.st_mode):
+        return fail("socket", f"{path} is no socket.", "Give the path of `control.socket`.")
+    try:
+        group = grp.getgrgid(found.st_gid).gr_name
+    except KeyError:
+        group = str(found.st_gid)
+    mode = f"mode {stat.S_IMODE(found.st_mode):04o}, group {group}"
+    if found.st_mode & stat.S_IWOTH:
+        return warn(
+            "socket",
+            f"{path} is open to every user ({mode}).",
+            'Set control.mode to "0660"; who may use it is its group.',
+        )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_PATIENCE)
+        try:
+            probe.connect(path)
+        except PermissionError:
+            return fail(
+                "socket", f"{path} is not ours to use ({mode}).", f"sudo usermod -aG {group} $USER, then log in anew."
+            )
+        except OSError as error:
+            return fail(
+                "socket",
+                f"{path} is there, but nobody answers: {error.strerror}.",
+                "The agent was killed: start it again.",
+            )
+    return ok("socket", f"{path} answers ({mode}).")
+
+
+def agent(client: Client) -> tuple[list[Finding], dict[str, Any] | None]:
+    """How the agent does, and its status; None when there is none."""
+    try:
+        status: dict[str, Any] = client.call("GET", "/v1/status")
+    except TunneldError as error:
+        return [fail("agent", f"The agent does not answer: {error}.", "See its log: journalctl -u tunneld -e.")], None
+    found = [ok("agent", f"tunneld {status['version']}, pid {status['pid']}, up for {status['uptime_s']:.0f} s.")]
+    for tunnel in status["tunnels"]:
+        found.append(_tunnel(tunnel))
+    if not status["tunnels"]:
+        found.append(
+            warn("tunnel", "It has no tunnels.", "Add one under `tunnels:`, or `tunnelctl open NAME SERVICE`.")
+        )
+    return found, status
+
+
+def _tunnel(tunnel: dict[str, Any]) -> Finding:
+    name, state, why = (
+        f"tunnel {tunnel['name']}",
+        tunnel["state"],
+        (tunnel["last_error"] or "no reason given").rstrip("."),
+    )
+    quality = tunnel.get("quality") or {}
+    if state == "online":
+        grade, reason = quality.get("grade"), quality.get("reason", "")
+        if grade in ("poor", "down"):
+            return warn(
+                name, f"online, but its connection is {grade}: {reason}.", "Look at the network between both ends."
+            )
+        return ok(name, f"online at {tunnel['public_url']}, connection {grade or 'not measured yet'}.")
+    if state == "degraded":
+        return fail(name, f"connected, but {why}.", "Start or mend the service; the checks below say how it answers.")
+    if state in ("connecting", "resuming", "draining"):
+        return warn(name, f"{state}: {why}.", "Wait a moment and look again; the checks below say where it waits.")
+    return fail(name, f"{state}: {why}.", "The checks of the server below say where it fails.")
+
+
+def systemd(unit: str = "tunneld.service") -> Finding:
+    """What the service manager says of the agent's unit."""
+    program = shutil.which("systemctl")
+    if program is None or not os.path.isdir("/run/systemd/system"):
+        return skip("systemd", "There is no systemd here.")
+    keys = "LoadState,ActiveState,SubState,NRestarts,Result,UnitFileState"
+    command = [program, "show", unit, f"--property={keys}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False, stdin=subprocess.DEVNULL)  # noqa: S603 - systemctl with our own words
+    said = dict(line.partition("=")[::2] for line in done.stdout.splitlines())
+    if done.returncode != 0 or said.get("LoadState") in (None, "not-found"):
+        return skip("systemd", f"There is no unit {unit}: the agent is started by something else.")
+    state, restarts = f"{said['ActiveState']} ({said['SubState']})", said.get("NRestarts", "0")
+    if said["ActiveState"] != "active":
+        return fail(
+            "systemd",
+            f"{unit} is {state}, result {said.get('Result')}.",
+            f"systemctl start {unit}; journalctl -u {unit} -e.",
+        )
+    if restarts not in ("", "0"):
+        return warn(
+            "systemd", f"{unit} is {state}, but was restarted {restarts} times.", f"journalctl -u {unit} has why."
+        )
+    if said.get("UnitFileState") == "disabled":
+        return warn("systemd", f"{unit} is {state}, but will not start at boot.", f"systemctl enable {unit}.")
+    return ok("systemd", f"{unit} is {state}.")
+
+
+def services(tunnels: list[dict[str, Any]]) -> list[Finding]:
+    """How each tunnel's service answers a request for events, asked straight.
+
+    Args:
+        tunnels: `name`, `service` and, maybe, `service_check`.
+    """
+    return [
+        _service(str(one.get("name")), str(one.get("service", "")), one.get("service_check") or {}) for one in tunnels
+    ]
+
+
+def _service(name: str, address: str, check: dict[str, Any]) -> Finding:
+    what = f"service {name}"
+    path = str(check.get("path") or "/")
+    try:
+        connection = _connection(address)
+    except ValueError:
+        return fail(
+            what, f"{without_secrets(address)} is no address.", "Give http://HOST:PORT, https://… or unix:/path."
+        )
+    try:
+        connection.request("GET", path, headers={"Accept": "text/event-stream, */*", "Accept-Encoding": "gzip"})
+        answer = connection.getresponse()
+        return _answered(what, path, answer)
+    except ssl.SSLCertVerificationError as error:
+        return warn(
+            what, f"It shows a certificate that is not trusted here: {error.verify_message}.", "See that of its CA."
+        )
+    except TimeoutError:
+        return fail(
+            what,
+            f"No head of an answer to GET {path} within {_PATIENCE:g} s.",
+            "See why the service hangs; its own log says.",
+        )
+    except (OSError, http.client.HTTPException) as error:
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return fail(
+            what, f"{without_secrets(address)} does not answer: {why}.", "Start the service, or correct `service:`."
+        )
+    finally:
+        connection.close()
+
+
+def _connection(address: str) -> http.client.HTTPConnection:
+    if address.startswith("unix:"):
+        connection = http.client.HTTPConnection("localhost", timeout=_PATIENCE)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(_PATIENCE)
+        try:
+            sock.connect(address.removeprefix("unix:"))
+        except OSError:
+            sock.close()
+            raise
+        connection.sock = sock
+        return connection
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(address)
+    if parts.scheme == "https":
+        return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=_PATIENCE)
+    return http.client.HTTPConnection(parts.hostname, parts.port, timeout=_PATIENCE)
+
+
+def _answered(what: str, path: str, answer: http.client.HTTPResponse) -> Finding:
+    kind = answer.headers.get_content_type()
+    encoding = (answer.headers.get("Content-Encoding") or "").lower()
+    said = f"GET {path} is answered {answer.status} {kind}"
+    if answer.status >= 500:
+        return fail(what, f"{said}.", "The service fails by itself: see its log.")
+    if kind == "text/event-stream":
+        if encoding not in ("", "identity"):
+            return warn(
+                what,
+                f"{said}, encoded by {encoding}: events cannot be told apart on the way.",
+                "Leave sse.identity on, and do not compress event streams.",
+            )
+        return ok(what, f"{said}: it speaks SSE.")
+    return ok(what, f"{said}; SSE is at another path, or not spoken (give --sse URL to measure a stream).")
