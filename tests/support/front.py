@@ -197,6 +197,7 @@ class Client:
 
 class _Agent:
     peer = "192.0.2.9"
+    round_trip: float | None = None
 
     def replaced(self, *, resumed: bool) -> None:
         pass

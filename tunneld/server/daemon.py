@@ -185,9 +185,14 @@ class ServerDaemon:
         return sorted(changes.sections)
 
     def status_line(self) -> str:
-        """As ``systemctl status`` shows it."""
-        online = sum(1 for tunnel in self.registry.all() if tunnel.online)
-        return f"{online} tunnels up, {len(self.ingress.exchanges)} streams"
+        """As ``systemctl status`` shows it; of several round trips the middle one, and the worst."""
+        online = [tunnel for tunnel in self.registry.all() if tunnel.online]
+        line = f"{len(online)} tunnels up, {len(self.ingress.exchanges)} streams"
+        connections = [tunnel.connection for tunnel in online if tunnel.connection is not None]
+        trips = sorted(one.round_trip for one in connections if one.round_trip is not None)
+        if trips:
+            line += f", rtt {trips[(len(trips) - 1) // 2] * 1000:.0f} ms"
+        return f"{line}, at worst {trips[-1] * 1000:.0f} ms" if len(trips) > 1 else line
 
     def on_leave(self, leave: Callable[[], None]) -> None:
         """Nobody asks a server to leave but by a signal."""

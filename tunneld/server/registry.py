@@ -81,9 +81,11 @@ class Connection(Protocol):
 
     Attributes:
         peer: the address at its other end, for people.
+        round_trip: seconds of the last answered ping; None before.
     """
 
     peer: str
+    round_trip: float | None
 
     def replaced(self, *, resumed: bool) -> None:
         """A newer connection took the name over: write nothing more and close; end the session unless `resumed`."""

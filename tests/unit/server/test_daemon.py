@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import httpx
 import pytest
@@ -45,6 +46,25 @@ async def test_alive_and_ready() -> None:
         async with peer(url_of(server)) as agent:
             await agent.hello()
             assert server.status_line() == "1 tunnels up, 0 streams"
+
+
+async def test_the_status_tells_how_far_the_agents_are() -> None:
+    async with running_server(heartbeat={"interval": "100ms", "min": "100ms"}) as server, peer(url_of(server)) as agent:
+        await agent.hello(heartbeat={"interval": 0.1})
+        ping = await agent.want("ping")
+        assert server.status_line() == "1 tunnels up, 0 streams"
+        await agent.say({**ping, "type": "pong"})
+        told = re.compile(r"1 tunnels up, 0 streams, rtt \d+ ms")
+        await settled(lambda: told.fullmatch(server.status_line()) is not None)
+        async with peer(url_of(server), "b") as second, peer(url_of(server), "c") as third:
+            await second.hello()
+            await third.hello()
+            for name, trip in (("app", 0.0204), ("b", 0.41), ("c", 0.001)):
+                tunnel = server.registry.find(name)
+                assert tunnel is not None
+                assert tunnel.connection is not None
+                tunnel.connection.round_trip = trip
+            assert server.status_line() == "3 tunnels up, 0 streams, rtt 20 ms, at worst 410 ms"
 
 
 async def test_stopping_ends_connections_that_have_not_said_hello() -> None:

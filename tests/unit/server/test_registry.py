@@ -20,6 +20,7 @@ class Agent:
     """A connection that knows whether it was replaced."""
 
     peer = "192.0.2.9"
+    round_trip: float | None = None
 
     def __init__(self) -> None:
         self.told = 0
