@@ -22,6 +22,7 @@ from tunneld.config.agent import AgentConfig
 from tunneld.control.view import AgentView
 from tunneld.protocol import frames
 from tunneld.protocol.messages import Open, encode
+from tunneld.protocol.session import Session
 
 EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -232,6 +233,25 @@ async def test_what_each_error_does_to_the_session(code: str, *, kept: bool) -> 
         second = await it.next()
         assert ("session_id" in second.hello) is kept
         assert it.agent.active_streams == int(kept)
+
+
+async def test_a_message_that_cannot_be_taken_ends_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resumed, the server would send it again, and the agent would have no more memory for it than before."""
+
+    def full(*_: Any) -> None:
+        raise MemoryError
+
+    async with bench() as it:
+        first = await online(it)
+        await first.open()
+        await first.frames_until(frames.DATA)
+        monkeypatch.setattr(Session, "receive", full)
+        await first.open(2)
+        second = await it.next()
+        monkeypatch.undo()
+        assert "session_id" not in second.hello
+        assert it.agent.active_streams == 0
+        assert it.tunnel.last_error == "a message of the server's could not be taken here"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from tests.support.handmade import HandAgent, Visitor, dial, serving, visit
 from tunneld.errors import VisitorError
 from tunneld.protocol import frames
+from tunneld.protocol.session import Session
 from tunneld.server import auth
 from tunneld.server.daemon import ServerDaemon
 from tunneld.server.principals import Principal
@@ -513,6 +514,22 @@ async def test_a_close_of_the_agents(code: int, *, kept: bool) -> None:
         again = await last.resume(2, said, agent.received)
         assert again.get("resume_refused") == (None if kept else "unknown")
         visitor.leave()
+
+
+async def test_a_message_that_cannot_be_taken_ends_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resumed, the agent would send it again, and the server would have no more memory for it than before."""
+
+    def full(*_: Any) -> None:
+        raise MemoryError
+
+    async with serving(**SMALL) as server:
+        agent, said, visitor, stream = await with_stream(server)
+        monkeypatch.setattr(Session, "receive", full)
+        agent.send(frames.frame(frames.DATA, stream, b"two"))
+        await visitor.broken()
+        monkeypatch.undo()
+        last = await dial(server)
+        assert (await last.resume(2, said, agent.received))["resume_refused"] == "unknown"
 
 
 @pytest.mark.parametrize(("code", "again"), [(1000, "unknown"), (1001, "unknown"), (1011, None)])

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.box import Box, missing
+from tests.support.processes import eventually
 from tests.systemd.service import Visitor
 
 
@@ -31,6 +32,14 @@ def box(booted: Box) -> Iterator[Box]:
     for visitor in list(Visitor.here):
         visitor.close()
     booted.revert()
+
+
+def started(box: Box) -> None:
+    """Start server and agent, and wait until the tunnel stands: a daemon is ready before that."""
+    box.systemctl("start", "tunneld-server", "tunneld")
+    eventually(
+        lambda: '"online"' in box.run("tunnelctl", "status", "--json", check=False).stdout, timeout=60, what="online"
+    )
 
 
 PORT = 8440

@@ -14,6 +14,9 @@ from tests.support.box import Box
 
 __all__ = ["Service", "Visitor", "serving"]
 
+_AT_ONCE = 65536
+"""Bytes of a request that are sent before a visitor is there: any socket takes them."""
+
 
 class Service(ThreadingHTTPServer):
     """`/events` counts on from Last-Event-ID, `/plain` has no ids; `/slow` ends once `released`, `/endless` never."""
@@ -140,20 +143,31 @@ class Visitor:
         self, box: Box, port: int, path: str, *, body: bytes | None = None, length: int = 0, last: int | None = None
     ) -> None:
         self.socket = box.connect(port)
-        self.here.append(self)
         self.socket.settimeout(90)
         head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nHost: localhost\r\n"
         if body is not None:
             head += f"Content-Length: {length}\r\n"
         if last is not None:
             head += f"Last-Event-ID: {last}\r\n"
-        self.socket.sendall(head.encode() + b"Accept: text/event-stream\r\n\r\n" + (body or b""))
+        whole = head.encode() + b"Accept: text/event-stream\r\n\r\n" + (body or b"")
+        self.socket.sendall(whole[:_AT_ONCE])
         self.got = bytearray()
         self.fault: str | None = None
         self.over = threading.Event()
         self._news = threading.Condition()
-        self._thread = threading.Thread(target=self._read, name=f"visitor of {path}", daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._read, name=f"visitor of {path}", daemon=True)]
+        if rest := whole[_AT_ONCE:]:  # it may be taken slowly, or not at all
+            send = threading.Thread(target=self._send, args=(rest,), name=f"body for {path}", daemon=True)
+            self._threads.append(send)
+        for thread in self._threads:
+            thread.start()
+        self.here.append(self)
+
+    def _send(self, rest: bytes) -> None:
+        try:
+            self.socket.sendall(rest)
+        except OSError:
+            pass  # an answer came before, or the end: `_read` tells
 
     def _read(self) -> None:
         try:
@@ -205,5 +219,6 @@ class Visitor:
             self.socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
-        self._thread.join(5)
+        for thread in self._threads:
+            thread.join(5)
         self.socket.close()

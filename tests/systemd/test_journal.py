@@ -6,7 +6,7 @@ import re
 
 from tests.support.box import Box
 from tests.support.processes import eventually
-from tests.systemd.conftest import PORT, agent_file, server_file
+from tests.systemd.conftest import PORT, agent_file, server_file, started
 from tests.systemd.service import Visitor, serving
 
 SECRET = "secret-of-a-visitor"
@@ -17,7 +17,7 @@ def test_a_stream_is_found_by_its_fields(box: Box) -> None:
         box.configure("/etc/tunneld/server.yaml", server_file())
         box.configure("/etc/tunneld/tunneld.yaml", agent_file(service.port))
         since = box.now()
-        box.systemctl("start", "tunneld-server", "tunneld")
+        started(box)
         visitor = Visitor(box, PORT, f"/t/demo/events?token={SECRET}")
         visitor.wait(b"id: 3\n")
         request_id = re.search(rb"(?i)x-tunnel-request-id: (\S+)", bytes(visitor.got))
@@ -50,7 +50,7 @@ def test_queries_are_written_where_they_are_wanted(box: Box) -> None:
         box.configure("/etc/tunneld/server.yaml", server_file(log={"queries": True}))
         box.configure("/etc/tunneld/tunneld.yaml", agent_file(service.port))
         since = box.now()
-        box.systemctl("start", "tunneld-server", "tunneld")
+        started(box)
         visitor = Visitor(box, PORT, "/t/demo/events?shown=1")
         visitor.wait(b"id: 1\n")
         visitor.close()
@@ -63,7 +63,7 @@ def test_a_burst_is_cut_and_counted(box: Box) -> None:
         box.configure("/etc/tunneld/server.yaml", server_file())
         box.configure("/etc/tunneld/tunneld.yaml", agent_file(service.port, log={"level": "debug", "burst": 20}))
         since = box.now()
-        box.systemctl("start", "tunneld-server", "tunneld")
+        started(box)
         for _ in range(30):
             visitor = Visitor(box, PORT, "/t/demo/hello")
             visitor.wait(b"hello")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.box import Box
 from tests.support.processes import ROOT, eventually
-from tests.systemd.conftest import PORT, agent_file, server_file
+from tests.systemd.conftest import PORT, agent_file, server_file, started
 from tests.systemd.service import Service, Visitor, serving
 
 DRAIN = 5.0
@@ -26,9 +26,17 @@ def table() -> dict[str, dict[str, str]]:
 
 
 def restart(box: Box, how: str) -> None:
+    """Have the daemon leave; returns when nobody else takes it for present."""
     unit = "tunneld" if how.startswith("agent") else "tunneld-server"
     if how.endswith("killed"):
+        pid, since = box.pid(unit), box.now()
         box.systemctl("kill", "--signal=KILL", unit)
+        eventually(lambda: box.pid(unit) != pid, timeout=30, what="dead")
+        if unit == "tunneld":  # what comes before the server knows goes to the dead one, and ends as what is open does
+            told = ("--unit=tunneld-server", "TUNNEL=demo")
+            eventually(
+                lambda: any("KEPT_STREAMS" in one for one in box.journal(since, *told)), timeout=30, what="missed"
+            )
     else:
         box.systemctl("restart", "--no-block", unit)
         box.wait_for(unit, SubState="stop-sigterm")
@@ -77,8 +85,7 @@ def fates(box: Box, service: Service, how: str) -> dict[str, str]:
     settings = {"drain_timeout": DRAIN}
     box.configure("/etc/tunneld/server.yaml", server_file(**settings))
     box.configure("/etc/tunneld/tunneld.yaml", agent_file(service.port, **settings))
-    box.systemctl("start", "tunneld-server", "tunneld")
-    eventually(lambda: "online" in box.run("tunnelctl", "status").stdout, what="online")
+    started(box)
     unit = "tunneld" if how.startswith("agent") else "tunneld-server"
     pid = box.pid(unit)
     service.released.clear()
@@ -142,7 +149,7 @@ def test_the_session_is_the_same_over_a_restart(box: Box) -> None:
     with serving(box) as service:
         box.configure("/etc/tunneld/server.yaml", server_file())
         box.configure("/etc/tunneld/tunneld.yaml", agent_file(service.port))
-        box.systemctl("start", "tunneld-server", "tunneld")
+        started(box)
         visitor = Visitor(box, PORT, "/t/demo/events")
         visitor.wait(b"id: 5\n")
         since = box.now()
@@ -164,8 +171,7 @@ def test_what_is_left_for_the_successor_is_its_users_alone(box: Box) -> None:
         box.configure("/etc/tunneld/server.yaml", server_file())
         box.configure("/etc/tunneld/tunneld.yaml", agent_file(service.port))
         box.drop_in("tunneld.service", "[Service]\nRuntimeDirectoryPreserve=yes\n")
-        box.systemctl("start", "tunneld-server", "tunneld")
-        eventually(lambda: "online" in box.run("tunnelctl", "status").stdout, what="online")
+        started(box)
         box.systemctl("stop", "tunneld")
         assert box.sh("stat -c '%a %U' /run/tunneld/sessions.json").split() == ["600", "tunneld"]
         assert list(json.loads(box.sh("cat /run/tunneld/sessions.json"))["tunnels"]) == ["demo"]

@@ -85,6 +85,8 @@ def of_close(code: int | None, reason: str) -> Verdict:
         return of_error_code(reason, "", None)
     if code is None:
         return Retry("the connection was lost")
+    if code == 1006:  # this side could not take what came (wire/ws_protocol.py); sent again it would do no better
+        return Retry("a message of the server's could not be taken here", fault=True)
     return Retry(f"the server closed the connection ({code}{f' {reason}' if reason else ''})")
 
 

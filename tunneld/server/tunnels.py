@@ -47,7 +47,7 @@ from tunneld.server.registry import Seen, SessionDirectory, Tunnel
 __all__ = ["TunnelConnection", "TunnelPolicy"]
 
 #: Close codes by which an agent says that the server broke the protocol: its session is gone.
-_FAULTS = (1002, 1009)
+_FAULTS = (1002, 1006, 1009)  # 1006: a fault of this side's own (wire/ws_protocol.py)
 
 log = logging.getLogger("tunneld.tunnels")
 

@@ -98,7 +98,7 @@ class WebSocket(asyncio.BufferedProtocol):
         paused: the transport holds more than its high-water mark: send no bulk.
         last_heard: `time.monotonic` of the last octet that came.
         subprotocol: None when none was agreed on.
-        fault: what the peer did wrong, in words, when this end closed for it; else None.
+        fault: what the peer did wrong, in words, when this end closed for it, or what failed here; else None.
     """
 
     __slots__ = (
@@ -378,7 +378,12 @@ class WebSocket(asyncio.BufferedProtocol):
             self._state = _OVER
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The transport is gone."""
+        """The transport is gone. With anything but an OSError it was given up because a message could not be taken here
+        (out of memory, say): where that was half done nothing can go on, and the same message again would do no better.
+        """
+        if exc is not None and not isinstance(exc, OSError):
+            self.fault = f"a message could not be taken here ({type(exc).__name__})"
+            self._close = (1006, "")  # which no peer may send (RFC 6455 section 7.4.1)
         self._state = _LOST
         self._decoder.release()
         if self._timer is not None:

@@ -169,6 +169,7 @@ def test_codes_that_pass_by_themselves() -> None:
 
 def test_closes() -> None:
     assert of_close(None, "") == Retry("the connection was lost")
-    assert of_close(1006, "x") == Retry("the server closed the connection (1006 x)")
+    assert of_close(1011, "x") == Retry("the server closed the connection (1011 x)")
+    assert of_close(1006, "") == Retry("a message of the server's could not be taken here", fault=True)
     assert isinstance(of_close(4001, "replaced"), Failed)
     assert of_close(1009, "too_large") == Retry(f"too_large: {CODES['too_large'].title}", fault=True)

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import weakref
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -230,6 +231,18 @@ def test_after_the_end_of_the_stream_nothing_is_written() -> None:
     assert transport.written == []
     socket.connection_lost(None)
     assert keep.ends == [(None, "")]
+    loop.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"), [(MemoryError(), (1006, "")), (ConnectionResetError(), (None, "")), (None, (None, ""))]
+)
+def test_a_fault_of_ones_own_is_told_from_a_lost_connection(fault, told) -> None:
+    loop = asyncio.new_event_loop()
+    _, socket, keep = end(loop)
+    socket.connection_lost(fault)
+    assert keep.ends == [told]
+    assert (socket.fault == "a message could not be taken here (MemoryError)") is isinstance(fault, MemoryError)
     loop.close()
 
 
