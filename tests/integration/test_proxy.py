@@ -54,6 +54,21 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         writer.write(reply(body, extra=extra))
 
 
+class Events:
+    """Answers each request with one event and then waits; `closed` counts the connections that were closed to it."""
+
+    def __init__(self) -> None:
+        self.closed = asyncio.Semaphore(0)
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_head(reader)
+        writer.write(CHUNKED.format("text/event-stream").encode() + chunk(b"data: 1\n\n"))
+        try:
+            await reader.readexactly(1)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            self.closed.release()
+
+
 @on_both_loops
 async def test_connections_are_used_again() -> None:
     async with tunnelled(small) as made:
@@ -505,65 +520,38 @@ async def test_a_visitor_that_leaves_closes_the_services_connection(when: str) -
 
 @on_both_loops
 async def test_a_visitor_that_stops_the_answer_closes_the_services_connection() -> None:
-    closed = asyncio.Event()
-
-    async def events(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_head(reader)
-        writer.write(CHUNKED.format("text/event-stream").encode() + chunk(b"data: 1\n\n"))
-        try:
-            await reader.readexactly(1)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            closed.set()
-
+    events = Events()
     async with tunnelled(events) as made:
         visitor = made.open()
         await visitor.until(lambda: visitor.body)
         visitor.stream.stop()
-        await closed.wait()
+        await events.closed.acquire()
         assert made.ended == {"visitor": 1}
         assert not made.joined.agent.streams
 
 
 @on_both_loops
 async def test_a_lost_session_closes_the_services_connections() -> None:
-    closed = asyncio.Semaphore(0)
-
-    async def events(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_head(reader)
-        writer.write(CHUNKED.format("text/event-stream").encode() + chunk(b"data: 1\n\n"))
-        try:
-            await reader.readexactly(1)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            closed.release()
-
+    events = Events()
     async with tunnelled(events) as made:
         visitors = [made.open() for _ in range(5)]
         for visitor in visitors:
             await visitor.until(lambda visitor=visitor: visitor.body)
         made.joined.agent.end("peer_lost")
         for _ in visitors:
-            await closed.acquire()
+            await events.closed.acquire()
         assert made.ended == {"peer_lost": 5}
 
 
 @on_both_loops
 async def test_closing_ends_everything() -> None:
-    closed = asyncio.Event()
-
-    async def events(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_head(reader)
-        writer.write(CHUNKED.format("text/event-stream").encode() + chunk(b"data: 1\n\n"))
-        try:
-            await reader.readexactly(1)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            closed.set()
-
+    events = Events()
     async with tunnelled(events) as made:
         visitor = made.open()
         await visitor.until(lambda: visitor.body)
         made.proxy.close()
         assert (await visitor.finished()).reason == "shutdown"
-        await closed.wait()
+        await events.closed.acquire()
         assert (await made.get()).reason == "refused"
 
 

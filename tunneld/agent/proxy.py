@@ -19,8 +19,8 @@ from tunneld.agent.record import STALL_CHECKS, Record
 from tunneld.agent.sockets import SocketExchange
 from tunneld.config.agent import AgentLimits, TunnelConfig
 from tunneld.config.service import Service
-from tunneld.protocol.messages import Headers, Open
-from tunneld.protocol.streams import Sink, Stream
+from tunneld.protocol.messages import Open
+from tunneld.protocol.streams import NOBODY, Sink, Stream
 from tunneld.protocol.windows import Holders, MemoryBudget
 from tunneld.telemetry.metrics import StreamCounts
 from tunneld.wire.ws_hop import CLOSE_TIMEOUT, Hop
@@ -53,33 +53,6 @@ class Totals:
     bytes_out: int = 0
     events: int = 0
     ended: dict[str, int] = field(default_factory=dict)
-
-
-class _Refused:
-    """The sink of a stream that was never taken on."""
-
-    __slots__ = ()
-
-    def head(self, status: int, headers: Headers) -> None:
-        """See `Sink`."""
-
-    def data(self, data: bytes) -> None:
-        """See `Sink`."""
-
-    def end(self, trailers: Headers) -> None:
-        """See `Sink`."""
-
-    def stopped(self) -> None:
-        """See `Sink`."""
-
-    def cancelled(self, reason: str) -> None:
-        """See `Sink`."""
-
-    def writable(self) -> None:
-        """See `Sink`."""
-
-
-_REFUSED = _Refused()
 
 
 class Proxy:
@@ -179,7 +152,7 @@ class Proxy:
             )
             self._count("refused")
             stream.cancel("refused")
-            return _REFUSED
+            return NOBODY
         exchange = Exchange(self, stream, request, ended)
         self.exchanges[stream.request_id] = exchange
         self.totals.streams += 1

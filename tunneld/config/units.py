@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 __all__ = [
     "MAX_SECONDS",
@@ -33,6 +35,7 @@ MAX_SECONDS = 3650 * 86400.0
 MAX_SIZE = 1 << 50
 """One PiB: no size of this program is larger."""
 
+_Number = TypeVar("_Number", int, float)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {
     "": 1,
@@ -223,14 +226,7 @@ class Duration:
     def __call__(self, value: object) -> float:
         """Seconds. Raises `ValueError` when `value` is no duration or out of bounds."""
         seconds = parse_duration(value)
-        if seconds == 0 and self.off:
-            return 0.0
-        if seconds < self.low:
-            also = ", or 0 for off" if self.off else ""
-            raise ValueError(f"expected at least {format_duration(self.low)}{also}, not {shown(value)}")
-        if seconds > self.high:
-            raise ValueError(f"expected at most {format_duration(self.high)}, not {shown(value)}")
-        return seconds
+        return _between(seconds, self.low, self.high, value, off=self.off, form=format_duration)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,15 +239,21 @@ class Size:
 
     def __call__(self, value: object) -> int:
         """Bytes. Raises `ValueError` when `value` is no size or out of bounds."""
-        size = parse_size(value)
-        if size == 0 and self.off:
-            return 0
-        if size < self.low:
-            also = ", or 0 for off" if self.off else ""
-            raise ValueError(f"expected at least {format_size(self.low)}{also}, not {shown(value)}")
-        if size > self.high:
-            raise ValueError(f"expected at most {format_size(self.high)}, not {shown(value)}")
-        return size
+        return _between(parse_size(value), self.low, self.high, value, off=self.off, form=format_size)
+
+
+def _between(
+    number: _Number, low: _Number, high: _Number, value: object, *, off: bool, form: Callable[[_Number], str]
+) -> _Number:
+    """The number that `value` says, when it lies within the bounds; raises `ValueError`."""
+    if number == 0 and off:
+        return number
+    if number < low:
+        also = ", or 0 for off" if off else ""
+        raise ValueError(f"expected at least {form(low)}{also}, not {shown(value)}")
+    if number > high:
+        raise ValueError(f"expected at most {form(high)}, not {shown(value)}")
+    return number
 
 
 @dataclass(frozen=True, slots=True)

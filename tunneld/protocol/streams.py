@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_INFORMATIONAL",
+    "NOBODY",
     "REASONS",
     "Chunk",
     "Direction",
@@ -120,6 +121,34 @@ class Sink(Protocol):
 
     def writable(self) -> None:
         """After `Stream.send` returned False: read your source again."""
+
+
+class _Nobody:
+    """Takes everything, and nothing becomes of it."""
+
+    __slots__ = ()
+
+    def head(self, status: int, headers: Headers) -> None:
+        """See `Sink`."""
+
+    def data(self, data: bytes) -> None:
+        """See `Sink`."""
+
+    def end(self, trailers: Headers) -> None:
+        """See `Sink`."""
+
+    def stopped(self) -> None:
+        """See `Sink`."""
+
+    def cancelled(self, reason: str) -> None:
+        """See `Sink`."""
+
+    def writable(self) -> None:
+        """See `Sink`."""
+
+
+#: The sink of a stream that nobody consumes (any more).
+NOBODY: Sink = _Nobody()
 
 
 class Stream:

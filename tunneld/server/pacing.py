@@ -14,36 +14,11 @@ from typing import Any
 
 from tunneld.protocol.messages import Headers
 from tunneld.protocol.rates import Bucket
-from tunneld.protocol.streams import Sink
+from tunneld.protocol.streams import NOBODY, Sink
 
 __all__ = ["Meter", "Paced"]
 
 _LEAST = 0.002  # seconds: a shorter wait is made up for by the next
-
-
-class _Nobody:
-    """Whom nothing is told."""
-
-    def head(self, status: int, headers: Headers) -> None:
-        """See `Sink`."""
-
-    def data(self, data: bytes) -> None:
-        """See `Sink`."""
-
-    def end(self, trailers: Headers) -> None:
-        """See `Sink`."""
-
-    def stopped(self) -> None:
-        """See `Sink`."""
-
-    def cancelled(self, reason: str) -> None:
-        """See `Sink`."""
-
-    def writable(self) -> None:
-        """See `Sink`."""
-
-
-_NOBODY = _Nobody()
 
 
 class Meter:
@@ -97,7 +72,7 @@ class Paced:
 
     @sink.setter
     def sink(self, sink: Sink | None) -> None:
-        self._sink = sink or _NOBODY
+        self._sink = sink or NOBODY
 
     @property
     def when_sent(self) -> Callable[[], None] | None:
