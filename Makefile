@@ -115,7 +115,7 @@ apt-deps:
 	@if [ "$$(id -u)" != 0 ]; then echo 'make apt-deps installs system packages: run it as root (sudo make apt-deps)'; exit 1; fi
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-		$$(command -v npm >/dev/null || echo nodejs npm) chromium chromium-driver nginx caddy wrk curl openssl iproute2 prometheus zsh fish man-db \
+		$$(command -v npm >/dev/null || echo nodejs npm) chromium chromium-driver nginx caddy wrk curl openssl iproute2 prometheus prometheus-alertmanager zsh fish man-db \
 		debootstrap pipx systemd-container dbus libnss-systemd faketime >/dev/null
 
 clean:

@@ -101,6 +101,18 @@ def _of_completion(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", choices=("bash", "zsh", "fish"))
 
 
+def _of_alerts(parser: argparse.ArgumentParser) -> None:
+    from tunnelctl.alerts import add_arguments
+
+    add_arguments(parser)
+
+
+def _alerts(client: Client, args: argparse.Namespace, screen: Screen) -> int:
+    from tunnelctl.alerts import run
+
+    return run(client, args, screen)
+
+
 def _of_doctor(parser: argparse.ArgumentParser) -> None:
     from tunnelctl.doctor.command import add_arguments
 
@@ -125,6 +137,7 @@ VERBS: dict[str, Verb] = {
     "info": Verb(tunnels.info, "all that is known of one tunnel", _of_reconnect),
     "drain": Verb(verbs.drain, "take no new streams, let those under way end, then leave"),
     "events": Verb(verbs.events, "what happens, as it happens, until Ctrl-C", _of_events),
+    "alerts": Verb(_alerts, "what the agent's alerts say; `alerts test` tries the receivers", _of_alerts),
     "doctor": Verb(_doctor, "look at everything on the way, and say what to do", _of_doctor),
     "completion": Verb(verbs.completion, "print the completion script of a shell", _of_completion),
 }

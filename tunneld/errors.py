@@ -317,6 +317,12 @@ CODES: dict[str, Code] = _table(
         "It has ended, or the id is mistyped; `tunnelctl streams` lists those under way.",
     ),
     (
+        "no_such_alert",
+        404,
+        "No rule of that name stands in `alerts`.",
+        "`tunnelctl alerts --json` lists the rules.",
+    ),
+    (
         "web_page_refused",
         403,
         "The control and admin APIs do not answer requests of web pages.",

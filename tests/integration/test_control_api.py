@@ -263,6 +263,8 @@ async def test_openapi_lists_every_call_and_every_answer(client: httpx.AsyncClie
         ("GET", "/v1/tunnels/{name}"),
         ("DELETE", "/v1/tunnels/{name}"),
         ("GET", "/metrics"),
+        ("GET", "/v1/alerts"),
+        ("POST", "/v1/alerts/test"),
         ("POST", "/v1/tunnels/{name}/reconnect"),
         ("POST", "/v1/drain"),
         ("PUT", "/v1/log-level"),

@@ -183,6 +183,14 @@ class MemoryAgent:
     def metrics(self, accept: str = "") -> tuple[bytes, str]:
         return b"# HELP tunneld_tunnels Tunnels.\n", "text/plain; version=0.0.4; charset=utf-8"
 
+    def alerts(self) -> Any:
+        return {"alerts": [], "rules": [], "receivers": []}
+
+    async def test_alerts(self, name: str | None) -> Any:
+        if name is not None:
+            raise VisitorError("no_such_alert")
+        return {"told": [{"receiver": "webhook hooks.example.org", "fault": None}]}
+
     def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         self.listeners.add(listener)
         self.subscribed.set()

@@ -90,6 +90,8 @@ class AgentDaemon:
         self.draining = False
         #: Called when an operator wants the process to drain and go; whoever runs it sets this.
         self.leave: Callable[[], None] = lambda: None
+        #: Called with the file that a reload applied.
+        self.reloaded: list[Callable[[AgentConfig], None]] = []
         #: Of tunnels that are gone: streams, bytes from visitors, bytes to visitors.
         self.totals = [0, 0, 0]
         #: Of all tunnels, for the metrics.
@@ -165,7 +167,7 @@ class AgentDaemon:
             log.info("Draining: no new streams are taken.")
             for tunnel in self.tunnels:
                 tunnel.drain()
-            self._tell("drain", streams=self.active_streams)
+            self.tell("drain", streams=self.active_streams)
         return self.active_streams
 
     async def stop(self) -> None:
@@ -212,11 +214,13 @@ class AgentDaemon:
             applied.changed.append("server: every tunnel dials anew")
             for tunnel in self.tunnels:
                 tunnel.reconnect(elsewhere=elsewhere)
+        for told in self.reloaded:
+            told(config)
         for line in applied.changed:
             log.info("Reloaded: %s", line)
         for line in applied.restart:
             log.warning("Reloaded, but only a restart applies %s", line)
-        self._tell("reload", changed=applied.changed, restart=applied.restart)
+        self.tell("reload", changed=applied.changed, restart=applied.restart)
         return applied
 
     def status_line(self) -> str:
@@ -398,10 +402,10 @@ class AgentDaemon:
                 "replayed_bytes": outage.replayed_bytes,
                 "streams_lost": outage.streams_lost,
             }
-        self._tell("tunnel", tunnel=tunnel.name, state=tunnel.state, was=before, error=tunnel.last_error, **more)
+        self.tell("tunnel", tunnel=tunnel.name, state=tunnel.state, was=before, error=tunnel.last_error, **more)
 
     def _heartbeat(self, tunnel: AgentTunnel, round_trip: float | None) -> None:
-        self._tell(
+        self.tell(
             "heartbeat",
             tunnel=tunnel.name,
             ok=round_trip is not None,
@@ -428,9 +432,10 @@ class AgentDaemon:
                 "bytes_in": exchange.bytes_in,
                 "bytes_out": exchange.bytes_out,
             }
-        self._tell(kind, **about)
+        self.tell(kind, **about)
 
-    def _tell(self, kind: str, /, **fields: Any) -> None:
+    def tell(self, kind: str, /, **fields: Any) -> None:
+        """Tell whoever subscribed of an event."""
         if not self._listeners:
             return
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -42,6 +42,7 @@ from tunneld.protocol.quality import Quality, Reading
 from tunneld.protocol.session import Session, SessionSettings
 from tunneld.telemetry.outages import Outage, Outages
 from tunneld.wire.tcp_info import TcpInfo
+from tunneld.wire.tls import peer_certificate_end
 
 __all__ = ["AgentTunnel", "Dial", "Identity", "State"]
 
@@ -105,6 +106,8 @@ class AgentTunnel:
         self.connected: Connected | None = None
         self.connected_at: float | None = None
         self.last_pong_at: float | None = None
+        #: Seconds of the epoch; None without TLS.
+        self.server_certificate_end: float | None = None
         self.last_error: str | None = None
         self.reconnects = 0
         #: Why the service does not answer, while it does not, or the server's probe does not come back; None: all is
@@ -576,6 +579,7 @@ class AgentTunnel:
         self.connected, self._session = said, session
         self._ticket = (said.session_id, said.resume_token)
         self.connected_at = monotonic()
+        self.server_certificate_end = peer_certificate_end(link.pipe.transport)
         self._silent = self._leaving = False
         self._asked = False
         self._backoff.connected(monotonic())

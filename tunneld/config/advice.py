@@ -40,7 +40,6 @@ def _not_open(value: object) -> bool:
 _BOTH: dict[str, _Wanted] = {"log.audit": _any}
 _AGENT: dict[str, _Wanted] = _BOTH | {
     "telemetry.otlp": _any,
-    "alerts": _on,
 }
 _TUNNEL: dict[str, _Wanted] = {
     "access.mode": _not_open,

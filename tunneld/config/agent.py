@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from tunneld.config.addresses import http_url, proxy_url, server_url
+from tunneld.config.alerts import AlertRule, check_unique
 from tunneld.config.common import (
     Bytes,
     EventBytes,
@@ -363,7 +364,12 @@ class AgentConfig(Model):
     quality: QualityConfig = QualityConfig()
     log: LogConfig = LogConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
-    alerts: tuple[dict[str, Any], ...] = ()
+    alerts: tuple[AlertRule, ...] = ()
+
+    @field_validator("alerts", mode="after")
+    @classmethod
+    def _own_names(cls, value: tuple[AlertRule, ...]) -> tuple[AlertRule, ...]:
+        return check_unique(value)
 
     @field_validator("limits", mode="after")
     @classmethod

@@ -261,7 +261,7 @@ def _either(words: Sequence[str]) -> str:
 def _did_you_mean(model: type[Model], loc: _Loc) -> str:
     """The nearest known key beside an unknown one, or where in the file it belongs; "" when nothing is near."""
     name = str(loc[-1])
-    siblings = list(_model_at(model, loc[:-1]).model_fields)
+    siblings = [field.alias or key for key, field in _model_at(model, loc[:-1]).model_fields.items()]
     near = difflib.get_close_matches(name.lower().replace("-", "_"), siblings, 1, 0.6)
     if near:
         return f' (did you mean "{near[0]}"?)'

@@ -84,6 +84,11 @@ def _add_reads(app: FastAPI, agent: AgentFacade) -> None:
         found = agent.stream(request_id)
         return Problem("no_such_stream", f"no stream {request_id}") if found is None else json_answer(found)
 
+    @app.get("/v1/alerts", responses=docs(models.AlertsStatus))
+    async def alerts() -> Response:
+        """Which alerts hold, the rules, and how telling of them went."""
+        return json_answer(agent.alerts())
+
     @app.get("/metrics", responses=text_docs(docs(models.Problem)), response_class=Response)
     async def metrics(request: Request) -> Response:
         """What the agent counts, for Prometheus; as OpenMetrics, with exemplars, where `Accept` asks for it."""
@@ -179,6 +184,14 @@ def _add_changes(app: FastAPI, agent: AgentFacade) -> None:
         closed = agent.close_tunnel(name)
         await audit(request.scope, "close", f"closed tunnel {name}, {closed['streams']} streams ended")
         return json_answer(closed)
+
+    @app.post("/v1/alerts/test", responses=docs(models.AlertsTested, "bad_argument", "no_such_alert", "body_too_large"))
+    async def test_alerts(request: Request, wanted: Annotated[models.AlertsWanted | None, Body()] = None) -> Response:
+        """Send a test message to the receivers, and tell how each went."""
+        name = (wanted or {}).get("alert")
+        tested = await agent.test_alerts(name)
+        await audit(request.scope, "alerts-test", f"tested the alert {name}" if name else "tested the alerts")
+        return json_answer(tested)
 
     @app.post("/v1/drain", responses=docs(models.Drained))
     async def drain(request: Request) -> Response:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection
 from typing import Protocol
 
 from tunneld.control.models import (
+    AlertsStatus,
+    AlertsTested,
     Drained,
     Event,
     Health,
@@ -84,6 +86,12 @@ class AgentFacade(Protocol):
     def metrics(self, accept: str = "") -> tuple[bytes, str]:
         """Return the numbers of the agent as Prometheus's text, or as OpenMetrics where `accept` asks for it, and its
         media type."""
+
+    def alerts(self) -> AlertsStatus:
+        """What the agent's alerts say now."""
+
+    async def test_alerts(self, name: str | None) -> AlertsTested:
+        """Send a test to the receivers of one rule, or of all; raises VisitorError ``no_such_alert``."""
 
     def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         """Call `listener` for each event from now on, until the returned function is called.

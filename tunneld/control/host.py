@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunneld.agent.daemon import AgentDaemon
+from tunneld.alerts.watch import AlertWatch
 from tunneld.config.agent import AgentConfig
+from tunneld.control.alerting import AgentFacts
 from tunneld.control.listener import ControlServer
 from tunneld.control.reading import ReadingServer
 from tunneld.lifecycle import main
@@ -30,6 +32,8 @@ class AgentHost:
     def __init__(self, config: AgentConfig, path: str | None) -> None:
         runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
         self.agent = AgentDaemon(config, path, Path(runtime) if runtime.startswith("/") else None)
+        self._watch = AlertWatch(config.alerts, AgentFacts(self.agent), role="agent", tell=self._tell_alert)
+        self.agent.reloaded.append(lambda changed: self._watch.configure(changed.alerts))
         control = config.control
         self._reading: ReadingServer | None = None
         if config.metrics.listen is not None:
@@ -54,6 +58,7 @@ class AgentHost:
             if self._reading is not None:
                 await self._reading.start()
             await self.agent.start()
+            self._watch.start()
         except BaseException:
             await self._stop_answering()
             raise
@@ -64,6 +69,7 @@ class AgentHost:
 
     async def stop(self) -> None:
         """Close every tunnel, then the socket."""
+        await self._watch.stop()  # its tunnels go down on purpose now
         try:
             await self.agent.stop()
         finally:
@@ -83,6 +89,9 @@ class AgentHost:
         """Apply the changed file; raises ConfigError."""
         return await self.agent.reload()
 
+    def _tell_alert(self, alert: str, state: str, subject: str, message: str) -> None:
+        self.agent.tell("alert", alert=alert, state=state, subject=subject, message=message)
+
     def status_line(self) -> str:
         """One line for an operator."""
         return self.agent.status_line()
@@ -96,14 +105,14 @@ class AgentHost:
         from tunneld.control.app import create_app
         from tunneld.control.view import AgentView
 
-        return create_app(AgentView(self.agent))
+        return create_app(AgentView(self.agent, self._watch))
 
     def _make_reading(self, secret: str | None) -> FastAPI:
         """The same for `metrics.listen`."""
         from tunneld.control.app import create_app
         from tunneld.control.view import AgentView
 
-        return create_app(AgentView(self.agent), reading=True, secret=secret)
+        return create_app(AgentView(self.agent, self._watch), reading=True, secret=secret)
 
 
 def run(config: AgentConfig, path: str) -> int:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from tunneld.agent.tunnel import AgentTunnel
+    from tunneld.alerts.watch import AlertWatch
 
 __all__ = ["agent_metrics"]
 
@@ -22,10 +23,10 @@ _STATES: tuple[str, ...] = get_args(TunnelState)
 _TUNNEL = ("tunnel",)
 
 
-def agent_metrics(daemon: AgentDaemon, accept: str = "") -> tuple[bytes, str]:
+def agent_metrics(daemon: AgentDaemon, watch: AlertWatch, accept: str = "") -> tuple[bytes, str]:
     """Prometheus's text for a running agent, and its type. `tunnel` is a label: the configuration bounds how many."""
     started = time() - (monotonic() - daemon.started)
-    return render(lambda: _families(daemon), role="agent", started=started, accept=accept)
+    return render(lambda: (*_families(daemon), *_of_alerts(watch)), role="agent", started=started, accept=accept)
 
 
 def _families(daemon: AgentDaemon) -> Iterable[Metric]:
@@ -48,6 +49,17 @@ def _families(daemon: AgentDaemon) -> Iterable[Metric]:
 def _share(pair: tuple[int, int]) -> float:
     used, most = pair
     return used / most if most else 0.0
+
+
+def _of_alerts(watch: AlertWatch) -> Iterable[Metric]:
+    held = [one.alert for one in watch.shown() if one.state == "firing"]
+    yield gauge("tunneld_alerts_firing", "Alerts of the agent's own rules that fire.", ("alert",), [
+        ((rule.name,), held.count(rule.name)) for rule in watch.rules
+    ])  # fmt: skip
+    yield counter("tunneld_alert_messages", "Messages to receivers, by how they went.", ("outcome",), [
+        (("sent",), sum(each.sent for each in watch.deliveries)),
+        (("failed",), sum(each.failed for each in watch.deliveries)),
+    ])  # fmt: skip
 
 
 def _of_tunnels(tunnels: list[AgentTunnel]) -> Iterable[Metric]:

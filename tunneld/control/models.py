@@ -302,6 +302,62 @@ class LogLevel(TypedDict):
     was: str
 
 
+class AlertInfo(TypedDict):
+    """An alert that holds; `pending`: not for as long as its rule's `for` yet."""
+
+    alert: str
+    subject: str
+    state: Literal["pending", "firing"]
+    since: str
+    message: str
+
+
+class AlertRuleInfo(TypedDict):
+    """A rule of the configuration."""
+
+    name: str
+    when: str
+    over: float | None
+    for_s: float
+
+
+class AlertReceiver(TypedDict):
+    """Who is told, and how that went since the start; `last_error` null: the last attempt went well."""
+
+    name: str
+    queued: int
+    sent: int
+    failed: int
+    last_error: str | None
+
+
+class AlertsStatus(TypedDict):
+    """Answer of ``GET /v1/alerts``."""
+
+    alerts: list[AlertInfo]
+    rules: list[AlertRuleInfo]
+    receivers: list[AlertReceiver]
+
+
+class AlertsWanted(TypedDict, total=False):
+    """Body of ``POST /v1/alerts/test``: of this rule only."""
+
+    alert: str
+
+
+class AlertTold(TypedDict):
+    """How one test message went; `fault` null: it arrived."""
+
+    receiver: str
+    fault: str | None
+
+
+class AlertsTested(TypedDict):
+    """Answer of ``POST /v1/alerts/test``."""
+
+    told: list[AlertTold]
+
+
 class Problem(TypedDict):
     """An error (RFC 9457); `code` is stable and also in ``X-Tunnel-Error``; `faults` one line each."""
 
@@ -316,7 +372,7 @@ class Problem(TypedDict):
 Event = dict[str, Any]
 """An event of ``GET /v1/events``: `id` (rising int), `type`, `time` (ISO 8601 UTC), the keys of its type."""
 
-for _body in (Filter, NewLogLevel, NewTunnel):
+for _body in (Filter, NewLogLevel, NewTunnel, AlertsWanted):
     # What callers send is checked strictly: no "5" for 5, no key that would be passed over in silence.
     setattr(_body, "__pydantic_config__", {"extra": "forbid", "strict": True})  # noqa: B010 (mypy knows no such key)
 

@@ -12,9 +12,13 @@ from typing import Any, cast
 from tunneld import __version__
 from tunneld.agent.daemon import AgentDaemon
 from tunneld.agent.tunnel import AgentTunnel
+from tunneld.alerts.watch import AlertWatch
 from tunneld.config.load import load_tunnel
+from tunneld.control.alerting import alerts_status
 from tunneld.control.metrics import agent_metrics
 from tunneld.control.models import (
+    AlertsStatus,
+    AlertsTested,
     Check,
     Drained,
     Event,
@@ -30,20 +34,24 @@ from tunneld.control.models import (
     TunnelStatus,
 )
 from tunneld.control.shapes import outages_status, quality_status
+from tunneld.errors import VisitorError
 from tunneld.telemetry import logs
 
 __all__ = ["AgentView"]
 
 #: Seconds that the answer to "open" waits for the new tunnel to be up.
 _OPENING = 5.0
+#: Seconds that receivers of a test have.
+_TESTING = 8.0
 _TUNNEL_HEALTH: dict[str, HealthStatus] = {"online": "ok", "degraded": "degraded", "resuming": "degraded"}
 
 
 class AgentView:
     """An `AgentFacade` over a running daemon."""
 
-    def __init__(self, daemon: AgentDaemon) -> None:
+    def __init__(self, daemon: AgentDaemon, watch: AlertWatch) -> None:
         self._daemon = daemon
+        self._watch = watch
         self._level: str = daemon.config.log.level
 
     def status(self) -> Status:
@@ -169,7 +177,18 @@ class AgentView:
 
     def metrics(self, accept: str = "") -> tuple[bytes, str]:
         """Prometheus's text, and its media type."""
-        return agent_metrics(self._daemon, accept)
+        return agent_metrics(self._daemon, self._watch, accept)
+
+    def alerts(self) -> AlertsStatus:
+        """What the alerts say now."""
+        return alerts_status(self._watch)
+
+    async def test_alerts(self, name: str | None) -> AlertsTested:
+        """Send a test; raises VisitorError."""
+        if name is not None and name not in {rule.name for rule in self._watch.rules}:
+            raise VisitorError("no_such_alert", f"No rule of `alerts` is named {name[:64]}.")
+        told = await self._watch.test(name, within=_TESTING)
+        return {"told": [{"receiver": one.receiver, "fault": one.fault} for one in told]}
 
     def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         """Call `listener` for each event."""

@@ -166,3 +166,10 @@ def _encrypted(name: str) -> Callable[[], str]:
         raise ConfigError([f"{name}: the private key is encrypted; give one without a passphrase"])
 
     return refuse
+
+
+def peer_certificate_end(transport: asyncio.BaseTransport) -> float | None:
+    """When the certificate at the other end ends, seconds of the epoch; None without TLS, or when not verified."""
+    found = transport.get_extra_info("ssl_object")
+    shown = found.getpeercert() if found is not None else None
+    return ssl.cert_time_to_seconds(shown["notAfter"]) if shown else None

@@ -1,0 +1,371 @@
+"""Alerts of a real agent, told to real receivers: webhooks, a program, an SMTP server, Alertmanager."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import shutil
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from email import message_from_bytes
+from email.policy import default as email_policy
+from pathlib import Path
+from time import time
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.processes import Process
+from tests.support.running import Book, agent_settings, book, settled
+from tests.support.sockets import LOOPBACK, accepts, free_port, free_ports, short_dir
+from tunneld.alerts import delivery, watch
+from tunneld.alerts.delivery import Delivery, Outcome
+from tunneld.alerts.messages import Message, Telling
+from tunneld.config.agent import AgentConfig
+from tunneld.config.alerts import CommandTarget, EmailTarget, WebhookTarget
+from tunneld.control.host import AgentHost
+
+SECRET = "hook-secret"
+MESSAGE = Message(
+    "tunnel_down", "firing", time(), "host (agent)", (Telling("a", "The tunnel a is offline <why>.", time()),)
+)
+
+
+@pytest.fixture
+def lines() -> Iterator[Book]:
+    with book() as made:
+        yield made
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with short_dir() as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look and try again without the waits of a real life."""
+    monkeypatch.setattr(watch, "_EVERY", 0.02)
+    monkeypatch.setattr(delivery, "_FIRST", 0.02)
+
+
+class Hook:
+    """A receiver of webhooks: answers as `answers` says, the last of them for good."""
+
+    def __init__(self) -> None:
+        self.answers = ["200 OK"]
+        self.bodies: list[Any] = []
+        self.heads: list[str] = []
+        self.raw: list[bytes] = []
+        self.port = 0
+        self.came = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            length = int(next(line for line in head.lower().splitlines() if line.startswith("content-length:"))[15:])
+            body = await reader.readexactly(length)
+            self.heads.append(head)
+            self.raw.append(body)
+            self.bodies.append(json.loads(body))
+            self.came.set()
+            answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+            if answer == "hang":
+                await reader.read()
+            else:
+                writer.write(
+                    f"HTTP/1.1 {answer}\r\nContent-Length: 0\r\nLocation: /x\r\nConnection: close\r\n\r\n".encode()
+                )
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    async def until(self, count: int) -> None:
+        while len(self.bodies) < count:
+            self.came.clear()
+            await self.came.wait()
+
+
+@pytest.fixture
+async def hook() -> AsyncIterator[Hook]:
+    made = Hook()
+    server = await asyncio.start_server(made.serve, LOOPBACK, 0)
+    made.port = server.sockets[0].getsockname()[1]
+    yield made
+    server.close()
+
+
+@asynccontextmanager
+async def hosted(folder: Path, alerts: list[Any], **more: Any) -> AsyncIterator[tuple[AgentHost, httpx.AsyncClient]]:
+    """An agent whose server is not there."""
+    over = {"control": {"socket": str(folder / "c.sock")}, "alerts": alerts, **more}
+    settings = agent_settings(f"ws://{LOOPBACK}:{free_port()}", f"http://{LOOPBACK}:9", over)
+    host = AgentHost(AgentConfig(**settings), None)
+    await host.start()
+    try:
+        transport = httpx.AsyncHTTPTransport(uds=str(folder / "c.sock"))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=20) as client:
+            yield host, client
+    finally:
+        await host.stop()
+
+
+def hooked(hook: Hook, **keys: Any) -> dict[str, Any]:
+    return {"webhook": f"http://{LOOPBACK}:{hook.port}/secret-path", **keys}
+
+
+@asynccontextmanager
+async def delivering(target: Any) -> AsyncIterator[tuple[Delivery, Callable[[Message], Awaitable[Outcome]]]]:
+    """A delivery, and how a message to it went."""
+    made = Delivery(target)
+    made.start()
+
+    async def put(message: Message) -> Outcome:
+        done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        made.put(message, 60.0, done.set_result)
+        return await done
+
+    try:
+        yield made, put
+    finally:
+        await made.stop()
+
+
+async def test_a_tunnel_that_is_down_is_told_shown_and_over(folder: Path, hook: Hook, lines: Book) -> None:
+    secret = folder / "secret"
+    secret.write_text(SECRET)
+    secret.chmod(0o600)
+    rule = {"when": "tunnel_down", "for": 0, "group": 0, "to": [hooked(hook, secret_file=str(secret))]}
+    async with hosted(folder, [rule]) as (host, client):
+        events: list[Any] = []
+        host.agent.subscribe(events.append)
+        await hook.until(1)
+        body = hook.bodies[0]
+        assert (body["alert"], body["state"], body["test"]) == ("tunnel_down", "firing", False)
+        assert body["alerts"][0]["subject"] == "app"
+        assert body["alerts"][0]["message"].startswith("The tunnel app is ")
+        head = dict(line.split(": ", 1) for line in hook.heads[0].split("\r\n")[1:] if line)
+        stamp, made = (part.partition("=")[2] for part in head["X-Tunneld-Signature"].split(","))
+        assert made == hmac.new(SECRET.encode(), stamp.encode() + b"." + hook.raw[0], hashlib.sha256).hexdigest()
+        assert abs(int(stamp) - time()) < 60
+        shown = (await client.get("/v1/alerts")).json()
+        assert [(one["alert"], one["subject"], one["state"]) for one in shown["alerts"]] == [
+            ("tunnel_down", "app", "firing")
+        ]
+        assert shown["receivers"][0]["name"] == f"webhook {LOOPBACK}:{hook.port}"
+        assert 'tunneld_alerts_firing{alert="tunnel_down"} 1.0' in (await client.get("/metrics")).text
+        host.agent.tunnels[0].state = "online"
+        await hook.until(2)
+        assert hook.bodies[1]["state"] == "resolved"
+        told = [one for one in events if one["type"] == "alert"]
+        assert {one["state"] for one in told} >= {"resolved"}
+        await lines.wait("Alert tunnel_down is over")
+        assert not lines.find("secret-path")
+        assert not lines.find(SECRET)
+
+
+async def test_a_test_says_who_was_reached(folder: Path, hook: Hook) -> None:
+    gone = {"webhook": f"http://{LOOPBACK}:{free_port()}/"}
+    rules = [
+        {"name": "one", "when": "loss", "to": [hooked(hook)]},
+        {"name": "two", "when": "rtt", "to": [gone, {"command": ["/bin/false"]}]},
+    ]
+    async with hosted(folder, rules) as (_, client):
+        told = (await client.post("/v1/alerts/test")).json()["told"]
+        assert [one["receiver"].split()[0] for one in told] == ["webhook", "webhook", "command"]
+        assert [one["fault"] is None for one in told] == [True, False, False]
+        assert told[2]["fault"] == "it ended with 1"
+        assert hook.bodies[0]["test"] is True
+        only = (await client.post("/v1/alerts/test", json={"alert": "one"})).json()["told"]
+        assert len(only) == 1
+        refused = await client.post("/v1/alerts/test", json={"alert": "three"})
+        assert (refused.status_code, refused.json()["code"]) == (404, "no_such_alert")
+
+
+async def test_a_reload_brings_other_rules_and_keeps_what_fires(folder: Path, hook: Hook, lines: Book) -> None:
+    rule = {"when": "tunnel_down", "for": 0, "group": 0, "repeat": 0, "to": [hooked(hook)]}
+    async with hosted(folder, [rule]) as (host, client):
+        await hook.until(1)
+        config = host.agent.config
+        more = AgentConfig(**agent_settings("ws://x", "http://x", {"alerts": [rule, {"when": "loss"}]})).alerts
+        host._watch.configure(more)
+        await lines.wait("Alert tunnel_down")
+        shown = (await client.get("/v1/alerts")).json()
+        assert [one["name"] for one in shown["rules"]] == ["tunnel_down", "loss"]
+        assert len(hook.bodies) == 1
+        host._watch.configure(())
+        assert (await client.get("/v1/alerts")).json() == {"alerts": [], "rules": [], "receivers": []}
+        assert host.agent.config is config
+
+
+# -- receivers -----------------------------------------------------------------------------------------------
+
+
+async def test_a_webhook_that_answers_500_is_tried_again(hook: Hook) -> None:
+    hook.answers = ["500 Broken", "429 Slower", "204 Done"]
+    async with delivering(WebhookTarget(**hooked(hook))) as (made, put):
+        assert (await put(MESSAGE)).fault is None
+        assert (len(hook.bodies), made.sent, made.failed, made.queued) == (3, 1, 0, 0)
+
+
+@pytest.mark.parametrize(("answer", "said"), [("302 There", "a redirect is not followed"), ("404 No", "answered 404")])
+async def test_what_trying_again_does_not_mend_is_given_up(hook: Hook, lines: Book, answer: str, said: str) -> None:
+    hook.answers = [answer]
+    async with delivering(WebhookTarget(**hooked(hook))) as (made, put):
+        fault = (await put(MESSAGE)).fault
+        assert fault is not None
+        assert said in fault
+        assert (len(hook.bodies), made.failed) == (1, 1)
+        await lines.wait("was given up")
+
+
+async def test_a_webhook_that_hangs_holds_nothing_up_and_its_queue_is_bounded(hook: Hook, lines: Book) -> None:
+    hook.answers = ["hang"]
+    target = WebhookTarget(**hooked(hook, timeout=5, queue=3))
+    async with delivering(target) as (made, _):
+        outcomes: list[Outcome] = []
+        for _each in range(10):
+            made.put(MESSAGE, 60.0, outcomes.append)
+        await hook.until(1)
+        assert made.queued == 3
+        assert len(outcomes) == 7
+        assert outcomes[0].fault == "newer messages took its place in the queue"
+
+
+async def test_a_message_is_given_up_in_time(lines: Book) -> None:
+    target = WebhookTarget(webhook=f"http://{LOOPBACK}:{free_port()}/", retry_for=0.1)
+    async with delivering(target) as (made, put):
+        assert (await put(MESSAGE)).fault is not None
+        assert (made.sent, made.failed) == (0, 1)
+
+
+async def test_slacks_shape(hook: Hook) -> None:
+    async with delivering(WebhookTarget(**hooked(hook, shape="slack"))) as (_, put):
+        await put(MESSAGE)
+    assert hook.bodies[0]["text"].splitlines()[1] == "• The tunnel a is offline &lt;why&gt;."
+
+
+async def test_a_program_gets_the_message_on_its_stdin_and_no_shell(folder: Path) -> None:
+    out = folder / "out.json"
+    script = folder / "take.py"
+    script.write_text(
+        "import json, os, sys\n"
+        f"json.dump([json.load(sys.stdin), sys.argv[1:], os.environ['TUNNELD_ALERT']], open({str(out)!r}, 'w'))\n"
+    )
+    target = CommandTarget(command=[sys.executable, str(script), "$HOME; `x`"])
+    async with delivering(target) as (_, put):
+        assert (await put(MESSAGE)).fault is None
+    body, argv, name = json.loads(out.read_text())
+    assert (body["alerts"][0]["subject"], argv, name) == ("a", ["$HOME; `x`"], "tunnel_down")
+
+
+async def test_a_program_that_hangs_is_ended_with_what_it_started(folder: Path, lines: Book) -> None:
+    mark = folder / "alive"
+    script = f"sleep 30 & echo $! > {mark}; wait"
+    target = CommandTarget(command=["/bin/sh", "-c", script], timeout=0.5, retry_for=0)
+    async with delivering(target) as (_, put):
+        assert (await put(MESSAGE)).fault == "not done within 0.5 s"
+    child = Path(f"/proc/{mark.read_text().strip()}/stat")
+    await settled(lambda: not child.exists() or ") Z " in child.read_text())
+
+
+@contextmanager
+def smtp_server(**options: Any) -> Iterator[tuple[int, list[Any]]]:
+    """A real SMTP server in a thread; its port, and the envelopes that it took."""
+    from aiosmtpd.controller import Controller
+
+    taken: list[Any] = []
+
+    class Handler:
+        async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
+            if address.startswith("nobody"):
+                return "550 no such user"
+            envelope.rcpt_tos.append(address)
+            return "250 OK"
+
+        async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+            taken.append(envelope)
+            return "250 OK"
+
+    controller = Controller(Handler(), hostname=LOOPBACK, port=free_port(), **options)
+    controller.start()
+    try:
+        yield controller.port, taken
+    finally:
+        controller.stop()
+
+
+async def test_a_mail_arrives_at_a_real_smtp_server() -> None:
+    with smtp_server() as (port, taken):
+        target = EmailTarget.model_validate(
+            {
+                "email": ["ops@example.org", "dev@example.org"],
+                "from": "t@example.org",
+                "smtp": f"smtp://{LOOPBACK}:{port}",
+            }
+        )
+        async with delivering(target) as (_, put):
+            assert (await put(MESSAGE)).fault is None
+    (envelope,) = taken
+    assert (envelope.mail_from, envelope.rcpt_tos) == ("t@example.org", ["ops@example.org", "dev@example.org"])
+    mail = message_from_bytes(envelope.content, policy=email_policy)
+    assert mail["Subject"] == "[tunneld] firing: tunnel_down (a) on host (agent)"
+    assert "The tunnel a is offline <why>." in mail.get_content()  # type: ignore[attr-defined]
+
+
+async def test_a_mail_server_that_refuses_is_told(lines: Book, folder: Path) -> None:
+    secret = folder / "password"
+    secret.write_text("s3cret")
+    secret.chmod(0o600)
+    with smtp_server() as (port, taken):
+        base = {"smtp": f"smtp://{LOOPBACK}:{port}", "from": "t@example.org"}
+        async with delivering(EmailTarget.model_validate({"email": "nobody@example.org", **base})) as (_, put):
+            assert (await put(MESSAGE)).fault == "every recipient was refused (550)"
+        login = {"email": "ops@example.org", "user": "me", "password_file": str(secret), **base}
+        async with delivering(EmailTarget.model_validate(login)) as (_, put):
+            assert (await put(MESSAGE)).fault == "the server offers no TLS: the password is not sent"
+    assert taken == []
+    assert threading.active_count() < 20
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(
+    not shutil.which("prometheus-alertmanager"), reason="missing: apt-get install prometheus-alertmanager"
+)
+async def test_a_real_alertmanager_takes_it_and_lets_it_go(folder: Path) -> None:
+    port, cluster = free_ports(2)
+    config = folder / "am.yml"
+    config.write_text("route: {receiver: none}\nreceivers: [{name: none}]\n")
+    process = Process(
+        [
+            "prometheus-alertmanager",
+            f"--config.file={config}",
+            f"--storage.path={folder / 'am'}",
+            f"--web.listen-address={LOOPBACK}:{port}",
+            "--cluster.listen-address=",
+        ],
+        name="alertmanager",
+    )
+    assert cluster
+    try:
+        await asyncio.to_thread(process.wait_until, lambda: accepts(port), timeout=20, what="listening")
+        target = WebhookTarget(webhook=f"http://{LOOPBACK}:{port}/api/v2/alerts", shape="alertmanager")
+        async with delivering(target) as (_, put), httpx.AsyncClient() as client:
+            assert (await put(MESSAGE)).fault is None
+            held = (await client.get(f"http://{LOOPBACK}:{port}/api/v2/alerts")).json()
+            assert [(one["labels"]["alertname"], one["labels"]["subject"], one["status"]["state"]) for one in held] == [
+                ("tunnel_down", "a", "active")
+            ]
+            over = Message("tunnel_down", "resolved", time(), MESSAGE.source, MESSAGE.alerts)
+            assert (await put(over)).fault is None
+            held = (await client.get(f"http://{LOOPBACK}:{port}/api/v2/alerts?active=true")).json()
+            assert held == []
+    finally:
+        process.discard()

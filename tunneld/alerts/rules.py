@@ -1,0 +1,178 @@
+"""From facts to alerts: which rule holds of what, for how long, and when that is to be told. No clock, no I/O."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from tunneld.alerts.facts import Facts, TunnelFacts
+from tunneld.config.alerts import AlertRule
+
+__all__ = ["Alert", "Engine", "Notice"]
+
+
+@dataclass(slots=True)
+class Alert:
+    """One rule that holds of one subject.
+
+    Attributes:
+        rule: which.
+        subject: a tunnel's name, a limit, or what expires.
+        since: monotonic seconds from which on it holds.
+        message: a sentence, as it is now.
+        firing: it has held for long enough.
+        told: monotonic seconds at which it was told last; None: it was not.
+    """
+
+    rule: AlertRule
+    subject: str
+    since: float
+    message: str
+    firing: bool = False
+    told: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What is to be told now: alerts of one rule, all firing or all over."""
+
+    rule: AlertRule
+    state: Literal["firing", "resolved"]
+    alerts: tuple[Alert, ...]
+
+
+@dataclass(slots=True)
+class _Counted:
+    """How a number that only rises rose within a time."""
+
+    seen: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def rise(self, now: float, value: int, within: float) -> int:
+        seen = self.seen
+        if seen and value < seen[-1][1]:  # the tunnel was opened anew
+            seen.clear()
+        if not seen or seen[-1][1] != value:
+            seen.append((now, value))
+        # The last value from before the window stays: it is what the rise counts from.
+        while len(seen) > 1 and seen[1][0] <= now - within:
+            seen.popleft()
+        return value - seen[0][1]
+
+
+class Engine:
+    """The rules of one process, and what holds of them.
+
+    Args:
+        rules: of the configuration, each with a name of its own.
+    """
+
+    def __init__(self, rules: tuple[AlertRule, ...]) -> None:
+        self.rules = rules
+        self.active: dict[tuple[str, str], Alert] = {}
+        self._counted: dict[tuple[str, str], _Counted] = {}
+        self._first: dict[str, float] = {}  # rule -> since when a first message waits for others
+
+    def feed(self, now: float, facts: Facts) -> list[Notice]:
+        """Look at the facts; what is to be told now.
+
+        Args:
+            now: monotonic seconds.
+            facts: as they are then.
+        """
+        notices: list[Notice] = []
+        for rule in self.rules:
+            holds = dict(self._holding(rule, now, facts))
+            over = self._settle(rule, now, holds)
+            if over and rule.resolved:
+                notices.append(Notice(rule, "resolved", tuple(over)))
+            if due := self._due(rule, now):
+                notices.append(Notice(rule, "firing", tuple(due)))
+        return notices
+
+    def _settle(self, rule: AlertRule, now: float, holds: dict[str, str]) -> list[Alert]:
+        """Bring the rule's alerts up to date; those that were told and are over."""
+        over = []
+        for key in [key for key in self.active if key[0] == rule.name and key[1] not in holds]:
+            gone = self.active.pop(key)
+            if gone.told is not None:
+                over.append(gone)
+        for subject, message in holds.items():
+            alert = self.active.get((rule.name, subject))
+            if alert is None:
+                alert = self.active[rule.name, subject] = Alert(rule, subject, now, message)
+            alert.message = message
+            alert.firing = alert.firing or now - alert.since >= rule.held
+        return over
+
+    def _due(self, rule: AlertRule, now: float) -> list[Alert]:
+        """Alerts to be told now: new ones once the group is complete, and old ones again."""
+        firing = [alert for (name, _), alert in self.active.items() if name == rule.name and alert.firing]
+        new = [alert for alert in firing if alert.told is None]
+        again = [alert for alert in firing if alert.told is not None and 0 < rule.repeat <= now - alert.told]
+        if not new:
+            self._first.pop(rule.name, None)
+        elif now - self._first.setdefault(rule.name, now) < rule.group:
+            new = []
+        else:
+            del self._first[rule.name]
+        for alert in (due := new + again):
+            alert.told = now
+        return due
+
+    def _holding(self, rule: AlertRule, now: float, facts: Facts) -> Iterator[tuple[str, str]]:
+        """(subject, message) of all that the rule holds of."""
+        over = rule.over or 0.0
+        if rule.when == "limit_near":
+            for limit, used in facts.limits.items():
+                if used > over:
+                    yield limit, f"The limit {limit} is used to {used:.0%} (over {over:.0%})."
+        elif rule.when == "expiring":
+            for what, left in facts.expiries.items():
+                if left < over:
+                    yield (
+                        what,
+                        f"{what} ends in {_days(left)}." if left > 0 else f"{what} has ended {_days(-left)} ago.",
+                    )
+        else:
+            for tunnel in facts.tunnels:
+                if any(fnmatchcase(tunnel.name, glob) for glob in rule.tunnels):
+                    message = self._of_tunnel(rule, now, tunnel, over)
+                    if message:
+                        yield tunnel.name, message
+
+    def _of_tunnel(self, rule: AlertRule, now: float, tunnel: TunnelFacts, over: float) -> str:
+        """Why the rule holds of a tunnel; empty: it does not."""
+        name = tunnel.name
+        if rule.when == "tunnel_down":
+            why = f": {tunnel.why.rstrip('.')}" if tunnel.why else ""
+            return "" if tunnel.up else f"The tunnel {name} is {tunnel.state}{why}."
+        if rule.when == "service_failing":
+            fault = tunnel.service_fault
+            return f"The service of {name} fails: {fault.rstrip('.')}." if fault is not None else ""
+        if rule.when == "rtt":
+            rtt = tunnel.rtt
+            return (
+                ""
+                if rtt is None or rtt <= over
+                else f"Round trips of {name}: p95 {rtt * 1000:.0f} ms > {over * 1000:.0f} ms."
+            )
+        if rule.when == "loss":
+            loss = tunnel.loss
+            return "" if loss is None or loss <= over else f"Loss on the connection of {name}: {loss:.1%} > {over:.1%}."
+        value = tunnel.reconnects if rule.when == "reconnects" else tunnel.streams_lost
+        rise = self._counted.setdefault((rule.name, name), _Counted()).rise(now, value, rule.within)
+        if rise <= over:
+            return ""
+        what = f"reconnected {rise} times" if rule.when == "reconnects" else f"lost {rise} streams with their sessions"
+        return f"The tunnel {name} {what} within {_span(rule.within)}."
+
+
+def _days(seconds: float) -> str:
+    return f"{seconds / 86400:.0f} days" if seconds >= 2 * 86400 else f"{seconds / 3600:.0f} hours"
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:g} s"

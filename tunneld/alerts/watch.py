@@ -1,0 +1,196 @@
+"""The daemon's alerts: looks at the facts once a second while there are rules, and tells of what changes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import monotonic, time
+
+from tunneld.alerts.delivery import Delivery, Outcome
+from tunneld.alerts.facts import Facts
+from tunneld.alerts.messages import Message, Telling
+from tunneld.alerts.rules import Alert, Engine, Notice
+from tunneld.config.alerts import AlertRule, LogTarget
+
+__all__ = ["AlertWatch", "Shown"]
+
+log = logging.getLogger("tunneld.alerts")
+
+_EVERY = 1.0
+"""Seconds between two looks."""
+_ONCE_LASTS = 86400.0
+"""Seconds that a receiver may take a message for true that is never repeated."""
+
+Tell = Callable[[str, str, str, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An alert for operators; seconds of the epoch."""
+
+    alert: str
+    subject: str
+    state: str
+    since: float
+    message: str
+
+
+class AlertWatch:
+    """Rules, what holds of them, and their deliveries. `start`, maybe `configure`, then `stop`.
+
+    Args:
+        rules: of the configuration.
+        facts: gathered at each look.
+        role: ``agent`` or ``server``, for the source that messages name.
+        tell: called with (alert, state, subject, message) of each alert that is told: for the daemon's own events.
+    """
+
+    def __init__(self, rules: tuple[AlertRule, ...], facts: Callable[[], Facts], *, role: str, tell: Tell) -> None:
+        self._facts = facts
+        self._tell = tell
+        self._source = f"{socket.gethostname()} ({role})"
+        self._engine = Engine(rules)
+        self._deliveries: dict[str, list[Delivery]] = {}
+        self._retired: list[asyncio.Task[None]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._running = False
+
+    @property
+    def rules(self) -> tuple[AlertRule, ...]:
+        """Those that hold now."""
+        return self._engine.rules
+
+    @property
+    def deliveries(self) -> list[Delivery]:
+        """To every target of every rule."""
+        return [delivery for found in self._deliveries.values() for delivery in found]
+
+    def start(self) -> None:
+        """Look from now on, if there is something to look for."""
+        self._running = True
+        self._deliver_to(self._engine.rules)
+        self._arm()
+
+    async def stop(self) -> None:
+        """Look and send no more."""
+        self._running = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deliveries, self._deliveries = self.deliveries, {}
+        for delivery in deliveries:
+            await delivery.stop()
+        if self._retired:
+            await asyncio.wait(self._retired)
+
+    def configure(self, rules: tuple[AlertRule, ...]) -> None:
+        """Let other rules hold. What is firing by a rule that stays as it is goes on, and is not told anew."""
+        if rules == self._engine.rules:
+            return
+        kept = {rule.name for rule in rules if rule in self._engine.rules}
+        before, self._engine = self._engine, Engine(rules)
+        self._engine.active = {key: alert for key, alert in before.active.items() if key[0] in kept}
+        loop = asyncio.get_running_loop()
+        for name in [name for name in self._deliveries if name not in kept]:
+            for delivery in self._deliveries.pop(name):
+                self._retired.append(loop.create_task(delivery.stop(), name=f"alerts to {delivery.name} end"))
+        self._retired = [task for task in self._retired if not task.done()]
+        if self._running:
+            self._deliver_to(rules)
+            self._arm()
+
+    def _deliver_to(self, rules: tuple[AlertRule, ...]) -> None:
+        for rule in rules:
+            if rule.name not in self._deliveries:
+                made = [Delivery(target) for target in rule.to if not isinstance(target, LogTarget)]
+                self._deliveries[rule.name] = made
+                for delivery in made:
+                    delivery.start()
+
+    def _arm(self) -> None:
+        if self._timer is None and self._engine.rules:
+            self._timer = asyncio.get_running_loop().call_later(_EVERY, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if not self._running:
+            return
+        self._arm()
+        for notice in self._engine.feed(monotonic(), self._facts()):
+            self._told(notice)
+
+    def _told(self, notice: Notice) -> None:
+        rule = notice.rule
+        for alert in notice.alerts:
+            fields = {"alert": rule.name, "subject": alert.subject, "state": notice.state}
+            if notice.state == "firing":
+                log.warning("Alert %s: %s", rule.name, alert.message, extra=fields)
+            else:
+                log.info("Alert %s is over: %s", rule.name, alert.message, extra=fields)
+            self._tell(rule.name, notice.state, alert.subject, alert.message)
+        message = self._message(rule, notice.state == "firing", [_telling(alert) for alert in notice.alerts])
+        for delivery in self._deliveries.get(rule.name, ()):
+            delivery.put(message, _lasts(rule))
+
+    def _message(self, rule: AlertRule, firing: bool, tellings: Sequence[Telling], *, test: bool = False) -> Message:
+        return Message(rule.name, "firing" if firing else "resolved", time(), self._source, tuple(tellings), test=test)
+
+    # -- what operators ask ------------------------------------------------------------------------------
+
+    def shown(self) -> list[Shown]:
+        """Every alert that holds, whether it is told already or not."""
+        offset = time() - monotonic()
+        return [
+            Shown(
+                alert.rule.name,
+                alert.subject,
+                "firing" if alert.firing else "pending",
+                alert.since + offset,
+                alert.message,
+            )
+            for alert in self._engine.active.values()
+        ]
+
+    async def test(self, name: str | None, *, within: float) -> list[Outcome]:
+        """Send a message to the targets of one rule, or of all, that says it is a test; how each went.
+
+        Args:
+            name: of the rule; None: all.
+            within: seconds that they have.
+        """
+        loop = asyncio.get_running_loop()
+        waiting: list[tuple[Delivery, asyncio.Future[Outcome]]] = []
+        for rule in self._engine.rules:
+            if name not in (None, rule.name):
+                continue
+            telling = Telling("test", f"Nothing is wrong: this is a test of the alert {rule.name}.", time())
+            message = self._message(rule, True, [telling], test=True)
+            for delivery in self._deliveries.get(rule.name, ()):
+                done: asyncio.Future[Outcome] = loop.create_future()
+                delivery.put(message, 60.0, _settles(done))
+                waiting.append((delivery, done))
+        if waiting:
+            await asyncio.wait([done for _, done in waiting], timeout=within)
+        return [
+            done.result() if done.done() else Outcome(delivery.name, f"no answer within {within:g} s")
+            for delivery, done in waiting
+        ]
+
+
+def _settles(done: asyncio.Future[Outcome]) -> Callable[[Outcome], None]:
+    def settle(outcome: Outcome) -> None:
+        if not done.done():
+            done.set_result(outcome)
+
+    return settle
+
+
+def _telling(alert: Alert) -> Telling:
+    return Telling(alert.subject, alert.message, time() - (monotonic() - alert.since))
+
+
+def _lasts(rule: AlertRule) -> float:
+    return 2 * rule.repeat if rule.repeat > 0 else _ONCE_LASTS
