@@ -245,6 +245,7 @@ async def test_events_are_passed_on_as_they_come_and_counted() -> None:
             "bytes_out": 15,
             "events": 1,
             "last_event_id": "1",
+            "stalled": False,
         }
         more.set()
         await visitor.finished()

@@ -12,6 +12,7 @@ from typing import Any, cast
 from tunneld import __version__
 from tunneld.agent.daemon import AgentDaemon
 from tunneld.agent.tunnel import AgentTunnel
+from tunneld.alerts.facts import Facts
 from tunneld.alerts.watch import AlertWatch
 from tunneld.config.load import load_tunnel
 from tunneld.control.alerting import alerts_status
@@ -47,11 +48,16 @@ _TUNNEL_HEALTH: dict[str, HealthStatus] = {"online": "ok", "degraded": "degraded
 
 
 class AgentView:
-    """An `AgentFacade` over a running daemon."""
+    """An `AgentFacade` over a running daemon.
 
-    def __init__(self, daemon: AgentDaemon, watch: AlertWatch) -> None:
+    Args:
+        daemon: it is running.
+        watch: its alerts; None: it has none.
+    """
+
+    def __init__(self, daemon: AgentDaemon, watch: AlertWatch | None = None) -> None:
         self._daemon = daemon
-        self._watch = watch
+        self._watch = watch or AlertWatch((), Facts, role="agent", tell=lambda *_: None)
         self._level: str = daemon.config.log.level
 
     def status(self) -> Status:
