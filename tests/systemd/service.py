@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 import threading
 import time
@@ -11,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
 from tests.support.box import Box
+from tests.support.ws_raw import CLOSE, FIN, TEXT, accept_of, frame
 
 __all__ = ["Service", "Visitor", "serving"]
 
@@ -19,7 +21,10 @@ _AT_ONCE = 65536
 
 
 class Service(ThreadingHTTPServer):
-    """`/events` counts on from Last-Event-ID, `/plain` has no ids; `/slow` ends once `released`, `/endless` never."""
+    """`/events` counts on from Last-Event-ID, `/plain` has no ids; `/slow` ends once `released`, `/endless` never.
+
+    `/socket` is a WebSocket that ticks.
+    """
 
     daemon_threads = True
     block_on_close = False
@@ -54,9 +59,14 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.asked.append(("GET", self.path, self.headers.get("Last-Event-ID")))
         try:
-            {"/events": self._events, "/plain": self._plain, "/slow": self._slow, "/endless": self._endless}.get(
-                self.path.partition("?")[0], self._hello
-            )()
+            answers = {
+                "/events": self._events,
+                "/plain": self._plain,
+                "/slow": self._slow,
+                "/endless": self._endless,
+                "/socket": self._ticks,
+            }
+            answers.get(self.path.partition("?")[0], self._hello)()
         except OSError:
             self.server.broken.append(self.path)
             self.close_connection = True
@@ -109,6 +119,15 @@ class _Handler(BaseHTTPRequestHandler):
         while not self.server.ending.wait(0.05):
             self._chunk(b"tick")
 
+    def _ticks(self) -> None:
+        self.send_response(101)
+        self.send_header("Upgrade", "websocket")
+        self.send_header("Connection", "Upgrade")
+        self.send_header("Sec-WebSocket-Accept", accept_of(self.headers["Sec-WebSocket-Key"]))
+        self.end_headers()
+        while not self.server.ending.wait(0.05):
+            self.wfile.write(frame(FIN | TEXT, b"tick", mask=False))
+
     def _slow(self) -> None:
         self._begin("application/octet-stream")
         self._chunk(b"first")
@@ -140,7 +159,15 @@ class Visitor:
     here: ClassVar[list[Visitor]] = []
 
     def __init__(
-        self, box: Box, port: int, path: str, *, body: bytes | None = None, length: int = 0, last: int | None = None
+        self,
+        box: Box,
+        port: int,
+        path: str,
+        *,
+        body: bytes | None = None,
+        length: int = 0,
+        last: int | None = None,
+        websocket: bool = False,
     ) -> None:
         self.socket = box.connect(port)
         self.socket.settimeout(90)
@@ -149,6 +176,9 @@ class Visitor:
             head += f"Content-Length: {length}\r\n"
         if last is not None:
             head += f"Last-Event-ID: {last}\r\n"
+        if websocket:
+            head += "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            head += f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}\r\n"
         whole = head.encode() + b"Accept: text/event-stream\r\n\r\n" + (body or b"")
         self.socket.sendall(whole[:_AT_ONCE])
         self.got = bytearray()
@@ -211,6 +241,17 @@ class Visitor:
     def ended_clean(self) -> bool:
         """The last chunk came: the visitor takes the answer for whole."""
         return bytes(self.got).endswith(b"0\r\n\r\n")
+
+    @property
+    def told(self) -> int | None:
+        """The code of the close frame that a WebSocket got; None: none came."""
+        frames = bytes(self.got).partition(b"\r\n\r\n")[2]
+        while len(frames) >= 2:
+            size = frames[1]  # ours are short
+            if frames[0] == FIN | CLOSE and len(frames) >= 4:
+                return int.from_bytes(frames[2:4], "big")
+            frames = frames[2 + size :]
+        return None
 
     def close(self) -> None:
         """Leave."""

@@ -70,6 +70,12 @@ def fate(visitor: Visitor, *, whole: bytes = b"") -> str:
     return "ends for no reason that a visitor sees" if visitor.ended_clean else "ends visibly"
 
 
+def fate_of_websocket(visitor: Visitor) -> str:
+    """The same of a WebSocket: whether it was told why it ends, or just broke."""
+    eventually(visitor.over.is_set, timeout=30, what="over")
+    return "ends visibly" if visitor.told is None else f"is told {visitor.told}"
+
+
 def answered(late: Visitor, how: str) -> str:
     """What a visitor gets who came while nobody served."""
     eventually(lambda: late.over.is_set() or b"\r\n\r\n" in late.got, timeout=30, what="answered")
@@ -94,8 +100,9 @@ def fates(box: Box, service: Service, how: str) -> dict[str, str]:
     short = Visitor(box, PORT, "/t/demo/slow")
     upload = Visitor(box, PORT, "/t/demo/upload", body=b"x" * 10, length=20)
     endless = Visitor(box, PORT, "/t/demo/endless")
+    websocket = Visitor(box, PORT, "/t/demo/socket", websocket=True)
     with_ids.wait(b"id: 5\n")
-    for visitor in (without, endless):
+    for visitor in (without, endless, websocket):
         visitor.wait(b"tick")
     short.wait(b"first")
     eventually(lambda: ("POST", "/upload", None) in service.asked, what="asked")
@@ -114,6 +121,7 @@ def fates(box: Box, service: Service, how: str) -> dict[str, str]:
     back(box, unit, pid)
     found["an event stream with ids"] = fate(with_ids)
     found["an event stream without ids"] = fate(without)
+    found["a WebSocket"] = fate_of_websocket(websocket)
     found["any other that goes on for longer"] = fate(endless)
     if found["an event stream with ids"] == "ends visibly":  # EventSource comes back by itself
         again = Visitor(box, PORT, "/t/demo/events", last=with_ids.numbers[-1])
@@ -141,7 +149,7 @@ def test_a_cell_of_the_table(
 
 
 def test_the_table_is_whole(outcomes: dict[str, dict[str, str]]) -> None:
-    assert len(table()) == 6
+    assert len(table()) == 7
     assert all(set(found) == set(table()) for found in outcomes.values())
 
 
