@@ -221,6 +221,27 @@ def test_what_cannot_be_used_is_one_line_and_no_second_start(box: Box, case: str
     assert "secret\n" not in said
 
 
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (None, f"{SERVER}: no such file"),
+        (server_file(auth={"mode": "open"}, listen={"host": "0.0.0.0", "port": PORT}), "auth.mode"),
+        (server_file(store="sqlite:////usr/lib/x.db"), "/usr/lib/x.db"),
+        (server_file(listn=1), "listn"),
+    ],
+    ids=["missing", "open to all", "read-only store", "unknown key"],
+)
+def test_a_server_that_cannot_be_is_one_line_too(box: Box, settings: dict[str, object] | None, line: str) -> None:
+    if settings is not None:
+        box.configure(SERVER, settings)
+    since = box.now()
+    assert box.run("systemctl", "start", "tunneld-server", check=False).returncode != 0
+    told = box.show("tunneld-server", "NRestarts", "ExecMainStatus", "ActiveState")
+    assert told == {"NRestarts": "0", "ExecMainStatus": "2", "ActiveState": "failed"}
+    (said,) = errors(box, since, "tunneld-server")
+    assert line in said
+
+
 def test_a_full_disk_is_tried_again_until_the_limit(box: Box) -> None:
     box.configure(AGENT, agent_file(control={"socket": "/run/full/control.sock"}))
     box.drop_in("tunneld.service", "[Service]\nReadWritePaths=/run/full\nRestartSec=100ms\n")
