@@ -86,7 +86,8 @@ class LinkOwner(Protocol):
         """A pong came (its round trip in seconds), or a silent peer is back (None)."""
 
     def link_closed(self, link: Link, code: int | None, reason: str) -> None:
-        """The connection is gone: the last call. `code` None: it broke without a close frame."""
+        """The connection is gone: the last call. `code` None: it broke without a close frame; 1006: a fault of this
+        side's own broke it, and the session with it."""
 
 
 class Link:
@@ -106,6 +107,7 @@ class Link:
         "_flush_timer",
         "_loop",
         "_scheduled",
+        "_torn",
         "_wrote_at",
         "heartbeat",
         "name",
@@ -130,6 +132,7 @@ class Link:
         self._epoch = 0
         self._closed = False
         self._scheduled = False
+        self._torn = False
         self._flush_timer: asyncio.TimerHandle | None = None
         self._beat_timer: asyncio.TimerHandle | None = None
         self._ack_timer: asyncio.TimerHandle | None = None
@@ -261,6 +264,7 @@ class Link:
                     break
                 message = session.next_message(epoch, now)
         except BaseException:  # a consumer's fault: what it was told with is lost, and the session not whole any more
+            self._torn = True
             pipe.abort()
             raise
         self._wrote_at = now
@@ -345,7 +349,7 @@ class Link:
         if self.pipe.fault is not None:
             fields = {"tunnel": self.name, "code": reason}
             log.warning("✗ Tunnel error for %s: %s", self.name, self.pipe.fault, extra=fields)
-        self.owner.link_closed(self, code, reason)
+        self.owner.link_closed(self, 1006 if self._torn else code, reason)
 
     # -- heartbeat -------------------------------------------------------------------------------------
 

@@ -462,6 +462,8 @@ async def test_a_consumers_fault_ends_the_connection_and_is_told_to_the_loop(qui
             await asyncio.sleep(0.001)
     assert [type(fault) for fault in faults] == [ZeroDivisionError]
     assert wire.aborted
+    quiet.links[0].closed(None, "")
+    assert [code for code, _ in quiet.owners[0].of("closed")] == [1006]
 
 
 async def test_input_of_a_connection_that_was_let_go_reaches_nobody(quiet: Ends) -> None:
