@@ -10,6 +10,8 @@ import tarfile
 from io import BytesIO
 from pathlib import Path
 
+import pytest
+
 from tests.support.processes import ROOT, clean_environment
 
 __all__ = ["before", "build", "environment", "git", "tracked", "wheel_of"]
@@ -46,20 +48,23 @@ def git(*args: str) -> str:
 def before(folder: Path) -> tuple[str, Path]:
     """The release before this one, as (what git calls it, its tree below `folder`).
 
-    That is the newest tag that this commit does not stand on itself; while there is none, the first commit.
+    That is the newest tag that this commit does not stand on itself; while there is none, the oldest commit of this
+    clone. A repository of one commit has none: what asks for it is skipped.
 
     Raises:
         AssertionError: this clone has no history.
     """
-    if git("rev-parse", "--is-shallow-repository") == "true":
-        raise AssertionError(
-            "this clone is shallow, so it has no earlier version to test against: run `git fetch --unshallow --tags`"
-        )
     here = set(git("tag", "--points-at", "HEAD").split())
     tags = [
         tag for tag in git("tag", "--merged", "HEAD", "--sort=-creatordate", "--list", "v*").split() if tag not in here
     ]
     name = tags[0] if tags else git("rev-list", "--max-parents=0", "HEAD").split()[-1]
+    if name == git("rev-parse", "HEAD"):
+        if git("rev-parse", "--is-shallow-repository") == "true":
+            raise AssertionError(
+                "this clone is shallow: run `git fetch --unshallow --tags` for a version before this one"
+            )
+        pytest.skip("this repository has one commit: there is no version before it")
     archive = subprocess.run(["git", "-C", str(ROOT), "archive", name], capture_output=True, check=True).stdout
     tree = folder / "before"
     with tarfile.open(fileobj=BytesIO(archive)) as tar:
