@@ -44,6 +44,7 @@ class Herd:
         self.ring: deque[Answer] = deque()
         self.sent = 0
         self.live = 0
+        self.poured = 0  # bytes of the answers without end
         self._dial = Dial(f"ws://{LOOPBACK}:{port}", None, None)
         self._count, self._dials, self._events = tunnels, dials, events
         self._prefix = prefix
@@ -125,7 +126,7 @@ class Herd:
 
     def tell(self) -> None:
         """What was sent so far, the first of each stream not counted."""
-        self.say(sent=self.sent, live=self.live, failures=self._failures)
+        self.say(sent=self.sent, live=self.live, poured=self.poured, failures=self._failures)
 
     def say(self, **line: object) -> None:
         """One line on stdout."""
@@ -171,17 +172,20 @@ class Answer:
 class Bulk:
     """A stream that is answered with bytes without end, as fast as they are taken."""
 
-    __slots__ = ("stream",)
+    __slots__ = ("_herd", "stream")
 
     _PIECE = b"x" * 65536
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, herd: Herd, stream: Stream) -> None:
+        self._herd = herd
         self.stream = stream
         stream.send_head(200, [("Content-Type", "application/octet-stream")])
 
     def writable(self) -> None:
-        while not self.stream.closed and self.stream.send(self._PIECE):
-            pass
+        more = True
+        while more and not self.stream.closed:
+            more = self.stream.send(self._PIECE)
+            self._herd.poured += len(self._PIECE)
 
     def cancelled(self, reason: str) -> None:
         pass
@@ -204,7 +208,8 @@ class Small(Bulk):
 
     __slots__ = ()
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, herd: Herd, stream: Stream) -> None:
+        self._herd = herd
         self.stream = stream
         stream.send_head(200, [("Content-Length", "2")])
         stream.send(b"ok")
@@ -223,11 +228,11 @@ class Answering(Proxy):
 
     def accept(self, stream: Stream, request: Open, ended: bool) -> Sink:
         if request.path.startswith("/bulk"):
-            bulk = Bulk(stream)
+            bulk = Bulk(self.herd, stream)
             asyncio.get_running_loop().call_soon(bulk.writable)
             return bulk
         if request.path.startswith("/small"):
-            return Small(stream)
+            return Small(self.herd, stream)
         return Answer(self.herd, stream)
 
 

@@ -22,6 +22,7 @@ from tunneld.config.service import Service
 from tunneld.wire.closewatch import CloseWatch
 from tunneld.wire.http_client import AnswerReader, AnswerSink, BadAnswer
 from tunneld.wire.sockets import descriptor, reset
+from tunneld.wire.turns import LARGE, let_others
 
 if TYPE_CHECKING:
     from tunneld.agent.pool import Pool
@@ -241,6 +242,12 @@ class Connection(asyncio.Protocol):
         except BadAnswer as fault:
             if self.user is not None:
                 self.user.bad_answer(fault)
+            return
+        if len(data) >= LARGE and self.transport is not None and not self.paused:
+            let_others(self._loop, self.transport, self._goes_on)
+
+    def _goes_on(self) -> bool:
+        return not self.paused
 
     def eof_received(self) -> None:
         """See asyncio: the transport closes itself after this."""

@@ -20,6 +20,7 @@ from tunneld.wire.http1 import CHUNKED, ChunkedBody, early_fault, parse_request
 from tunneld.wire.http_answer import BUSY, CLOSING, HEAD, IDLE, LINGERING, OFFERED, OVER, AnswerSide
 from tunneld.wire.http_roles import Consumer, Service
 from tunneld.wire.tls import Certificate, peer_certificate
+from tunneld.wire.turns import LARGE, let_others
 
 __all__ = ["ServerConnection"]
 
@@ -51,6 +52,7 @@ class ServerConnection(AnswerSide):
         "_reading",
         "_timer",
         "_timer_at",
+        "_yields",
         "address",
         "listener",
     )
@@ -65,6 +67,7 @@ class ServerConnection(AnswerSide):
         self._reading = True
         self._fd = -1  # watched for its close while reading is paused
         self._pumping = False
+        self._yields = False  # others have their turn before this one reads on
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = self._deadline = 0.0
         self._mark = 0  # what the transport had passed on at the last look
@@ -148,7 +151,7 @@ class ServerConnection(AnswerSide):
         self.consumer = None
         self._leave(OVER)
         self.service.closed(self)
-        return self.transport, early, not self._reading
+        return self.transport, early, self._yields or not self._reading
 
     def end_after_answer(self) -> None:
         """No further request is taken on this connection."""
@@ -184,10 +187,19 @@ class ServerConnection(AnswerSide):
             self._pumping = True
             self._consume(data)
             self._pumping = False
+            if len(data) >= LARGE and self._reading and self._phase == BUSY and not self._yields:
+                assert self.transport is not None
+                self._yields = True
+                let_others(self.service.loop, self.transport, self._goes_on)
         elif self._phase < CLOSING:
             self._buffer = bytearray(data)
         if self._buffer is not None or self._hold or not self._reading:
             self._pump()
+
+    def _goes_on(self) -> bool:
+        """Whether to read on now that others had their turn; no more is read for who took the connection over."""
+        self._yields = False
+        return self._reading and self._phase < OVER
 
     def _may_consume(self, size: int) -> bool:
         phase = self._phase

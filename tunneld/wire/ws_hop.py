@@ -13,6 +13,7 @@ from typing import Protocol
 
 from tunneld.wire.closewatch import CloseWatch
 from tunneld.wire.sockets import descriptor, reset
+from tunneld.wire.turns import LARGE, let_others
 from tunneld.wire.ws_codec import CLOSE, FIN, ClientEncoder, encode_close, encode_plain
 from tunneld.wire.ws_frames import FrameReader
 
@@ -198,6 +199,11 @@ class Hop(asyncio.Protocol):
             self._mind_fault()
         elif reader.held and self._reading:
             self._pause()
+        elif len(data) >= LARGE and self._reading and not self._over:
+            let_others(self._loop, self._transport, self._goes_on)
+
+    def _goes_on(self) -> bool:
+        return self._reading
 
     def _frame(self, first: int, payload: bytes) -> bool:
         if first == _CLOSING:
