@@ -87,7 +87,7 @@ CODES: dict[str, Code] = _table(
         "request_timeout",
         408,
         "The request did not come in time.",
-        "Send the whole head within limits.header_timeout of the server, and a body without pauses over body_timeout.",
+        "Send the head within limits.header_timeout, a body without pauses over body_timeout and at min_rate or more.",
     ),
     (
         "body_too_large",

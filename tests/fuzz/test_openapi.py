@@ -40,7 +40,7 @@ def _control() -> Any:
 
 
 def _admin() -> Any:
-    app = create_admin_app(None, Keeper(Credentials(), None))  # type: ignore[arg-type]  # for its description alone
+    app = create_admin_app(None, Keeper(Credentials(), None, most=300, window=60))  # type: ignore[arg-type]  # for its description alone
     return schemathesis.openapi.from_dict(app.openapi())
 
 

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from tests.support.daemons import Server
+from tests.support.legacy_client import legacy
 from tests.support.operators import Operator
 from tests.support.peers import peer
 from tests.support.running import Book, book, port_of, running_agent, settled
@@ -82,7 +83,7 @@ def lines() -> Iterator[Book]:
 
 def calls() -> list[tuple[str, str]]:
     """Every call that the API describes, and its description."""
-    app = create_admin_app(None, Keeper(Credentials(), None))  # type: ignore[arg-type]
+    app = create_admin_app(None, Keeper(Credentials(), None, most=300, window=60))  # type: ignore[arg-type]
     schema = app.openapi()
     found = [
         (method.upper(), re.sub(r"\{\w+\}", "nobody", path))
@@ -202,7 +203,7 @@ async def test_only_this_machine_is_answered_and_only_straight() -> None:
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "::ffff:192.0.2.1", "10.0.0.1", "fe80::1%eth0", "nonsense"])
 def test_a_peer_that_is_not_this_machine(address: str) -> None:
-    keeper = Keeper(Credentials(), None)
+    keeper = Keeper(Credentials(), None, most=300, window=60)
     scope: dict[str, Any] = {"type": "http", "client": (address, 1), "headers": [(b"host", b"localhost")]}
     with pytest.raises(Exception, match="only this machine") as caught:
         keeper.judge(scope)
@@ -429,6 +430,34 @@ async def test_names_are_reserved_and_released() -> None:
         assert [name["name"] for name in names] == ["admin", "www"]
         assert (await client.delete("/api/v1/names/www", headers=CHANGE)).json() == {"released": "www"}
         problem(await client.delete("/api/v1/names/www", headers=CHANGE), "no_such_name")
+
+
+async def test_an_operator_sees_and_ends_what_a_client_of_the_older_dialect_has_open(lines: Book) -> None:
+    async with hosted(auth={"mode": "token"}) as (host, client):
+        made = (await client.post("/api/v1/tokens", json={"name": "field", "tunnels": ["old"]})).json()
+        base = f"http://{LOOPBACK}:{port_of(host.server)}/v2/{made['secret']}"
+        async with legacy(base, name="old") as agent, httpx.AsyncClient(timeout=15) as visitor:
+            shown = (await client.get("/api/v1/tunnels/old")).json()
+            assert (shown["name"], shown["state"], shown["owner"]) == ("old", "online", made["token"]["id"])
+            url = f"http://{LOOPBACK}:{port_of(host.server)}/t/old/sse"
+            async with visitor.stream("GET", url, headers={"Accept": "text/event-stream"}) as answer:
+                request = await agent.request()
+                await agent.say("stream_start", request_id=request["request_id"])
+                await agent.chunk(request, "data: 1\n\n")
+                pieces = answer.aiter_bytes()
+                assert await anext(pieces) == b"data: 1\n\n"
+                (stream,) = (await client.get("/api/v1/streams?tunnel=old")).json()["streams"]
+                assert (stream["kind"], stream["path"]) == ("sse", "/sse")
+                done = await client.delete(f"/api/v1/streams/{stream['request_id']}", headers=CHANGE)
+                assert done.json() == {"cancelled": [stream["request_id"]]}
+                assert (await agent.want("stream_cancel"))["request_id"] == request["request_id"]
+            begun = time.monotonic()
+            await client.delete(f"/api/v1/tokens/{made['token']['id']}", headers=CHANGE)
+            await agent.over()
+            assert time.monotonic() - begun < 1
+            assert (await client.get("/api/v1/tunnels/old")).json()["state"] != "online"
+        everything = repr([entry.text for entry in lines.entries]) + (await client.get("/api/v1/audit")).text
+        assert made["secret"] not in everything
 
 
 async def test_a_reload_reads_the_admin_token_anew(tmp_path: Path) -> None:

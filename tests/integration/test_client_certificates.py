@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import ssl
 import subprocess
 from dataclasses import dataclass
@@ -10,11 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from websockets.exceptions import InvalidMessage, InvalidStatus
 
 from tests.support.operators import Operator
 from tests.support.peers import peer
-from tests.support.running import port_of, running_server, settled
+from tests.support.running import book, port_of, running_server, settled
 from tests.support.sockets import LOOPBACK, Certificate, certificate
 from tunneld.errors import ConfigError
 
@@ -97,6 +99,50 @@ async def test_a_certificate_opens_what_its_token_says(folder: Path) -> None:
             assert await agent.over() == ("revoked", 4003, "revoked")
         await settled(lambda: not server.connections)
         assert await opens(pinned, "app") == 401
+
+
+async def test_a_reload_changes_whom_agents_certificates_are_believed_of_and_no_tunnel_falls(folder: Path) -> None:
+    first_place, second_place = folder / "first", folder / "second"
+    for place in (first_place, second_place):
+        place.mkdir()
+    first, second = Authority(first_place).make(), Authority(second_place).make()
+    here, there = first.issue("agent"), second.issue("agent")
+    own, renewed = certificate(folder), certificate(second_place)
+    live = Certificate(folder / "live.pem", folder / "live.key")
+    roots = folder / "roots.pem"
+    for source, target in ((own.cert, live.cert), (own.key, live.key), (first_place / "ca.pem", roots)):
+        shutil.copy(source, target)
+    operator = Operator(folder / "server.yaml")
+    operator.do("token create app --tunnels app-* --subject agent")
+    file = folder / "reloaded.yaml"
+    tls = {"cert": str(live.cert), "key": str(live.key), "client_ca": str(roots)}
+    with book() as lines:
+        async with running_server(**operator.settings, tls=tls) as server:
+            url = f"wss://{LOOPBACK}:{port_of(server)}"
+            file.write_text(yaml.safe_dump(server.config.model_dump(mode="json", exclude_unset=True)))
+            server.path = str(file)
+            async with peer(url, "app-1", ssl=shown(own, here)) as standing:
+                await standing.hello(instance="one")
+                with pytest.raises((OSError, InvalidMessage)):
+                    async with peer(url, "app-2", ssl=shown(own, there)):
+                        pass
+                for source, target in (
+                    (renewed.cert, live.cert),
+                    (renewed.key, live.key),
+                    (second_place / "ca.pem", roots),
+                ):
+                    shutil.copy(source, target)
+                await server.reload()  # what a SIGHUP does; the files' change alone is noticed too
+                await lines.wait("Certificate read again: tls")
+                async with peer(url, "app-2", ssl=shown(renewed, there)) as newer:
+                    await newer.hello(instance="two")
+                with pytest.raises((OSError, InvalidMessage)):  # of the roots that are gone
+                    async with peer(url, "app-3", ssl=shown(renewed, here)):
+                        pass
+                assert server.registry.find("app-1").online
+                await standing.say({"type": "ping", "timestamp": "2026-01-01T00:00:00Z", "seq": 7})
+                assert (await standing.want("pong"))["seq"] == 7
+        assert not lines.find("✗ Tunnel error")
 
 
 async def test_a_client_ca_that_cannot_be_read(folder: Path) -> None:

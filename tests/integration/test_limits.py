@@ -10,6 +10,7 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
 from websockets.exceptions import InvalidStatus
 
+from tests.integration.test_ingress_flow import pour, slow_client, turns
 from tests.support.front import Client, Front, front
 from tests.support.loops import on_both_loops
 from tests.support.running import book, port_of, running_agent, running_server, settled, url_of
@@ -85,7 +86,7 @@ async def test_connections_of_an_address():
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 10\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"])
 async def test_a_body_that_pauses_for_too_long(framing: bytes):
-    async with front(limits={"body_timeout": 0.2}) as it:
+    async with front(limits={"body_timeout": 0.2, "min_rate": 0}) as it:
         client = await it.client()
         client.send(POST + framing)
         served = await it.served()
@@ -101,6 +102,55 @@ async def test_a_body_that_pauses_for_too_long(framing: bytes):
         assert await client.closed() == b""
         assert it.ingress.guard.hits.all() == {"body_timeout": 1}
         await client.leave()
+        await it.settle()
+
+
+async def test_a_body_that_comes_too_slowly():
+    async with front(limits={"body_timeout": 1, "min_rate": 1000}) as it:
+        client, steady = await it.client(), await it.client()
+        client.send(POST + b"Content-Length: 1000\r\n\r\n")
+        served = await it.served()
+        steady.send(POST + b"Content-Length: 10000\r\n\r\n")
+        other = await it.served()
+        for _ in range(10):  # no pause of the one is too long; the other is quick enough all the while
+            await asyncio.sleep(0.15)
+            if served.reason is None:
+                client.send(b"x")
+            steady.send(b"x" * 1000)
+        assert len(await other.whole()) == 10_000
+        other.answer()
+        assert (await steady.answer()).status == 200
+        answer = await client.answer()
+        assert (answer.status, answer.headers["x-tunnel-error"]) == (408, "request_timeout")
+        assert await served.cancel_reason() == "limit"
+        assert 2 <= len(served.body) < 10
+        assert it.ingress.guard.hits.all() == {"min_rate": 1}
+        await client.leave()
+        await steady.leave()
+        await it.settle()
+
+
+@pytest.mark.parametrize("rate", [1, 1 << 40])
+async def test_a_visitor_that_takes_too_little_is_reset(rate: int):
+    async with front(limits={"stall": 0.5, "min_rate": rate}) as it:
+        slow = await slow_client(it)
+        slow.get("/t/demo/big")
+        served = await it.served()
+        served.stream.send_head(200, [])
+        while not served.stream.pending:
+            pour(served, 16_384)
+            await turns(20)
+        begun = monotonic()
+        while served.reason is None and monotonic() - begun < 1.2:
+            await slow.reader.readexactly(16_384)
+            await asyncio.sleep(0.05)
+        if rate == 1:
+            assert served.reason is None
+            assert not it.ingress.guard.hits.all()
+            slow.crash()
+        else:
+            assert await served.cancel_reason() == "limit"
+            assert it.ingress.guard.hits.all() == {"min_rate": 1}
         await it.settle()
 
 
@@ -198,6 +248,33 @@ async def test_a_websocket_keeps_to_the_bytes_of_its_tunnel_and_is_counted_as_a_
                 async with connect(url, proxy=None) as socket:
                     await socket.send("again")
                     assert await socket.recv() == "again"
+
+
+async def test_a_websocket_goes_on_counting_as_a_connection_of_its_address():
+    async def echo(socket):
+        async for message in socket:
+            await socket.send(message)
+
+    async with serve(echo, LOOPBACK, 0) as service, running_server(limits={"address_connections": 1}) as server:
+        url = f"ws://{LOOPBACK}:{port_of(server)}/t/app/"
+        address = f"http://{LOOPBACK}:{service.sockets[0].getsockname()[1]}"
+        async with running_agent(url_of(server), address) as (_, tunnel):
+            await settled(lambda: tunnel.state == "online")
+            guard = server.ingress.guard
+            assert not guard.connections  # an agent's connection is none of a visitor's
+            async with connect(url, proxy=None) as socket:
+                assert guard.connections == {LOOPBACK: 1}
+                with pytest.raises(InvalidStatus) as caught:
+                    await connect(url, proxy=None)
+                assert caught.value.response.status_code == 429
+                assert caught.value.response.headers["X-Tunnel-Error"] == "too_many_from_address"
+                await socket.send("still")
+                assert await socket.recv() == "still"
+            await settled(lambda: not guard.connections)
+            async with connect(url, proxy=None) as socket:
+                await socket.send("again")
+                assert await socket.recv() == "again"
+            await settled(lambda: not guard.connections)
 
 
 async def test_a_limit_that_is_told_by_its_code_is_counted():

@@ -13,6 +13,8 @@ import pytest
 from tests.support.authority import Authority
 from tests.support.running import Book, book, port_of, running_server
 from tests.support.sockets import LOOPBACK, Certificate
+from tunneld.config.server import ServerConfig
+from tunneld.control.admin.host import ServerHost
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"
 
@@ -77,6 +79,37 @@ async def test_a_renewed_certificate_is_shown_and_open_connections_go_on(lines: 
             assert await visitor.ask() == b"HTTP/1.1 200 OKok\n"
             await visitor.leave()
         assert len(lines.find("The certificate stays as it was")) == 1
+
+
+async def test_the_certificate_of_the_admin_listener_is_watched_too(lines: Book, folder: Path) -> None:
+    authority = Authority(folder)
+    old, new = authority.issue("old", "DNS:a.test"), authority.issue("new", "DNS:a.test")
+    live = Certificate(folder / "live.pem", folder / "live.key")
+    for source, target in ((old.cert, live.cert), (old.key, live.key)):
+        shutil.copy(source, target)
+    settings: dict[str, Any] = {
+        "listen": {"host": LOOPBACK, "port": 0},
+        "admin": {"listen": {"host": LOOPBACK, "port": 0, "tls": pair(live)}},
+        "auth": {"mode": "open"},
+        "store": "memory:",
+    }
+    host = ServerHost(ServerConfig(**settings), None)
+    await host.start()
+    try:
+        port = int(host.admin_addresses[0][1].rpartition(":")[2])
+        first = await Visitor.come(authority, port, "a.test")
+        assert first.name == "old"
+        shutil.copy(new.key, live.key)
+        shutil.copy(new.cert, live.cert)
+        await lines.wait("Certificate read again: admin.listen.tls")
+        second = await Visitor.come(authority, port, "a.test")
+        assert second.name == "new"
+        for visitor in (first, second):
+            visitor.writer.write(b"GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await visitor.reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200 ")
+            await visitor.leave()
+    finally:
+        await host.stop()
 
 
 async def test_each_name_gets_its_certificate_on_each_listener(lines: Book, folder: Path) -> None:

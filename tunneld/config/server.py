@@ -138,10 +138,17 @@ class ListenConfig(Model):
 
 
 class AdminConfig(Model):
-    """The listener of dashboard, API and metrics; `token_file` None: see CONTRACT on who is answered then."""
+    """The listener of dashboard, API and metrics.
+
+    Attributes:
+        token_file: None: see CONTRACT on who is answered then.
+        max_failures: wrong credentials from one address within `failure_window` seconds; beyond it the answer is 429.
+    """
 
     listen: ListenConfig = ListenConfig(host="127.0.0.1", port=8441)
     token_file: FilePath | None = None
+    max_failures: Count = 300
+    failure_window: Interval = 60.0
 
 
 class AuthConfig(Model):
@@ -231,6 +238,8 @@ class ServerLimits(Model):
         store_waiting: calls that may wait for the store.
         audit_entries: changes that the store remembers.
         body_timeout: seconds that a request's body may pause before its answer has begun; 0: as long as it likes.
+        min_rate: bytes a second that a visitor sends at least of a body whose answer has not begun, over
+            `body_timeout`, and takes at least of what waits for it, over `stall`; 0: any.
         tunnel_requests: of visitors, a second, for one tunnel; 0: no limit, as with all that follow.
         tunnel_bytes: of bodies, a second, both directions together, for one tunnel.
         address_requests: a second, of one address (of IPv6 its /64).
@@ -260,6 +269,7 @@ class ServerLimits(Model):
     store_waiting: Count = 1000
     audit_entries: Count = 10_000
     body_timeout: Span = 60.0
+    min_rate: Bytes = 64
     tunnel_requests: Rate = 0.0
     tunnel_bytes: Bytes = 0
     address_requests: Rate = 0.0

@@ -277,10 +277,12 @@ class Exchange(Visit):
             raise BadHeader("a 101 to a request without upgrade")
         answer = self._upgrade.answer(to_visitor(headers, prefix=self._prefix, authority=self._host))
         answer.append(("X-Tunnel-Request-Id", self.request_id))
+        address = self.connection.address if self._ingress.is_counted(self.connection) else None
         transport, early, paused = self.connection.switch(answer)
         self._stream = self._request = None
         paced = cast(Stream, stream)  # or what stands for it
         visit = SocketVisit(self._ingress, self.tunnel, request, paced, transport, started=self.started)
+        self._ingress.hop_begins(visit.hop, address)
         visit.begin(early, paused=paused)
 
     def _head(self, status: int, headers: Headers, request: Open) -> None:

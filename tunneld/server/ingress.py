@@ -168,6 +168,7 @@ class Ingress:
         self.exchanges: dict[str, Exchange | SocketVisit] = {}
         self.connections: set[ServerConnection] = set()
         self.hops: set[Hop] = set()
+        self._counted_hops: dict[Hop, str] = {}  # those whose address is counted
         self._ended = Totals()
         self.stops = StopList()
         self.counts = StreamCounts()
@@ -222,6 +223,10 @@ class Ingress:
             if not self._trusted_peer(connection, listener):
                 self._counted[connection] = self.guard.connected(connection.address)
 
+    def late(self, connection: ServerConnection, limit: str) -> None:
+        """A visitor takes too little of what waits for it."""
+        self.guard.hits.count(limit)
+
     def closed(self, connection: ServerConnection) -> None:
         """A connection is over, or became a tunnel's."""
         self.connections.discard(connection)
@@ -230,9 +235,22 @@ class Ingress:
         if self._left is not None:
             self._left.set()
 
+    def is_counted(self, connection: ServerConnection) -> bool:
+        """Whether it counts towards `limits.address_connections`."""
+        return connection in self._counted
+
+    def hop_begins(self, hop: Hop, address: str | None) -> None:
+        """A connection became a WebSocket's; `address`: it goes on counting as one of its."""
+        self.hops.add(hop)
+        if address is not None:
+            self.guard.connected(address)
+            self._counted_hops[hop] = address
+
     def hop_gone(self, hop: Hop) -> None:
         """A WebSocket's connection is over."""
         self.hops.discard(hop)
+        if (address := self._counted_hops.pop(hop, None)) is not None:
+            self.guard.disconnected(address)
         if self._left is not None:
             self._left.set()
 

@@ -69,7 +69,6 @@ class SocketVisit(Visit, Bridge):
         self.stream.sink = self
         self.stream.when_sent = self._ended
         self._ingress.exchanges[self.request_id] = self
-        self._ingress.hops.add(self.hop)
         self.hop.begin(early, paused=paused)
 
     def cancel(self, reason: str) -> None:
@@ -122,11 +121,14 @@ class SocketVisit(Visit, Bridge):
             self._timer = self._ingress.loop.call_later(stall, self._look)
 
     def _look(self) -> None:
-        """Whether the visitor has taken anything in `limits.stall` seconds."""
+        """Whether the visitor has taken in `limits.stall` seconds what `limits.min_rate` asks for."""
+        limits = self._ingress.limits
         before, self._passed = self._passed, self.hop.passed_on
-        if self._passed > before:
+        moved = self._passed - before
+        if moved > 0 and moved >= limits.min_rate * limits.stall:
             self._look_later()
         else:
+            self._ingress.guard.hits.count("min_rate" if moved else "stall")
             self.stalled()
 
     def _stop_timer(self) -> None:

@@ -35,6 +35,10 @@ class HttpLimits(Protocol):
         """Between two pieces of a request's body, before its answer has begun; 0 is no limit."""
 
     @property
+    def min_rate(self) -> int:
+        """Bytes a second of a body that is due, and of what waits for a visitor; 0 is no limit."""
+
+    @property
     def max_body(self) -> int:
         """Of a request's body; 0 is no limit."""
 
@@ -80,6 +84,9 @@ class Service(Protocol):
 
     def fault(self, connection: ServerConnection, head: RequestHead | None, error: VisitorError) -> None:
         """Answer with a problem. `head` None: the request could not be read."""
+
+    def late(self, connection: ServerConnection, limit: str) -> None:
+        """A visitor takes too little of what waits for it; its consumer is told next. `limit`: stall or min_rate."""
 
     def opened(self, connection: ServerConnection) -> None:
         """A visitor connected."""

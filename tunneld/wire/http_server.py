@@ -50,6 +50,7 @@ class ServerConnection(AnswerSide):
         "_mark",
         "_pumping",
         "_reading",
+        "_slow",
         "_timer",
         "_timer_at",
         "_yields",
@@ -70,6 +71,7 @@ class ServerConnection(AnswerSide):
         self._yields = False  # others have their turn before this one reads on
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = self._deadline = 0.0
+        self._slow = False  # the body has come at less than `min_rate` of late
         self._mark = 0  # what the transport had passed on at the last look
 
     # -- what a service does -----------------------------------------------------------------------------
@@ -299,7 +301,7 @@ class ServerConnection(AnswerSide):
             self._buffer = bytearray(data)
         self._received += len(piece)
         if self._timer is not None and not self.congested:
-            self._deadline = time.monotonic() + self.service.limits.body_timeout
+            self._extend(len(piece))
         consumer = self.consumer
         if consumer is not None and not self._discard:
             if piece and not consumer.body(piece) and self._body and self.consumer is consumer:
@@ -309,6 +311,14 @@ class ServerConnection(AnswerSide):
                 consumer.body_end(trailers)
         if not self._body and self._answer_done and self._phase == BUSY:
             self._next()
+
+    def _extend(self, size: int) -> None:
+        """So many bytes of the body came: each gives time for more, as `min_rate` says, at most `body_timeout`."""
+        limits = self.service.limits
+        full = time.monotonic() + limits.body_timeout
+        rated = self._deadline + size / limits.min_rate if limits.min_rate else full
+        self._slow = rated < full
+        self._deadline = min(full, rated)
 
     def _take_chunks(self, chunked: ChunkedBody, data: bytes) -> tuple[bytes, bytes, Headers] | None:
         """(bytes of the body, what comes behind it, trailers); None after a fault."""
@@ -342,6 +352,8 @@ class ServerConnection(AnswerSide):
             return
         self._reading = reading
         if reading:
+            if self._timer is not None and not self.congested and self._phase == BUSY:
+                self._deadline = time.monotonic() + self.service.limits.body_timeout  # what was held here is not late
             self._unwatch()
             transport.resume_reading()
         else:
@@ -469,8 +481,9 @@ class ServerConnection(AnswerSide):
         elif phase == BUSY and not self.congested:
             self._body_is_late()
         elif self._moves():
-            self._arm(self.service.limits.stall or _CLOSE)  # slow, but not stalled
+            self._arm(self.service.limits.stall or _CLOSE)  # slow, but not too slow
         elif phase == BUSY and self.consumer is not None:
+            self.service.late(self, "min_rate" if self._slow else "stall")
             self.consumer.stalled()
         elif phase == IDLE and self.transport is not None and not self.transport.get_write_buffer_size():
             self._hang_up()
@@ -492,14 +505,19 @@ class ServerConnection(AnswerSide):
         self._discard = True
         self._keep = False
         consumer.body_fault(
-            VisitorError("request_timeout", "The request's body paused for too long.", limit="body_timeout")
+            VisitorError("request_timeout", "The request's body comes too slowly.", limit="min_rate")
+            if self._slow
+            else VisitorError("request_timeout", "The request's body paused for too long.", limit="body_timeout")
         )
 
     def _moves(self) -> bool:
-        """The visitor took some of the bytes that wait for it since the last look."""
+        """The visitor took as many of the bytes that wait for it since the last look as `min_rate` asks for."""
         assert self.transport is not None
         before, self._mark = self._mark, self._passed_on()
-        return self.transport.get_write_buffer_size() > 0 and self._mark > before
+        limits = self.service.limits
+        moved, least = self._mark - before, limits.min_rate * (limits.stall or _CLOSE)
+        self._slow = 0 < moved < least
+        return self.transport.get_write_buffer_size() > 0 and moved > 0 and not self._slow
 
 
 def _too_large(limit: int) -> VisitorError:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
 import struct
+import termios
 from typing import Any
 
-__all__ = ["LOWAT", "descriptor", "is_tcp", "reset", "tune"]
+__all__ = ["LOWAT", "descriptor", "is_tcp", "not_taken", "reset", "tune"]
 
 LOWAT = 128 * 1024
 """Bytes not yet sent that the kernel takes before a socket stops being writable: what stands before a
@@ -46,6 +48,18 @@ def descriptor(transport: asyncio.BaseTransport) -> int:
         return int(sock.fileno())
     except OSError:
         return -1
+
+
+def not_taken(transport: asyncio.Transport) -> int:
+    """Octets written that the peer's kernel has not acknowledged: those of the transport, and of our own kernel."""
+    waiting = transport.get_write_buffer_size()
+    fd = descriptor(transport)
+    if fd >= 0:
+        try:
+            waiting += int(struct.unpack("i", fcntl.ioctl(fd, termios.TIOCOUTQ, b"\0\0\0\0"))[0])
+        except OSError:  # no such question to this kind of socket: what the kernel has counts as taken
+            pass
+    return waiting
 
 
 def reset(transport: asyncio.Transport) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from tunneld.wire.closewatch import CloseWatch
-from tunneld.wire.sockets import descriptor, reset
+from tunneld.wire.sockets import descriptor, not_taken, reset
 from tunneld.wire.turns import LARGE, let_others
 from tunneld.wire.ws_codec import CLOSE, FIN, ClientEncoder, encode_close, encode_plain
 from tunneld.wire.ws_frames import FrameReader
@@ -129,8 +129,8 @@ class Hop(asyncio.Protocol):
 
     @property
     def passed_on(self) -> int:
-        """Octets that the transport has given to the kernel so far."""
-        return self._written - self._transport.get_write_buffer_size()
+        """Octets that the peer's kernel has taken so far; with TLS, near enough."""
+        return self._written - not_taken(self._transport)
 
     # -- what a user does --------------------------------------------------------------------------------
 

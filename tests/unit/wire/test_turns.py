@@ -98,7 +98,7 @@ def hop(loop, transport, flooded) -> Iterator[bytes]:
 
 def upload(loop, transport, flooded) -> Iterator[bytes]:
     limits = SimpleNamespace(
-        max_header=65536, header_timeout=10, idle_timeout=10, body_timeout=10, body_rate=0, max_body=0, stall=10
+        max_header=65536, header_timeout=10, idle_timeout=10, body_timeout=10, min_rate=0, max_body=0, stall=10
     )
 
     def request(connection, head) -> None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tunneld.config.server import ListenConfig, ServerConfig
+from tunneld.config.server import AdminConfig, ListenConfig, ServerConfig
 from tunneld.control.admin.keeper import Keeper
 from tunneld.control.admin.listener import AdminListener, admin_secret, warn_if_exposed
 from tunneld.lifecycle import main
@@ -31,7 +31,14 @@ class ServerHost:
     def __init__(self, config: ServerConfig, path: str | None) -> None:
         self.server = ServerDaemon(config, path)
         self.server.reloading.append(self._reloading)
-        self._keeper = Keeper(self.server.access.credentials, None, refused=_refused)
+        admin = config.admin or AdminConfig()
+        self._keeper = Keeper(
+            self.server.access.credentials,
+            None,
+            refused=_refused,
+            most=admin.max_failures,
+            window=admin.failure_window,
+        )
         self._admin = AdminListener(config, self._make) if config.admin is not None else None
 
     @property
@@ -80,9 +87,15 @@ class ServerHost:
         self.server.on_leave(leave)
 
     def _reloading(self, config: ServerConfig) -> Callable[[], None]:
-        """The admin token is read anew, whatever else changed."""
+        """The admin token and the listener's certificate are read anew, whatever else changed."""
         secret = admin_secret(config)
-        return lambda: self._keeper.configure(secret)
+
+        def commit() -> None:
+            self._keeper.configure(secret)
+            if self._admin is not None:
+                self._admin.reload_certificates()
+
+        return commit
 
     def _make(self) -> FastAPI:
         """In a thread, at the first connection."""

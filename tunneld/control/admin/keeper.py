@@ -46,8 +46,8 @@ class Keeper:
         secret: str | None,
         *,
         refused: Callable[[str, str], None] = lambda *_: None,
-        most: int = 300,
-        window: float = 60.0,
+        most: int,
+        window: float,
     ) -> None:
         self._credentials = credentials
         self._refused = refused

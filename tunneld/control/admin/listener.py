@@ -44,6 +44,10 @@ class AdminListener:
         for _, address in self.addresses:
             log.info("Listening on %s for the admin API", address, extra={"address": address})
 
+    def reload_certificates(self) -> None:
+        """Read the certificate's files again, where they changed; a change of them is noticed by itself too."""
+        self._listeners.reload_certificates()
+
     async def stop(self) -> None:
         """Accept no more and end what is open; calls under way have a moment. Idempotent."""
         self._listeners.close()
