@@ -30,7 +30,7 @@ from tunneld.config.server import ServerConfig
 from tunneld.control.admin.app import create_admin_app
 from tunneld.control.admin.host import ServerHost
 from tunneld.control.admin.keeper import Keeper
-from tunneld.errors import CODES, VisitorError
+from tunneld.errors import CODES, ConfigError, VisitorError
 from tunneld.server.credentials import Credentials
 from tunneld.server.tokens import mint
 
@@ -458,6 +458,23 @@ async def test_an_operator_sees_and_ends_what_a_client_of_the_older_dialect_has_
             assert (await client.get("/api/v1/tunnels/old")).json()["state"] != "online"
         everything = repr([entry.text for entry in lines.entries]) + (await client.get("/api/v1/audit")).text
         assert made["secret"] not in everything
+
+
+async def test_every_change_is_in_the_file_of_the_audit_trail_too(tmp_path: Path) -> None:
+    trail = tmp_path / "audit.log"
+    operator = Operator(tmp_path / "server.yaml", log={"audit": str(trail)})
+    operator.create("first")
+    async with hosted(store=operator.settings["store"], log={"audit": str(trail)}) as (_, client):
+        made = (await client.post("/api/v1/tokens", json={"name": "second"})).json()
+        await client.delete(f"/api/v1/tokens/{made['token']['id']}", headers=CHANGE)
+        await client.get("/api/v1/tokens")
+    lines = [json.loads(line) for line in trail.read_text().splitlines()]
+    assert [line["action"] for line in lines] == ["token.create", "token.create", "token.revoke"]
+    assert [line["actor"].partition(" (")[0] for line in lines] == ["command line", "this machine", "this machine"]
+    assert made["secret"] not in trail.read_text()
+    with pytest.raises(ConfigError, match=r"log\.audit: .* cannot be written"):
+        async with hosted(log={"audit": str(tmp_path / "none" / "a.log")}):
+            pass
 
 
 async def test_a_reload_reads_the_admin_token_anew(tmp_path: Path) -> None:

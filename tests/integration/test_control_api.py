@@ -17,6 +17,7 @@ from tests.support.control_agent import MemoryAgent, stream_info, tunnel_status
 from tunneld.control.app import create_app
 from tunneld.control.listener import ControlServer
 from tunneld.errors import CODES, ConfigError
+from tunneld.telemetry.trail import Trail
 
 
 @pytest.fixture
@@ -230,6 +231,20 @@ async def test_every_change_is_logged_with_who_made_it(
         assert f"pid {os.getpid()}" in record.getMessage()
     assert caplog.records[2].levelname == "WARNING"
     assert "aa22" in caplog.records[1].getMessage()
+
+
+async def test_every_change_is_in_the_audit_trail(agent: MemoryAgent, folder: Path) -> None:
+    trail, path = folder / "audit.log", folder / "audited.sock"
+    async with ControlServer(lambda: create_app(agent, Trail(lambda: str(trail))), path):
+        transport = httpx.AsyncHTTPTransport(uds=str(path))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=15) as client:
+            await client.get("/v1/status")
+            await client.post("/v1/reload")
+            await client.post("/v1/drain", headers={"Origin": "http://page.example"})
+    done, refused = [json.loads(line) for line in trail.read_text().splitlines()]
+    assert (done["action"], done["ok"], refused["action"], refused["ok"]) == ("reload", True, "refused", False)
+    assert f"pid {os.getpid()}," in done["actor"]
+    assert "web page" in refused["detail"]
 
 
 async def test_events(agent: MemoryAgent, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,8 @@ NO_RIGHTS = {
     "RuntimeDirectoryPreserve",
     "StateDirectory",
     "StateDirectoryMode",
+    "LogsDirectory",
+    "LogsDirectoryMode",
     "LoadCredential",
     "Restart",
     "RestartSec",

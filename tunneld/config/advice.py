@@ -37,15 +37,14 @@ def _not_open(value: object) -> bool:
 
 
 # Keys of CONTRACT whose work comes with a later issue: remove a row here when its work is there.
-_BOTH: dict[str, _Wanted] = {"log.audit": _any}
-_AGENT: dict[str, _Wanted] = _BOTH | {
+_AGENT: dict[str, _Wanted] = {
     "telemetry.otlp": _any,
 }
 _TUNNEL: dict[str, _Wanted] = {
     "access.mode": _not_open,
     "inspect": _on,
 }
-_SERVER: dict[str, _Wanted] = _BOTH | {}
+_SERVER: dict[str, _Wanted] = {}
 
 
 def later_keys(config: AgentConfig | ServerConfig) -> list[str]:

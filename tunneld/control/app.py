@@ -21,17 +21,21 @@ from tunneld.control.events import EventStream, Subscribers
 from tunneld.control.facade import AgentFacade
 from tunneld.control.guard import Guard, Problem, audit
 from tunneld.errors import ConfigError
+from tunneld.telemetry.trail import Trail
 
 __all__ = ["create_app"]
 
 _DESCRIPTION = "What a tunneld agent has connected, and how to change it. On a Unix socket, with `Host: localhost`."
 
 
-def create_app(agent: AgentFacade, *, reading: bool = False, secret: str | None = None) -> FastAPI:
+def create_app(
+    agent: AgentFacade, trail: Trail | None = None, *, reading: bool = False, secret: str | None = None
+) -> FastAPI:
     """Return the application for one agent; `ControlServer` serves it.
 
     Args:
         agent: what it tells of.
+        trail: where its changes are written; None: in the log alone.
         reading: it is for `metrics.listen`, whose guard is another.
         secret: of `metrics.token_file`, with `reading`; None: there is none.
     """
@@ -43,6 +47,7 @@ def create_app(agent: AgentFacade, *, reading: bool = False, secret: str | None 
         redoc_url=None,
         redirect_slashes=False,
     )
+    app.state.trail = trail
     app.state.subscribers = Subscribers(agent.subscribe)
     if reading:
         from tunneld.control.reading_guard import ReadingGuard

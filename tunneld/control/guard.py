@@ -20,6 +20,8 @@ from tunneld.wire.unix import Credentials
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from tunneld.telemetry.trail import Trail
+
 __all__ = ["MAX_BODY", "Guard", "Problem", "as_json", "audit", "bounded", "json_bytes"]
 
 MAX_BODY = 64 * 1024
@@ -72,7 +74,7 @@ def _user_name(uid: int) -> str:
 
 
 async def audit(scope: Mapping[str, Any], action: str, text: str, *, failed: bool = False) -> None:
-    """Log one change, done or refused, with the peer's credentials.
+    """Log one change, done or refused, with the peer's credentials; the audit trail has it too.
 
     Args:
         scope: of the request; its state carries the `Credentials` that the listener read.
@@ -89,6 +91,9 @@ async def audit(scope: Mapping[str, Any], action: str, text: str, *, failed: boo
         fields |= {"peer_pid": peer.pid, "peer_uid": peer.uid, "peer_gid": peer.gid, "peer_user": user}
         who = f"{user or 'uid'} (pid {peer.pid}, uid {peer.uid}, gid {peer.gid})"
     log.log(logging.WARNING if failed else logging.INFO, "control: %s, by %s", text, who, extra=fields)
+    trail: Trail | None = getattr(scope["app"].state, "trail", None) if "app" in scope else None
+    if trail is not None:
+        await trail.note(who, action, text, ok=not failed)
 
 
 class Guard:

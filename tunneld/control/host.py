@@ -14,6 +14,7 @@ from tunneld.control.alerting import AgentFacts
 from tunneld.control.listener import ControlServer
 from tunneld.control.reading import ReadingServer
 from tunneld.lifecycle import main
+from tunneld.telemetry.trail import Trail
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -34,6 +35,7 @@ class AgentHost:
         self.agent = AgentDaemon(config, path, Path(runtime) if runtime.startswith("/") else None)
         self._watch = AlertWatch(config.alerts, AgentFacts(self.agent), role="agent", tell=self._tell_alert)
         self.agent.reloaded.append(lambda changed: self._watch.configure(changed.alerts))
+        self._trail = Trail(lambda: self.agent.config.log.audit)
         control = config.control
         self._reading: ReadingServer | None = None
         if config.metrics.listen is not None:
@@ -53,6 +55,7 @@ class AgentHost:
 
     async def start(self) -> None:
         """The socket first: a second agent on it must not dial. Raises ConfigError."""
+        self._trail.check()
         await self._control.start()
         try:
             if self._reading is not None:
@@ -105,7 +108,7 @@ class AgentHost:
         from tunneld.control.app import create_app
         from tunneld.control.view import AgentView
 
-        return create_app(AgentView(self.agent, self._watch))
+        return create_app(AgentView(self.agent, self._watch), self._trail)
 
     def _make_reading(self, secret: str | None) -> FastAPI:
         """The same for `metrics.listen`."""

@@ -309,12 +309,15 @@ async def _note(config: ServerConfig, store: Store, action: str, detail: str) ->
     from time import time
 
     from tunneld.server.store.records import AuditEntry
+    from tunneld.telemetry.trail import Trail
 
     try:
         who = getpass.getuser()
     except (KeyError, OSError):
         who = "?"
-    await store.add_audit(AuditEntry(time(), f"command line ({who})", action, detail), most=config.limits.audit_entries)
+    actor = f"command line ({who})"
+    await store.add_audit(AuditEntry(time(), actor, action, detail), most=config.limits.audit_entries)
+    await Trail(lambda: config.log.audit).note(actor, action, detail)
 
 
 def _find(tokens: list[Token], wanted: str) -> Token:

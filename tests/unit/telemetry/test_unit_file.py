@@ -73,6 +73,7 @@ def test_each_has_its_own_file_and_directory() -> None:
     ]
     assert [one["RuntimeDirectory"] for one in services] == ["tunneld", "tunneld-%i", "tunneld-server"]
     assert last(SERVER)["StateDirectory"] == "tunneld-server"
+    assert {one["LogsDirectory"] for one in services} == {"tunneld"}
 
 
 def test_an_instance_is_an_agent_like_the_other() -> None:

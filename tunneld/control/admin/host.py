@@ -11,6 +11,7 @@ from tunneld.control.admin.keeper import Keeper
 from tunneld.control.admin.listener import AdminListener, admin_secret, warn_if_exposed
 from tunneld.lifecycle import main
 from tunneld.server.daemon import ServerDaemon
+from tunneld.telemetry.trail import Trail
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -31,6 +32,7 @@ class ServerHost:
     def __init__(self, config: ServerConfig, path: str | None) -> None:
         self.server = ServerDaemon(config, path)
         self.server.reloading.append(self._reloading)
+        self._trail = Trail(lambda: self.server.config.log.audit)
         admin = config.admin or AdminConfig()
         self._keeper = Keeper(
             self.server.access.credentials,
@@ -56,6 +58,7 @@ class ServerHost:
         config = self.server.config
         self._keeper.configure(admin_secret(config))
         warn_if_exposed(config)
+        self._trail.check()
         await self.server.start()
         if self._admin is not None:
             try:
@@ -102,7 +105,7 @@ class ServerHost:
         from tunneld.control.admin.app import create_admin_app
         from tunneld.control.admin.view import ServerView
 
-        return create_admin_app(ServerView(self.server), self._keeper)
+        return create_admin_app(ServerView(self.server, self._trail), self._keeper)
 
 
 def _refused(address: str, reason: str) -> None:

@@ -32,6 +32,7 @@ from tunneld.server.registry import Tunnel
 from tunneld.server.store.records import AuditEntry, Name, Token
 from tunneld.server.tokens import digest, mint
 from tunneld.server.visit import Visit
+from tunneld.telemetry.trail import Trail
 
 __all__ = ["ServerView", "token_info"]
 
@@ -39,10 +40,11 @@ log = logging.getLogger("tunneld.admin")
 
 
 class ServerView:
-    """A `ServerFacade` over a running daemon."""
+    """A `ServerFacade` over a running daemon, whose changes go to the audit trail too."""
 
-    def __init__(self, daemon: ServerDaemon) -> None:
+    def __init__(self, daemon: ServerDaemon, trail: Trail) -> None:
         self._daemon = daemon
+        self._trail = trail
         self._access = daemon.access
 
     # -- what there is -----------------------------------------------------------------------------------
@@ -255,6 +257,7 @@ class ServerView:
     async def note(self, principal: Principal, action: str, detail: str, *, ok: bool = True) -> None:  # noqa: D102
         actor = principal.name if principal.id in ("admin", "local") else f"token {principal.id} ({principal.name})"
         log.log(logging.INFO if ok else logging.WARNING, "admin: %s, by %s", detail, actor, extra={"action": action})
+        await self._trail.note(actor, action, detail, ok=ok)
         entry = AuditEntry(time(), actor, action, detail[:1000], ok)
         try:
             await self._access.store.add_audit(entry, most=self._daemon.config.limits.audit_entries)

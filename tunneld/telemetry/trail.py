@@ -1,0 +1,73 @@
+"""The audit trail (`log.audit`): who changed what, a JSON object a line, beside the log and never instead of it.
+
+The file is opened for each line: whoever turns it over needs to tell nobody. Changes are rare, and a thread writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from tunneld.errors import ConfigError
+
+__all__ = ["Trail", "append"]
+
+log = logging.getLogger("tunneld.audit")
+
+_MODE = 0o640
+
+
+class Trail:
+    """Writes changes down.
+
+    Args:
+        path: of the file now; None: nothing is written.
+    """
+
+    def __init__(self, path: Callable[[], str | None] = lambda: None) -> None:
+        self._path = path
+
+    def check(self) -> None:
+        """Raises ConfigError when the file cannot be written."""
+        path = self._path()
+        if path is not None:
+            try:
+                os.close(_open(path))
+            except OSError as error:
+                raise ConfigError([f"log.audit: {path}: cannot be written: {error.strerror}"]) from None
+
+    async def note(self, actor: str, action: str, detail: str, *, ok: bool = True) -> None:
+        """Write one change; what fails is logged, since the change is done.
+
+        Args:
+            actor: who, for people.
+            action: the stable word of the change.
+            detail: what was done, a phrase.
+            ok: it was done, and not refused.
+        """
+        path = self._path()
+        if path is None:
+            return
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, append, path, actor, action, detail, ok)
+        except OSError as error:
+            log.error("log.audit: %s: a change was not written: %s", path, error.strerror, extra={"action": action})
+
+
+def append(path: str, actor: str, action: str, detail: str, ok: bool = True) -> None:
+    """Add one line, in one write; raises OSError."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    line = json.dumps({"at": now, "actor": actor, "action": action, "detail": detail, "ok": ok}, ensure_ascii=False)
+    fd = _open(path)
+    try:
+        os.write(fd, line.encode("utf-8", "backslashreplace") + b"\n")
+    finally:
+        os.close(fd)
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _MODE)
