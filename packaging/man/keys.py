@@ -159,6 +159,8 @@ def _default(info: FieldInfo, validators: list[Any]) -> str | None:
         return f"[{', '.join(map(str, value))}]"
     for one in validators:
         if isinstance(one, units.Duration):
+            if value < 0:  # no duration is: it stands for one that was not given
+                return None
             return units.format_duration(value) if value else "0"
         if isinstance(one, units.Size):
             return units.format_size(value)
