@@ -278,7 +278,8 @@ def test_the_clock_jumps_and_nobody_falls(box: Box) -> None:
     library = box.sh("echo /usr/lib/*/faketime/libfaketimeMT.so.1").strip()
     environment = (
         f"[Service]\nEnvironment=LD_PRELOAD={library} FAKETIME_TIMESTAMP_FILE=/etc/tunneld/clock "
-        "FAKETIME_CACHE_DURATION=1 NO_FAKE_STAT=1 FAKETIME_DONT_FAKE_MONOTONIC=1 DONT_FAKE_MONOTONIC=1\nWatchdogSec=8s\n"
+        "FAKETIME_CACHE_DURATION=1 NO_FAKE_STAT=1 FAKETIME_DONT_FAKE_MONOTONIC=1 DONT_FAKE_MONOTONIC=1\n"
+        "WatchdogSec=8s\n"
     )
     with serving(box) as service:
         box.write("/etc/tunneld/clock", "+0")
