@@ -35,11 +35,15 @@ def box(booted: Box) -> Iterator[Box]:
 
 
 def started(box: Box) -> None:
-    """Start server and agent, and wait until the tunnel stands: a daemon is ready before that."""
+    """Start server and agent, and wait until the server has the tunnel: a daemon is ready before that."""
+    since = box.now()
     box.systemctl("start", "tunneld-server", "tunneld")
-    eventually(
-        lambda: '"online"' in box.run("tunnelctl", "status", "--json", check=False).stdout, timeout=60, what="online"
-    )
+
+    def there() -> bool:
+        said = box.journal(since, "--unit=tunneld-server", "TUNNEL=demo")
+        return any(str(one["MESSAGE"]).startswith("✓ Tunnel established") for one in said)
+
+    eventually(there, timeout=60, what="established")
 
 
 PORT = 8440

@@ -48,7 +48,7 @@ def back(box: Box, unit: str, pid: int) -> None:
         timeout=40,
         what="running again",
     )
-    eventually(lambda: "online" in box.run("tunnelctl", "status", check=False).stdout, timeout=20, what="online again")
+    eventually(lambda: "online" in box.run("tunnelctl", "status", check=False).stdout, timeout=60, what="online again")
 
 
 def fate(visitor: Visitor, *, whole: bytes = b"") -> str:
