@@ -101,6 +101,26 @@ def _of_completion(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", choices=("bash", "zsh", "fish"))
 
 
+def _of_id(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("id", metavar="ID", help="the request's id, or a prefix that fits one")
+
+
+def _of_requests(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tunnel", metavar="NAME", help="of this tunnel only")
+
+
+def _lazy(name: str) -> Callable[[Client, argparse.Namespace, Screen], int]:
+    """What runs a verb of `looking`, which is loaded then."""
+
+    def run(client: Client, args: argparse.Namespace, screen: Screen) -> int:
+        from tunnelctl import looking
+
+        verb: Callable[[Client, argparse.Namespace, Screen], int] = getattr(looking, name)
+        return verb(client, args, screen)
+
+    return run
+
+
 def _of_alerts(parser: argparse.ArgumentParser) -> None:
     from tunnelctl.alerts import add_arguments
 
@@ -137,7 +157,10 @@ VERBS: dict[str, Verb] = {
     "info": Verb(tunnels.info, "all that is known of one tunnel", _of_reconnect),
     "drain": Verb(verbs.drain, "take no new streams, let those under way end, then leave"),
     "events": Verb(verbs.events, "what happens, as it happens, until Ctrl-C", _of_events),
-    "alerts": Verb(_alerts, "what the agent's alerts say; `alerts test` tries the receivers", _of_alerts),
+    "alerts": Verb(_alerts, "what the rules of `alerts` say; `alerts test` tries their receivers", _of_alerts),
+    "tail": Verb(_lazy("tail"), "the events of a stream as they pass (inspect: true)", _of_id),
+    "requests": Verb(_lazy("requests"), "the last requests of tunnels with inspect: true", _of_requests),
+    "replay": Verb(_lazy("replay"), "send a request to the local service again", _of_id),
     "doctor": Verb(_doctor, "look at everything on the way, and say what to do", _of_doctor),
     "completion": Verb(verbs.completion, "print the completion script of a shell", _of_completion),
 }

@@ -125,7 +125,11 @@ class Client:
             Refused: as for `call`.
             Unreachable: the agent is gone or was silent for `EVENTS_SILENCE`.
         """
-        answer = self._send("GET", "/v1/events", None, {"Last-Event-ID": since} if since else None)
+        yield from self.lines("/v1/events", {"Last-Event-ID": since} if since else None)
+
+    def lines(self, target: str, headers: dict[str, str] | None = None) -> Iterator[str]:
+        """Yield the data of each event of a stream of the agent's; raises as `events`."""
+        answer = self._send("GET", target, None, headers)
         try:
             if answer.status != http.client.OK:
                 self._parsed(answer)

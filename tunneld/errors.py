@@ -317,10 +317,28 @@ CODES: dict[str, Code] = _table(
         "It has ended, or the id is mistyped; `tunnelctl streams` lists those under way.",
     ),
     (
+        "no_such_request",
+        404,
+        "That request is not kept.",
+        "The last ones of tunnels with `inspect: true` are listed by `tunnelctl requests`.",
+    ),
+    (
+        "not_inspected",
+        403,
+        "The tunnel's streams may not be looked into.",
+        "Set `inspect: true` for that tunnel, then `tunnelctl reload`; streams that begin after it can be seen.",
+    ),
+    (
+        "not_replayable",
+        409,
+        "The request cannot be sent again.",
+        "Its body was not kept whole (`inspection.body`), or it is a WebSocket.",
+    ),
+    (
         "no_such_alert",
         404,
         "No rule of that name stands in `alerts`.",
-        "`tunnelctl alerts --json` lists the rules.",
+        "The rules are listed by `tunnelctl alerts --json`.",
     ),
     (
         "web_page_refused",

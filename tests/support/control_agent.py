@@ -183,6 +183,15 @@ class MemoryAgent:
     def metrics(self, accept: str = "") -> tuple[bytes, str]:
         return b"# HELP tunneld_tunnels Tunnels.\n", "text/plain; version=0.0.4; charset=utf-8"
 
+    def requests(self, tunnel: str | None) -> Any:
+        return []
+
+    async def replay(self, request_id: str) -> Any:
+        raise VisitorError("no_such_request")
+
+    def tail(self, request_id: str, tell: Any) -> Any:
+        raise VisitorError("not_inspected")
+
     def alerts(self) -> Any:
         return {"alerts": [], "rules": [], "receivers": []}
 

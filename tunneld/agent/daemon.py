@@ -326,6 +326,7 @@ class AgentDaemon:
             holders=self.holders,
         )
         proxy.log_queries = self.config.log.queries
+        proxy.inspect(self.config.inspection if config.inspect else None)
         tunnel = AgentTunnel(
             config,
             self.config,
@@ -372,7 +373,7 @@ class AgentDaemon:
             applied.changed.append(f"tunnel {tunnel.name}: opened")
         retuned = {tunnel.name for tunnel in changes.retuned}
         for tunnel in config.tunnels:
-            if tunnel.name in retuned or changes.sections & {"resume", "reconnect"}:
+            if tunnel.name in retuned or changes.sections & {"resume", "reconnect", "inspection"}:
                 self._running[tunnel.name].tunnel.update(tunnel, config)
             if tunnel.name in retuned:
                 applied.changed.append(f"tunnel {tunnel.name}: changed in place")

@@ -8,16 +8,19 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tunneld.agent.deadlines import Deadlines
 from tunneld.agent.exchange import Exchange
 from tunneld.agent.heads import Heads
+from tunneld.agent.inspection import Inspector, Seen
 from tunneld.agent.origin import Origin
 from tunneld.agent.pool import Pool
 from tunneld.agent.probe import ServiceProbe
 from tunneld.agent.record import STALL_CHECKS, Record
+from tunneld.agent.resending import resend
 from tunneld.agent.sockets import SocketExchange
-from tunneld.config.agent import AgentLimits, TunnelConfig
+from tunneld.config.agent import AgentLimits, InspectionConfig, TunnelConfig
 from tunneld.config.service import Service
 from tunneld.protocol.messages import Open
 from tunneld.protocol.streams import NOBODY, Sink, Stream
@@ -105,6 +108,8 @@ class Proxy:
         self.stalls: Deadlines[Exchange | SocketExchange] = Deadlines(loop, limits.stall / STALL_CHECKS, _stall_check)
         self.holders = holders or Holders(MemoryBudget(limits.memory))
         self.log_queries = False
+        #: Looks into its streams; None: nobody may.
+        self.inspector: Inspector | None = None
         self._headers = dict(headers or {})
         self._failing = ""  # the code of the last failure, while nothing has gone well since
         self._max_streams = limits.max_streams
@@ -121,6 +126,19 @@ class Proxy:
         self.stalls.after = limits.stall / STALL_CHECKS
         self._headers = dict(config.headers)
         self.heads = Heads(self.service, config.headers)
+
+    def inspect(self, config: InspectionConfig | None) -> None:
+        """Look into streams from now on, as `config` says; None: no more, and forget what was seen."""
+        if config is None:
+            self.inspector = None
+        elif self.inspector is None:
+            self.inspector = Inspector(config)
+        else:
+            self.inspector.config = config
+
+    async def resend(self, seen: Seen, request_id: str, *, timeout: float) -> dict[str, Any]:
+        """Send a request that was seen to the service again; raises VisitorError."""
+        return await resend(seen, request_id, self.origin, self._headers, timeout=timeout)
 
     async def probe(self, path: str | None = None, *, timeout: float | None = None) -> str | None:
         """Whether the service is well: None, or why not.
@@ -231,6 +249,8 @@ class Proxy:
             self.answers.discard(exchange)
         self.stalls.discard(exchange)
         self.exchanges.pop(exchange.request_id, None)
+        if self.inspector is not None and (seen := self.inspector.find(exchange.request_id)) is not None:
+            seen.over(exchange.reason)
         totals = self.totals
         totals.bytes_in += exchange.bytes_in
         totals.bytes_out += exchange.bytes_out

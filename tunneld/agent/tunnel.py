@@ -293,6 +293,7 @@ class AgentTunnel:
         self.quality.thresholds = agent.quality
         self._backoff.update(agent.reconnect.initial, agent.reconnect.max)
         self.proxy.update(config)
+        self.proxy.inspect(agent.inspection if config.inspect else None)
         self.check.update(config)
         self._tell_wishes()
 

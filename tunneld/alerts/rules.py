@@ -104,7 +104,7 @@ class Engine:
             if alert is None:
                 alert = self.active[rule.name, subject] = Alert(rule, subject, now, message)
             alert.message = message
-            alert.firing = alert.firing or now - alert.since >= rule.held
+            alert.firing = alert.firing or now - alert.since >= (rule.held or 0.0)
         return over
 
     def _due(self, rule: AlertRule, now: float) -> list[Alert]:

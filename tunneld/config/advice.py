@@ -42,7 +42,6 @@ _AGENT: dict[str, _Wanted] = {
 }
 _TUNNEL: dict[str, _Wanted] = {
     "access.mode": _not_open,
-    "inspect": _on,
 }
 _SERVER: dict[str, _Wanted] = {}
 

@@ -18,6 +18,7 @@ from tunneld.config.addresses import http_url, proxy_url, server_url
 from tunneld.config.alerts import AlertRule, check_unique
 from tunneld.config.common import (
     Bytes,
+    Count,
     EventBytes,
     Faults,
     FilePath,
@@ -49,6 +50,7 @@ __all__ = [
     "AgentResume",
     "ControlConfig",
     "HeartbeatConfig",
+    "InspectionConfig",
     "MetricsConfig",
     "ReconnectConfig",
     "ServerLink",
@@ -232,6 +234,20 @@ class ServiceCheckConfig(Model):
     timeout: Interval | None = None
 
 
+class InspectionConfig(Model):
+    """What is kept of a tunnel with ``inspect: true``.
+
+    Attributes:
+        requests: the last so many, their heads and the begin of their bodies.
+        body: bytes of a request's body; a longer one cannot be sent again.
+        events: a second that a reader of a stream is shown; the others are counted.
+    """
+
+    requests: Count = 100
+    body: Bytes = 64 << 10
+    events: Count = 50
+
+
 class AccessConfig(Model):
     """Who may visit."""
 
@@ -362,6 +378,7 @@ class AgentConfig(Model):
     control: ControlConfig = Field(default_factory=ControlConfig)
     metrics: MetricsConfig = MetricsConfig()
     quality: QualityConfig = QualityConfig()
+    inspection: InspectionConfig = InspectionConfig()
     log: LogConfig = LogConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     alerts: tuple[AlertRule, ...] = ()

@@ -185,7 +185,7 @@ class AlertRule(Model):
     over: float | None = None
     within: Interval = 600.0
     tunnels: tuple[Text, ...] = ("*",)
-    held: Span = Field(-1.0, alias="for")
+    held: Span | None = Field(None, alias="for")
     group: Span = 1.0
     repeat: Span = 14400.0
     resolved: Flag = True
@@ -223,7 +223,7 @@ class AlertRule(Model):
             changes["name"] = self.when
         if self.over is None and self.when in _OVER:
             changes["over"] = float(_OVER[self.when])
-        if self.held < 0:
+        if self.held is None:
             changes["held"] = _HELD if self.when in ("tunnel_down", "service_failing") else 0.0
         for key, value in changes.items():
             object.__setattr__(self, key, value)

@@ -107,7 +107,7 @@ def alerts_status(watch: AlertWatch) -> AlertsStatus:
     return {
         "alerts": firing,  # type: ignore[typeddict-item]
         "rules": [
-            {"name": rule.name, "when": rule.when, "over": rule.over, "for_s": rule.held} for rule in watch.rules
+            {"name": rule.name, "when": rule.when, "over": rule.over, "for_s": rule.held or 0.0} for rule in watch.rules
         ],
         "receivers": [
             {

@@ -20,6 +20,7 @@ from tunneld.control.event_shapes import schema
 from tunneld.control.events import EventStream, Subscribers
 from tunneld.control.facade import AgentFacade
 from tunneld.control.guard import Guard, Problem, audit
+from tunneld.control.tailing import Tailing
 from tunneld.errors import ConfigError
 from tunneld.telemetry.trail import Trail
 
@@ -88,6 +89,25 @@ def _add_reads(app: FastAPI, agent: AgentFacade) -> None:
         """One stream."""
         found = agent.stream(request_id)
         return Problem("no_such_stream", f"no stream {request_id}") if found is None else json_answer(found)
+
+    tail_docs = docs(models.Event, "no_such_stream", "not_inspected", "bad_argument")
+    tail_docs[200] = {
+        "description": "Server-sent events, by type: `event` (`id`, `event`, `data`, `cut`), `comment`, `bytes` of "
+        "what is no event stream, `skipped` over the rate, `end` with the stream's reason.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+
+    @app.get("/v1/streams/{request_id}/tail", responses=tail_docs, response_class=Response, status_code=200)
+    async def tail(request_id: str) -> Response:
+        """What passes on a stream from now on, decoded; of tunnels with `inspect: true` alone."""
+        return Tailing(lambda tell: agent.tail(request_id, tell))
+
+    @app.get("/v1/requests", responses=docs(models.SeenRequests, "bad_argument"))
+    async def requests(
+        tunnel: Annotated[str | None, Query(description="Of this tunnel only.")] = None,
+    ) -> Response:
+        """The last requests of tunnels with `inspect: true`, newest first; secrets' headers are masked."""
+        return json_answer({"requests": agent.requests(tunnel)})
 
     @app.get("/v1/alerts", responses=docs(models.AlertsStatus))
     async def alerts() -> Response:
@@ -197,6 +217,18 @@ def _add_changes(app: FastAPI, agent: AgentFacade) -> None:
         tested = await agent.test_alerts(name)
         await audit(request.scope, "alerts-test", f"tested the alert {name}" if name else "tested the alerts")
         return json_answer(tested)
+
+    @app.post(
+        "/v1/requests/{request_id}/replay",
+        responses=docs(
+            models.Replayed, "no_such_request", "not_replayable", "service_unreachable", "bad_request", "bad_argument"
+        ),
+    )
+    async def replay(request: Request, request_id: str) -> Response:
+        """Send a request that was seen to the local service again, and tell what it answers."""
+        answer = await agent.replay(request_id)
+        await audit(request.scope, "replay", f"sent request {request_id} to its service again")
+        return json_answer(answer)
 
     @app.post("/v1/drain", responses=docs(models.Drained))
     async def drain(request: Request) -> Response:

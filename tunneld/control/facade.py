@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Protocol
+from typing import Any, Protocol
 
 from tunneld.control.models import (
     AlertsStatus,
@@ -15,6 +15,8 @@ from tunneld.control.models import (
     NewTunnel,
     Reconnected,
     Reloaded,
+    Replayed,
+    SeenRequest,
     Status,
     StreamInfo,
     TunnelClosed,
@@ -86,6 +88,19 @@ class AgentFacade(Protocol):
     def metrics(self, accept: str = "") -> tuple[bytes, str]:
         """Return the numbers of the agent as Prometheus's text, or as OpenMetrics where `accept` asks for it, and its
         media type."""
+
+    def requests(self, tunnel: str | None) -> list[SeenRequest]:
+        """The last requests of tunnels that may be looked into, newest first."""
+
+    async def replay(self, request_id: str) -> Replayed:
+        """Send one again; raises VisitorError ``no_such_request``, ``not_replayable``, ``service_unreachable``."""
+
+    def tail(self, request_id: str, tell: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
+        """Call `tell` for what passes on a stream, until the returned function is called.
+
+        Raises:
+            VisitorError: ``no_such_stream``, ``not_inspected``.
+        """
 
     def alerts(self) -> AlertsStatus:
         """What the agent's alerts say now."""

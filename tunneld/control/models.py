@@ -358,6 +358,42 @@ class AlertsTested(TypedDict):
     told: list[AlertTold]
 
 
+class SeenRequest(TypedDict):
+    """A request of a tunnel with `inspect: true`; secrets' headers are masked. `status`, `reason` null: not yet."""
+
+    request_id: str
+    tunnel: str
+    at: str
+    method: str
+    path: str
+    client: str
+    request_headers: list[list[str]]
+    body_bytes: int
+    body_whole: bool
+    status: int | None
+    answer_headers: list[list[str]]
+    reason: str | None
+    seconds: float
+
+
+class SeenRequests(TypedDict):
+    """Answer of ``GET /v1/requests``, newest first."""
+
+    requests: list[SeenRequest]
+
+
+class Replayed(TypedDict):
+    """Answer of ``POST /v1/requests/{request_id}/replay``; `whole`: the answer ended, and is here to its end."""
+
+    request_id: str
+    of: str
+    status: int
+    headers: list[list[str]]
+    body: str
+    whole: bool
+    seconds: float
+
+
 class Problem(TypedDict):
     """An error (RFC 9457); `code` is stable and also in ``X-Tunnel-Error``; `faults` one line each."""
 

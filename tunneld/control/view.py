@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Collection
+from datetime import UTC, datetime
 from pathlib import Path
+from secrets import token_hex
 from time import monotonic
 from typing import Any, cast
 
 from tunneld import __version__
 from tunneld.agent.daemon import AgentDaemon
+from tunneld.agent.inspection import Tap
 from tunneld.agent.tunnel import AgentTunnel
 from tunneld.alerts.facts import Facts
 from tunneld.alerts.watch import AlertWatch
@@ -29,6 +32,8 @@ from tunneld.control.models import (
     NewTunnel,
     Reconnected,
     Reloaded,
+    Replayed,
+    SeenRequest,
     Status,
     StreamInfo,
     TunnelClosed,
@@ -44,6 +49,8 @@ __all__ = ["AgentView"]
 _OPENING = 5.0
 #: Seconds that receivers of a test have.
 _TESTING = 8.0
+#: Seconds that a service has to answer a request that is sent again.
+_REPLAYING = 8.0
 _TUNNEL_HEALTH: dict[str, HealthStatus] = {"online": "ok", "degraded": "degraded", "resuming": "degraded"}
 
 
@@ -184,6 +191,38 @@ class AgentView:
     def metrics(self, accept: str = "") -> tuple[bytes, str]:
         """Prometheus's text, and its media type."""
         return agent_metrics(self._daemon, self._watch, accept)
+
+    def requests(self, tunnel: str | None) -> list[SeenRequest]:
+        """Newest first."""
+        found: list[SeenRequest] = []
+        for one in self._daemon.tunnels:
+            if tunnel in (None, one.name) and (inspector := one.proxy.inspector) is not None:
+                found += [cast(SeenRequest, seen.shown(one.name)) for seen in inspector.all()]
+        found.sort(key=lambda seen: cast(float, seen["at"]), reverse=True)
+        for seen in found:
+            at = datetime.fromtimestamp(cast(float, seen["at"]), UTC)
+            seen["at"] = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return found
+
+    async def replay(self, request_id: str) -> Replayed:
+        """Send one again; raises VisitorError."""
+        for one in self._daemon.tunnels:
+            inspector = one.proxy.inspector
+            if inspector is not None and (seen := inspector.find(request_id)) is not None:
+                answer = await one.proxy.resend(seen, token_hex(16), timeout=_REPLAYING)
+                return cast(Replayed, answer)
+        raise VisitorError("no_such_request", f"The request {request_id[:128]} is not kept.")
+
+    def tail(self, request_id: str, tell: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
+        """Tell of what passes; raises VisitorError."""
+        exchange = self._daemon.exchange(request_id)
+        if exchange is None:
+            raise VisitorError("no_such_stream", f"No stream {request_id[:128]} is under way.")
+        inspector = self._daemon.running(exchange.tunnel).tunnel.proxy.inspector
+        seen = inspector.find(request_id) if inspector is not None else None
+        if inspector is None or seen is None:
+            raise VisitorError("not_inspected", f"The tunnel {exchange.tunnel} has no `inspect: true`.")
+        return seen.tap(Tap(inspector.config.events, tell))
 
     def alerts(self) -> AlertsStatus:
         """What the alerts say now."""

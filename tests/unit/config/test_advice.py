@@ -15,7 +15,7 @@ def test_keys_that_ask_for_later_work_are_named() -> None:
         sse={"replay": "5m", "recover": True},
         resume={"grace": "10s"},
         telemetry={"otlp": "http://127.0.0.1:4318"},
-        alerts=[{"when": "down"}],
+        alerts=[{"when": "tunnel_down"}],
         tunnels=[
             {"name": "a", "service": "http://h", "inspect": True, "access": {"mode": "key"}},
             {"name": "b", "service": "http://h", "sse": {"recover": True}},
@@ -23,9 +23,7 @@ def test_keys_that_ask_for_later_work_are_named() -> None:
     )
     assert advice.later_keys(config) == [
         "telemetry.otlp",
-        "alerts",
         "tunnels[a].access.mode",
-        "tunnels[a].inspect",
     ]
 
 
