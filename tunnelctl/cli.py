@@ -157,7 +157,7 @@ VERBS: dict[str, Verb] = {
     "info": Verb(tunnels.info, "all that is known of one tunnel", _of_reconnect),
     "drain": Verb(verbs.drain, "take no new streams, let those under way end, then leave"),
     "events": Verb(verbs.events, "what happens, as it happens, until Ctrl-C", _of_events),
-    "alerts": Verb(_alerts, "what the rules of `alerts` say; `alerts test` tries their receivers", _of_alerts),
+    "alerts": Verb(_alerts, "what the alert rules say; with test, whether their receivers are reached", _of_alerts),
     "tail": Verb(_lazy("tail"), "the events of a stream as they pass (inspect: true)", _of_id),
     "requests": Verb(_lazy("requests"), "the last requests of tunnels with inspect: true", _of_requests),
     "replay": Verb(_lazy("replay"), "send a request to the local service again", _of_id),
