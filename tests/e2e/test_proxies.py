@@ -27,7 +27,7 @@ from tests.support.daemons import Agent, Server
 from tests.support.processes import eventually
 from tests.support.proxies import Proxy
 from tests.support.services import SampleService, pattern
-from tests.support.sockets import LOOPBACK, Certificate, certificate
+from tests.support.sockets import LOOPBACK, Certificate, certificate, free_port
 from tests.support.visitors import Curl, request_id
 
 VISITOR = "127.0.0.5"  # any address of 127/8 is ours; the proxy itself is 127.0.0.1
@@ -199,6 +199,30 @@ def test_a_visitors_websocket(world: World) -> None:
             visitor.send(message)
             assert visitor.recv(timeout=20) == message
     assert world.left.get(timeout=10) == "/room?x=1"
+
+
+@pytest.mark.parametrize("kind", ["nginx", "caddy"])
+@pytest.mark.parametrize("serves", [True, False])
+def test_the_token_in_an_address_of_the_older_dialect_is_in_no_log(kind: str, serves: bool, folder: Path) -> None:
+    """Neither of requests nor of faults; the rest of the address is there, and so is every other address."""
+    tls, server = certificate(folder), Server(folder) if serves else None
+    proxy = Proxy(kind, need(kind, f"apt-get install {kind}"), folder, server.port if server else free_port(), tls)
+    try:
+        trust = ssl.create_default_context(cafile=str(tls.cert))
+        for http2 in (True, False):
+            with httpx.Client(verify=trust, http2=http2, base_url=proxy.url, timeout=15) as client:
+                for path in ("/v2/tnl_secret/register?x=1", "/v2/tnl_secret?y=2", "/v2/tnl_secret/tunnel/connect"):
+                    client.get(path, headers={"Upgrade": "websocket"} if not http2 else None)
+                client.get("/t/a/v2/b")
+        eventually(lambda: proxy.logged().count("/t/a/v2/b") >= 2, what="logging requests")
+        text = proxy.logged()
+        assert "tnl_secret" not in text
+        for shown in ("/v2/***/register?x=1", "/v2/***?y=2", "/v2/***/tunnel/connect"):
+            assert text.count(shown) >= 2
+    finally:
+        proxy.close()
+        if server is not None:
+            server.process.discard()
 
 
 def test_the_agents_tunnel_goes_through_it(world: World) -> None:

@@ -54,6 +54,7 @@ class Proxy:
             "server 127.0.0.1:8440;": f"server {LOOPBACK}:{upstream};",
             "tunnel.example.org *.tunnel.example.org": "localhost",
             "/etc/ssl/tunnel.pem": str(tls.cert),
+            "/var/log/nginx/access.log": str(self._folder / "access.log"),
             "/etc/ssl/tunnel.key": str(tls.key),
         }
         site.write_text(_replaced((SHIPPED / "nginx.conf").read_text(), changes))
@@ -69,10 +70,19 @@ class Proxy:
     def _caddy(self, program: str, upstream: int, tls: Certificate) -> list[str]:
         file = self._folder / "Caddyfile"
         here = f"https://localhost:{self.port} {{\n\ttls {tls.cert} {tls.key}"
-        changes = {"\ntunnel.example.org {": f"\n{here}", "127.0.0.1:8440 {": f"{LOOPBACK}:{upstream} {{"}
-        shipped = _replaced((SHIPPED / "Caddyfile").read_text(), changes)
-        file.write_text("{\n\tadmin off\n\tauto_https disable_redirects\n}\n" + shipped)
+        changes = {
+            "\n{\n": "\n{\n\tadmin off\n\tauto_https disable_redirects\n",
+            "\ntunnel.example.org {": f"\n{here}",
+            "127.0.0.1:8440 {": f"{LOOPBACK}:{upstream} {{",
+        }
+        file.write_text(_replaced((SHIPPED / "Caddyfile").read_text(), changes))
         return [program, "run", "--adapter", "caddyfile", "--config", str(file)]
+
+    def logged(self) -> str:
+        """All that it has written down, of requests and of faults."""
+        access = self._folder / "access.log"
+        lines = "\n".join(line.text for line in self.process.lines)
+        return lines + (access.read_text() if access.exists() else "")
 
     def close(self) -> None:
         """End it."""

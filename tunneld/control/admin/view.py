@@ -42,9 +42,9 @@ log = logging.getLogger("tunneld.admin")
 class ServerView:
     """A `ServerFacade` over a running daemon, whose changes go to the audit trail too."""
 
-    def __init__(self, daemon: ServerDaemon, trail: Trail) -> None:
+    def __init__(self, daemon: ServerDaemon, trail: Trail | None = None) -> None:
         self._daemon = daemon
-        self._trail = trail
+        self._trail = trail or Trail()
         self._access = daemon.access
 
     # -- what there is -----------------------------------------------------------------------------------
