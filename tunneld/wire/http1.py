@@ -190,6 +190,8 @@ def early_fault(data: bytes) -> VisitorError | None:
         return VisitorError("bad_request", "This is TLS, and the port speaks plain HTTP.")
     if data.startswith(_HTTP2):
         return _bad_request_line(_HTTP2[:-2].decode())
+    if data == b"\r":  # half of an empty line, which may stand before a request line (RFC 9112, 2.2)
+        return None
     line, end, _ = data.partition(b"\r\n")
     if end and not _REQUEST_LINE.fullmatch(text := line.decode("latin-1")):
         return _bad_request_line(text)

@@ -274,6 +274,9 @@ class ServerConnection(AnswerSide):
             if self._phase == IDLE:
                 self._phase = HEAD
                 self._arm(self.service.limits.header_timeout)
+        elif self._phase == HEAD:  # an empty line that came in two pieces: no head has begun
+            self._phase = IDLE
+            self._received = 0
 
     def _refuse(self, error: VisitorError) -> None:
         """Answer what is no request, once, and end."""
