@@ -22,14 +22,13 @@ from tunneld.errors import TunneldError, UsageError
 __all__ = ["VERBS", "Verb", "main", "overview", "parser_for"]
 
 SYSTEM_SOCKET = "/run/tunneld/control.sock"
-_OF_SERVERS = frozenset({"status", "health", "streams", "cancel", "reload", "completion"})
+_OF_SERVERS = frozenset({"status", "health", "streams", "cancel", "reload", "reconnect", "top", "completion"})
 """Verbs that a server's operators have too."""
-_LATER = frozenset({"top"})
 _WITH_VALUE = frozenset(
     {
         *("--socket", "--instance", "--server", "--token-file", "--ca-file"),
         *("--tunnel", "--kind", "--path", "--older-than", "--idle"),
-        *("--for", "--heartbeat", "--keepalive", "--since"),
+        *("--for", "--heartbeat", "--keepalive", "--since", "--interval"),
         *("--config", "--sse", "--bundle"),
     }
 )  # of any verb: what follows one of these is no verb
@@ -97,6 +96,10 @@ def _of_events(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--since", metavar="ID", help="first what came after the event of this id (see --json)")
 
 
+def _of_top(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--interval", metavar="TIME", default="1s", help="how often it is looked, 1s by itself")
+
+
 def _of_completion(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", choices=("bash", "zsh", "fish"))
 
@@ -155,6 +158,7 @@ VERBS: dict[str, Verb] = {
     "open": Verb(tunnels.open_, "open a tunnel that stands in no file, until it is closed or the agent ends", _of_open),
     "close": Verb(tunnels.close, "close a tunnel that was opened at run time; its streams end", _of_close),
     "info": Verb(tunnels.info, "all that is known of one tunnel", _of_reconnect),
+    "top": Verb(verbs.top, "a live screen of tunnels and streams: sort, filter, cancel; ? shows its keys", _of_top),
     "drain": Verb(verbs.drain, "take no new streams, let those under way end, then leave"),
     "events": Verb(verbs.events, "what happens, as it happens, until Ctrl-C", _of_events),
     "alerts": Verb(_alerts, "what the alert rules say; with test, whether their receivers are reached", _of_alerts),
@@ -214,8 +218,6 @@ def _run(argv: list[str]) -> int:
         print(overview(), file=sys.stderr)
         return 2
     if verb not in VERBS:
-        if verb in _LATER:
-            raise UsageError(f"{verb!r} comes with a later release")
         raise UsageError(f"there is no {clean(verb)!r}{_nearest(verb, list(VERBS))}; see tunnelctl --help")
     chosen, parser = VERBS[verb], parser_for(verb)
     try:
@@ -304,8 +306,8 @@ def overview() -> str:
         "",
         "  --socket PATH    the agent's control socket (or TUNNELD_SOCKET)",
         "  --instance NAME  the socket of that instance of the service",
-        "  --server URL     a server's admin API instead (status, health, streams, cancel, reload);",
-        "                   with --token-file FILE",
+        "  --server URL     a server's admin API instead (status, health, streams, cancel,",
+        "                   top, reconnect, reload); with --token-file FILE",
         "  --json           the API's own shapes",
         "  --version        print the version",
         "",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tunneld.control.models import Filter, Health, Status, StreamInfo
 
-__all__ = ["cancel", "completion", "drain", "events", "health", "reconnect", "reload", "status", "streams"]
+__all__ = ["cancel", "completion", "drain", "events", "health", "reconnect", "reload", "status", "streams", "top"]
 
 _HEALTH_EXIT = {"ok": 0, "degraded": 1, "down": 2}
 _COLOURS = {
@@ -284,6 +284,13 @@ def reconnect(client: Client, args: argparse.Namespace, screen: Screen) -> int:
     answer = client.call("POST", f"/v1/tunnels/{quote(args.name, safe='')}/reconnect")
     print(to_json(answer) if args.json else f"{clean(answer['tunnel'])} dials again; it was {answer['was']}")
     return 0
+
+
+def top(client: Client, args: argparse.Namespace, screen: Screen) -> int:
+    """Show the live screen."""
+    from tunnelctl.top.command import run  # here: it loads rich, which no other verb needs
+
+    return run(client, args)
 
 
 def drain(client: Client, args: argparse.Namespace, screen: Screen) -> int:

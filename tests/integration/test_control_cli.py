@@ -252,7 +252,6 @@ async def test_a_closed_pipe_is_no_error(agent: MemoryAgent, path: Path) -> None
         (["stauts"], "did you mean status?"),
         (["open", "x"], "SERVICE"),
         (["close"], "NAME or --all"),
-        (["top"], "later release"),
         (["status", "--jsn"], "did you mean --json?"),
         (["status", "extra"], "extra"),
         (["cancel"], "say which"),

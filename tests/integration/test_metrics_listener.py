@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -120,3 +121,34 @@ async def test_a_token_that_others_can_read_is_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"metrics\.token_file"):
         async with hosted(folder, token_file=path):
             pass
+
+
+async def test_the_dashboard_is_read_only_without_a_token(folder: Path, lines: Book) -> None:
+    async with hosted(folder) as (_, client):
+        page = await client.get("/dashboard")
+        assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+        about = await first_message(client)
+        assert (about["role"], about["api"], about["changes"]) == ("agent", "v1", False)
+        assert [tunnel["name"] for tunnel in about["tunnels"]] == ["app"]
+        assert (await client.post("/v1/tunnels/app/reconnect")).status_code == 403
+
+
+async def test_with_a_token_the_dashboard_asks_for_it_and_changes(folder: Path, lines: Book) -> None:
+    async with hosted(folder, token_file=secret_file(folder)) as (_, client):
+        assert (await client.get("/dashboard")).status_code == 401
+        assert (await client.get("/dashboard/app.js")).status_code == 200
+        assert (await client.get("/dashboard/app.js", headers={"Sec-Fetch-Site": "cross-site"})).status_code == 403
+        assert (await client.get("/dashboard/sparks")).status_code == 401
+        client.headers["Authorization"] = f"Bearer {SECRET}"
+        assert (await client.get("/dashboard")).status_code == 200
+        assert (await first_message(client))["changes"] is True
+        answer = await client.post("/v1/tunnels/app/reconnect", headers={"X-Tunneld-Request": "dashboard"})
+        assert answer.json()["tunnel"] == "app"
+
+
+async def first_message(client: httpx.AsyncClient) -> dict[str, Any]:
+    async with client.stream("GET", "/dashboard/feed") as answer:
+        async for line in answer.aiter_lines():
+            if line.startswith("data: "):
+                return dict(json.loads(line[6:]))
+    raise AssertionError("the feed told nothing")

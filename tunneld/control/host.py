@@ -13,6 +13,9 @@ from tunneld.config.agent import AgentConfig
 from tunneld.control.alerting import AgentFacts
 from tunneld.control.listener import ControlServer
 from tunneld.control.reading import ReadingServer
+from tunneld.control.watched import WatchedAgent
+from tunneld.dashboard.history import History
+from tunneld.dashboard.sampler import Sampler, clock
 from tunneld.lifecycle import main
 from tunneld.telemetry.trail import Trail
 
@@ -40,6 +43,8 @@ class AgentHost:
         self._reading: ReadingServer | None = None
         if config.metrics.listen is not None:
             self._reading = ReadingServer(config.metrics, self._make_reading)
+        self._watched = WatchedAgent(self.agent)
+        self._sampler = Sampler(self._watched, History(), now=clock())
         self._control = ControlServer(
             self._make,
             Path(control.socket),
@@ -62,6 +67,8 @@ class AgentHost:
                 await self._reading.start()
             await self.agent.start()
             self._watch.start()
+            if self._reading is not None:
+                self._sampler.start()
         except BaseException:
             await self._stop_answering()
             raise
@@ -79,6 +86,7 @@ class AgentHost:
             await self._stop_answering()
 
     async def _stop_answering(self) -> None:
+        await self._sampler.stop()
         if self._reading is not None:
             await self._reading.stop()
         await self._control.stop()
@@ -111,11 +119,15 @@ class AgentHost:
         return create_app(AgentView(self.agent, self._watch), self._trail)
 
     def _make_reading(self, secret: str | None) -> FastAPI:
-        """The same for `metrics.listen`."""
+        """The same for `metrics.listen`, with the dashboard."""
         from tunneld.control.app import create_app
         from tunneld.control.view import AgentView
+        from tunneld.dashboard.routes import Dashboard
 
-        return create_app(AgentView(self.agent, self._watch), reading=True, secret=secret)
+        app = create_app(AgentView(self.agent, self._watch), reading=True, secret=secret)
+        dashboard = Dashboard(self._watched, self._sampler, api="v1", may_change=lambda scope: secret is not None)
+        dashboard.mount(app)
+        return app
 
 
 def run(config: AgentConfig, path: str) -> int:

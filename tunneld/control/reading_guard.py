@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunneld.control.guard import Problem, as_json, bounded
 from tunneld.control.local import check_local, check_page
+from tunneld.dashboard.routes import is_file
 from tunneld.errors import VisitorError
 
 if TYPE_CHECKING:
@@ -35,15 +36,26 @@ class ReadingGuard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        state: dict[str, Any] = scope.setdefault("state", {})
         try:
+            if self._shows(scope):
+                check_page(scope)
+                state["anonymous"] = True
+                await self._app(scope, receive, send)
+                return
             self._check(scope)
         except VisitorError as error:
             headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
             await Problem(error.code, error.detail, headers=headers)(scope, receive, send)
             return
-        state: dict[str, Any] = scope.setdefault("state", {})
         state["who"] = f"metrics.token_file from {(scope.get('client') or ('?',))[0]}"
         await self._app(as_json(scope), bounded(receive), send)
+
+    def _shows(self, scope: Scope) -> bool:
+        """The dashboard's page, which asks for the token, goes to who brings none."""
+        if self._secret is None or scope["method"] not in _READS or not is_file(scope["path"]):
+            return False
+        return not any(name == b"authorization" for name, _ in scope["headers"])
 
     def _check(self, scope: Scope) -> None:
         if self._secret is not None:

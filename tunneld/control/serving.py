@@ -45,7 +45,8 @@ class Serving:
     """What makes protocols for one application.
 
     Args:
-        app: to serve. Event streams of `app.state.subscribers`, if there are such, end first when this stops.
+        app: to serve. What streams to readers (`app.state.subscribers`, `app.state.dashboard`) ends first when this
+            stops.
         loop: that the connections live on; this may be made in another thread.
     """
 
@@ -75,9 +76,9 @@ class Serving:
 
     async def stop(self) -> None:
         """End event streams, give calls under way `GRACE` seconds, then end every connection. Idempotent."""
-        subscribers = getattr(self._app.state, "subscribers", None)
-        if subscribers is not None:
-            subscribers.close()
+        for readers in (getattr(self._app.state, name, None) for name in ("subscribers", "dashboard")):
+            if readers is not None:
+                readers.close()
         for connection in tuple(self._state.connections):
             connection.shutdown()
         if self._state.tasks:

@@ -43,7 +43,7 @@ from tunneld.control.shapes import outages_status, quality_status
 from tunneld.errors import VisitorError
 from tunneld.telemetry import logs
 
-__all__ = ["AgentView"]
+__all__ = ["AgentView", "tunnel_status"]
 
 #: Seconds that the answer to "open" waits for the new tunnel to be up.
 _OPENING = 5.0
@@ -169,7 +169,7 @@ class AgentView:
         return {"closed": name, "streams": streams}
 
     def _shown(self, tunnel: AgentTunnel, now: float) -> TunnelStatus:
-        shown = _tunnel_status(tunnel, now)
+        shown = tunnel_status(tunnel, now)
         running = self._daemon.find(tunnel.name)
         if running is not None:
             shown["configured"] = not running.at_run_time
@@ -240,7 +240,8 @@ class AgentView:
         return self._daemon.subscribe(listener)
 
 
-def _tunnel_status(tunnel: AgentTunnel, now: float) -> TunnelStatus:
+def tunnel_status(tunnel: AgentTunnel, now: float) -> TunnelStatus:
+    """One tunnel in the API's shape; `now` is monotonic seconds."""
     said = tunnel.connected
     wished = tunnel.config.heartbeat
     return {

@@ -16,11 +16,11 @@ from pathlib import Path
 from tunneld import lifecycle
 from tunneld.agent.daemon import AgentDaemon
 from tunneld.config.load import load_agent, load_server
+from tunneld.control.admin.host import ServerHost
 from tunneld.control.host import AgentHost
 from tunneld.demo.hosting import Hosted
 from tunneld.demo.service import create_app
 from tunneld.errors import ConfigError
-from tunneld.server.daemon import ServerDaemon
 from tunneld.telemetry import logs
 
 __all__ = ["Demo", "run"]
@@ -40,6 +40,7 @@ _SIDES = {
 _SERVER = """\
 listen: {{host: 127.0.0.1, port: {public}}}
 public_url: http://127.0.0.1:{public}
+admin: {{listen: {{host: 127.0.0.1, port: {admin}}}}}
 domain: localhost
 auth: {{mode: open}}
 store: "memory:"
@@ -61,7 +62,7 @@ _WORDS = """\
 tunneld demo: a server, an agent and a sample service, all on this machine
 
 Open this page:  http://127.0.0.1:{public}/t/demo/
-Dashboard:       http://127.0.0.1:{admin}/dashboard (comes with a later version)
+Dashboard:       http://127.0.0.1:{admin}/dashboard
 
 Events as they come, until Ctrl-C:
 {curl}
@@ -111,7 +112,7 @@ class Demo:
         self._level = level
         self._stack = AsyncExitStack()
         self._agent: AgentHost | None = None
-        self._server: ServerDaemon | None = None
+        self._server: ServerHost | None = None
         self._leave: Callable[[], None] | None = None
         self.words = ""
 
@@ -141,12 +142,12 @@ class Demo:
         await self._agent.start()
         await _online(self._agent.agent)
 
-    async def _serve(self, stack: AsyncExitStack, ports: dict[str, int]) -> ServerDaemon:
+    async def _serve(self, stack: AsyncExitStack, ports: dict[str, int]) -> ServerHost:
         """Start the server on the ports that people know, or on others where somebody takes those; adds to `ports`."""
         for public, admin in ((8440, 8441), (0, 0)):
             ports |= {"public": _free_port(public), "admin": _free_port(admin)}
             path = self._write("server.yaml", _SERVER, ports)
-            server = ServerDaemon(load_server(path), path)
+            server = ServerHost(load_server(path), path)
             try:
                 await server.start()
             except ConfigError:  # another demo that began just now was faster

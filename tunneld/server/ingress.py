@@ -523,6 +523,8 @@ class Ingress:
             self._ended.streams += 1
             self._ended.bytes_in += exchange.bytes_in
             self._ended.bytes_out += exchange.bytes_out
+            exchange.tunnel.bytes_in += exchange.bytes_in
+            exchange.tunnel.bytes_out += exchange.bytes_out
 
     def holds(self, exchange: Visit, size: int) -> None:
         """`size` more bytes wait in a visitor's transport; over the limit, who stalls the longest must go."""

@@ -173,6 +173,10 @@ class LegacyConnection:
             round_trip_ms=None if self.round_trip is None else round(self.round_trip * 1000, 3),
         )
 
+    def reconnect(self) -> None:
+        """An operator asks for another connection."""
+        self._pipe.abort()
+
     def revoke(self) -> None:
         """Its credential is good no longer."""
         self.refuse("revoked", "the token of this connection was revoked, or has expired")

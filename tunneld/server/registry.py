@@ -93,6 +93,9 @@ class Connection(Protocol):
     def seen(self, now: float) -> Seen:
         """What operators are shown of it."""
 
+    def reconnect(self) -> None:
+        """An operator asks: close as if the network had, so that the agent dials again; the session is kept."""
+
 
 class Recovering(Protocol):
     """An event stream that waits for the tunnel to go on (server/recovery.py)."""
@@ -125,6 +128,8 @@ class Tunnel:
         grace: the server's `resume.grace`, seconds.
         max_streams: what the session carries at most.
         connects: connections that have served it.
+        bytes_in: of the bodies of requests that are over.
+        bytes_out: of their answers' bodies.
         principal: who serves the name, or did last; its limits hold over all its tunnels.
         pace: says what a stream's bytes are to pass through; None: nothing bounds them.
         lost_at: monotonic seconds at which the last session that ended lost its connection.
@@ -136,6 +141,8 @@ class Tunnel:
         "_dials",
         "_session",
         "_waiting",
+        "bytes_in",
+        "bytes_out",
         "conflicts",
         "connection",
         "connects",
@@ -187,6 +194,7 @@ class Tunnel:
         self.outages = Outages()
         self.grace = 0.0
         self.connects = 0
+        self.bytes_in = self.bytes_out = 0
         self.max_streams = 1
         self.principal: Principal = OPEN
         self.pace: Callable[[Tunnel, str, Sink], Paced | None] | None = None

@@ -165,6 +165,10 @@ class TunnelConnection:
         if self._closed:
             self._forget(self)
 
+    def reconnect(self) -> None:
+        """An operator asks for another connection."""
+        self.link.abort()
+
     def revoke(self) -> None:
         """The credential is good no longer: the session and its streams end, and the agent is told why."""
         self._stop_claiming()

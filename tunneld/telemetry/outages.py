@@ -6,10 +6,13 @@ time is passed in.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 __all__ = ["Outage", "Outages"]
+
+_RECENT = 8  # kept one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +44,23 @@ class Outages:
         resumes: sessions that went on with another connection.
         streams_lost: in sum.
         last: the last one that is over; None before there was any.
+        over: how many are over.
+        recent: the newest of these, for who looks every few seconds.
         since: monotonic seconds since when the connection is lost; None while it stands.
     """
 
-    __slots__ = ("_at", "count", "last", "replayed_bytes", "resumes", "seconds", "since", "streams_lost")
+    __slots__ = (
+        "_at",
+        "count",
+        "last",
+        "over",
+        "recent",
+        "replayed_bytes",
+        "resumes",
+        "seconds",
+        "since",
+        "streams_lost",
+    )
 
     def __init__(self) -> None:
         self.count = 0
@@ -53,6 +69,8 @@ class Outages:
         self.resumes = 0
         self.streams_lost = 0
         self.last: Outage | None = None
+        self.over = 0
+        self.recent: deque[Outage] | tuple[()] = ()
         self.since: float | None = None
         self._at = ""
 
@@ -86,4 +104,8 @@ class Outages:
         seconds = max(0.0, now - since)
         self.seconds += seconds
         self.last = Outage(self._at, round(seconds, 3), resumed, replayed, streams)
+        self.over += 1
+        if not isinstance(self.recent, deque):
+            self.recent = deque(maxlen=_RECENT)
+        self.recent.append(self.last)
         return self.last

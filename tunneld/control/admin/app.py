@@ -16,6 +16,7 @@ from tunneld.control.admin.guard import ALWAYS, CHANGE_HEADER, AdminGuard
 from tunneld.control.admin.keeper import Keeper
 from tunneld.control.answers import add_errors, describe, docs, json_answer, text_docs
 from tunneld.control.guard import Problem
+from tunneld.dashboard.routes import Dashboard
 from tunneld.errors import ConfigError
 from tunneld.server.principals import Principal
 
@@ -29,12 +30,8 @@ _MAX_SECONDS = 10 * 365 * 86400.0
 Id = Annotated[str, Path(max_length=64)]
 
 
-def create_admin_app(server: ServerFacade, keeper: Keeper) -> FastAPI:
-    """The application for one server.
-
-    The dashboard (``/dashboard``) will be a route of this same application: add it beside the `_add_…`
-    below, and the guard stands before it too.
-    """
+def create_admin_app(server: ServerFacade, keeper: Keeper, dashboard: Dashboard | None = None) -> FastAPI:
+    """The application for one server; the guard stands before the dashboard too."""
     app = FastAPI(
         title="tunneld admin",
         version=__version__,
@@ -54,6 +51,7 @@ def create_admin_app(server: ServerFacade, keeper: Keeper) -> FastAPI:
     changes = APIRouter(prefix="/api/v1", dependencies=[Depends(_change_header)])
     _add_state(reads, server)
     _add_cancels(changes, server)
+    _add_reconnect(changes, server)
     _add_reload(changes, server)
     _add_tokens(reads, changes, server)
     _add_names(reads, changes, server)
@@ -62,6 +60,8 @@ def create_admin_app(server: ServerFacade, keeper: Keeper) -> FastAPI:
     app.include_router(reads)
     app.include_router(changes)
     describe(app)
+    if dashboard is not None:
+        dashboard.mount(app)
     return app
 
 
@@ -164,6 +164,15 @@ def _add_cancels(router: APIRouter, server: ServerFacade) -> None:
             _who(request), "stream.cancel", f"cancelled {len(done)} streams by filter: {shown or 'none matched'}"
         )
         return json_answer({"cancelled": done})
+
+
+def _add_reconnect(router: APIRouter, server: ServerFacade) -> None:
+    @router.post("/tunnels/{name}/reconnect", responses=_docs(shared.Reconnected, "no_such_tunnel", "tunnel_offline"))
+    async def reconnect(request: Request, name: Id) -> Response:
+        """Close a tunnel's connection: its agent dials again at once and goes on with the same session."""
+        changed = server.reconnect(name)
+        await server.note(_who(request), "tunnel.reconnect", f"tunnel {name} is to dial again")
+        return json_answer(changed)
 
 
 def _add_reload(router: APIRouter, server: ServerFacade) -> None:

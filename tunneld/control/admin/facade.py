@@ -15,7 +15,7 @@ from tunneld.control.admin.models import (
     ServerTunnel,
     TokenInfo,
 )
-from tunneld.control.models import Health, Reloaded, StreamInfo
+from tunneld.control.models import Health, Reconnected, Reloaded, StreamInfo
 from tunneld.server.principals import Principal
 
 __all__ = ["ServerFacade"]
@@ -47,6 +47,13 @@ class ServerFacade(Protocol):
 
     def cancel(self, request_ids: Collection[str]) -> list[str]:
         """Cancel these with reason ``operator``; return the ids that were there, pass over the others."""
+
+    def reconnect(self, name: str) -> Reconnected:
+        """Close the connection of a tunnel, whose agent dials again; its session is kept.
+
+        Raises:
+            VisitorError: ``no_such_tunnel``, ``tunnel_offline``.
+        """
 
     def limits(self) -> LimitsInfo:
         """What bounds the server, and how near to it it is."""

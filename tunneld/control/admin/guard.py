@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from tunneld.control.admin.keeper import BOTH, Keeper
 from tunneld.control.guard import Problem, bounded
+from tunneld.dashboard.routes import is_file
 from tunneld.errors import VisitorError
 from tunneld.server.principals import WRITE, Principal
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["ALWAYS", "CHANGE_HEADER", "AdminGuard"]
+__all__ = ["ALWAYS", "CHANGE_HEADER", "AdminGuard", "may_change"]
 
 CHANGE_HEADER: Final = "X-Tunneld-Request"
 """A change carries it, with any value, or another header that no form of another site can set, and no script of one
@@ -40,7 +42,12 @@ class AdminGuard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        state: dict[str, Any] = scope.setdefault("state", {})
         try:
+            if is_file(scope["path"]) and scope["method"] in _READS and self._keeper.shows(scope):
+                state["anonymous"] = True
+                await self._app(scope, receive, send)
+                return
             principal = self._keeper.judge(scope)
             _check_right(scope, principal)
         except VisitorError as error:
@@ -51,9 +58,14 @@ class AdminGuard:
                 headers["Retry-After"] = str(error.retry_after)
             await Problem(error.code, error.detail, headers=headers)(scope, receive, send)
             return
-        state: dict[str, Any] = scope.setdefault("state", {})
         state["principal"] = principal
         await self._app(scope, bounded(receive), send)
+
+
+def may_change(scope: Mapping[str, Any]) -> bool:
+    """Whether the caller of a request that the guard let pass may change anything."""
+    principal = scope.get("state", {}).get("principal")
+    return isinstance(principal, Principal) and WRITE in principal.scopes
 
 
 def _check_right(scope: Scope, principal: Principal) -> None:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 from tunneld.config.server import AdminConfig, ListenConfig, ServerConfig
 from tunneld.control.admin.keeper import Keeper
 from tunneld.control.admin.listener import AdminListener, admin_secret, warn_if_exposed
+from tunneld.control.admin.watched import WatchedServer
+from tunneld.dashboard.history import History
+from tunneld.dashboard.sampler import Sampler, clock
 from tunneld.lifecycle import main
 from tunneld.server.daemon import ServerDaemon
 from tunneld.telemetry.trail import Trail
@@ -42,6 +45,8 @@ class ServerHost:
             window=admin.failure_window,
         )
         self._admin = AdminListener(config, self._make) if config.admin is not None else None
+        self.watched = WatchedServer(self.server)
+        self.sampler = Sampler(self.watched, History(), now=clock())
 
     @property
     def drain_timeout(self) -> float:
@@ -66,6 +71,7 @@ class ServerHost:
             except BaseException:
                 await self.server.stop()
                 raise
+            self.sampler.start()
 
     async def drain(self) -> None:
         """As the daemon's; operators are answered meanwhile."""
@@ -75,6 +81,7 @@ class ServerHost:
         """End all."""
         if self._admin is not None:
             await self._admin.stop()
+        await self.sampler.stop()
         await self.server.stop()
 
     async def reload(self) -> object:
@@ -103,9 +110,12 @@ class ServerHost:
     def _make(self) -> FastAPI:
         """In a thread, at the first connection."""
         from tunneld.control.admin.app import create_admin_app
+        from tunneld.control.admin.guard import may_change
         from tunneld.control.admin.view import ServerView
+        from tunneld.dashboard.routes import Dashboard
 
-        return create_admin_app(ServerView(self.server, self._trail), self._keeper)
+        dashboard = Dashboard(self.watched, self.sampler, api="api/v1", may_change=may_change)
+        return create_admin_app(ServerView(self.server, self._trail), self._keeper, dashboard)
 
 
 def _refused(address: str, reason: str) -> None:

@@ -70,6 +70,10 @@ class Keeper:
             return Principal("local", f"this machine ({address})", (), scopes=BOTH)
         return self._known(bearer_of(values), address)
 
+    def shows(self, scope: Scope) -> bool:
+        """Whether the page that asks for the token goes to a caller who brings none: where one is asked for."""
+        return self._digest is not None and not any(name == b"authorization" for name, _ in scope["headers"])
+
     def _known(self, secret: str | None, address: str) -> Principal:
         why = "none" if secret is None else "form"
         if secret:

@@ -22,7 +22,7 @@ from tunneld.control.admin.models import (
     TokenInfo,
 )
 from tunneld.control.admin.states import tunnel_state
-from tunneld.control.models import Health, Reloaded, StreamInfo
+from tunneld.control.models import Health, Reconnected, Reloaded, StreamInfo
 from tunneld.control.shapes import outages_status, quality_status
 from tunneld.errors import VisitorError
 from tunneld.server.daemon import RESTART_SECTIONS, ServerDaemon
@@ -34,7 +34,7 @@ from tunneld.server.tokens import digest, mint
 from tunneld.server.visit import Visit
 from tunneld.telemetry.trail import Trail
 
-__all__ = ["ServerView", "token_info"]
+__all__ = ["ServerView", "stream_info", "token_info", "tunnel_info"]
 
 log = logging.getLogger("tunneld.admin")
 
@@ -97,26 +97,26 @@ class ServerView:
         for exchange in self._daemon.ingress.exchanges.values():
             busy[exchange.tunnel.name] = busy.get(exchange.tunnel.name, 0) + 1
         known = sorted(self._daemon.registry.all(), key=lambda tunnel: tunnel.name)
-        return [_tunnel(tunnel, busy.get(tunnel.name, 0), now) for tunnel in known]
+        return [tunnel_info(tunnel, busy.get(tunnel.name, 0), now) for tunnel in known]
 
     def tunnel(self, name: str) -> ServerTunnel | None:  # noqa: D102
         found = self._daemon.registry.find(name)
         if found is None:
             return None
         busy = sum(1 for exchange in self._daemon.ingress.exchanges.values() if exchange.tunnel is found)
-        return _tunnel(found, busy, monotonic())
+        return tunnel_info(found, busy, monotonic())
 
     def streams(self, tunnel: str | None = None, kind: str | None = None) -> list[StreamInfo]:  # noqa: D102
         now = monotonic()
         return [
-            _stream(exchange, now)
+            stream_info(exchange, now)
             for exchange in self._daemon.ingress.exchanges.values()
             if tunnel in (None, exchange.tunnel.name) and kind in (None, exchange.kind)
         ]
 
     def stream(self, request_id: str) -> StreamInfo | None:  # noqa: D102
         exchange = self._daemon.ingress.exchanges.get(request_id)
-        return None if exchange is None else _stream(exchange, monotonic())
+        return None if exchange is None else stream_info(exchange, monotonic())
 
     def cancel(self, request_ids: Collection[str]) -> list[str]:  # noqa: D102
         exchanges = self._daemon.ingress.exchanges
@@ -126,6 +126,16 @@ class ServerView:
                 exchange.cancel("operator")
                 done.append(request_id)
         return done
+
+    def reconnect(self, name: str) -> Reconnected:  # noqa: D102
+        found = self._daemon.registry.find(name)
+        if found is None:
+            raise VisitorError("no_such_tunnel", f"There is no tunnel {name}.")
+        was = tunnel_state(found)
+        if found.connection is None or was == "resuming":
+            raise VisitorError("tunnel_offline", f"The tunnel {name} is not connected; its agent dials by itself.")
+        found.connection.reconnect()
+        return {"tunnel": name, "was": was}
 
     def limits(self) -> LimitsInfo:  # noqa: D102
         daemon = self._daemon
@@ -289,7 +299,8 @@ def _iso(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _tunnel(tunnel: Tunnel, busy: int, now: float) -> ServerTunnel:
+def tunnel_info(tunnel: Tunnel, busy: int, now: float) -> ServerTunnel:
+    """One known name in the API's shape; `busy` streams, `now` monotonic seconds."""
     connection = tunnel.connection
     seen = connection.seen(now) if connection is not None else None
     principal = tunnel.principal
@@ -320,7 +331,8 @@ def _tunnel(tunnel: Tunnel, busy: int, now: float) -> ServerTunnel:
     }
 
 
-def _stream(exchange: Visit, now: float) -> StreamInfo:
+def stream_info(exchange: Visit, now: float) -> StreamInfo:
+    """One stream in the API's shape; `now` monotonic seconds."""
     return {
         "request_id": exchange.request_id,
         "tunnel": exchange.tunnel.name,

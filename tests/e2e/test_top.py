@@ -1,0 +1,160 @@
+"""`tunnelctl top` in a real terminal of 80 columns and 24 lines: tmux, whose screen is read as a person would."""
+
+import shlex
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import MakePair, need
+from tests.e2e.test_dashboard import Visitors
+from tests.support.processes import ROOT, clean_environment, python_module
+from tests.support.services import SampleService
+
+QUICK = {"heartbeat": {"interval": "1s", "timeout": "1s"}}
+
+
+class Terminal:
+    """One tmux server of the test's own, with one window."""
+
+    def __init__(self, folder: Path, command: list[str], *, env: dict[str, str] | None = None) -> None:
+        self._tmux = [need("tmux", "apt-get install tmux"), "-u", "-S", str(folder / "tmux"), "-f", "/dev/null"]
+        self._end = folder / "status"
+        line = f"{shlex.join(command)}; echo left with $? >{shlex.quote(str(self._end))}; exec cat"
+        self._run("new-session", "-d", "-x", "80", "-y", "24", "/bin/sh", "-c", line, env=env)
+
+    def _run(self, *words: str, env: dict[str, str] | None = None) -> str:
+        done = subprocess.run(
+            [*self._tmux, *words], capture_output=True, text=True, timeout=15, cwd=ROOT, check=True,
+            env=clean_environment({"LC_ALL": "C.UTF-8", **(env or {})}),
+        )  # fmt: skip
+        return done.stdout
+
+    def lines(self, *how: str) -> list[str]:
+        return self._run("capture-pane", "-p", *how).split("\n")[:24]
+
+    def press(self, *keys: str) -> None:
+        self._run("send-keys", *keys)
+
+    def resize(self, columns: int, lines: int) -> None:
+        self._run("resize-window", "-x", str(columns), "-y", str(lines))
+
+    def until(self, *texts: str, without: str | None = None) -> list[str]:
+        """The screen, once it has all of these texts in it."""
+        deadline = time.monotonic() + 20
+        while True:
+            lines = self.lines()
+            shown = "\n".join(lines)
+            if all(text in shown for text in texts) and (without is None or without not in shown):
+                return lines
+            assert time.monotonic() < deadline, f"not shown: {texts}\n{shown}"
+            time.sleep(0.05)
+
+    def left(self) -> str:
+        deadline = time.monotonic() + 20
+        while not (self._end.exists() and (said := self._end.read_text().strip())):
+            assert time.monotonic() < deadline, "\n".join(self.lines())
+            time.sleep(0.05)
+        return said
+
+    def close(self) -> None:
+        subprocess.run([*self._tmux, "kill-server"], capture_output=True, timeout=15, check=False)
+
+
+@pytest.fixture
+def visitors(make_pair: MakePair, service: SampleService) -> Iterator[Visitors]:
+    made = Visitors(make_pair({"app": service.url, "notes": service.url}, agent=QUICK))
+    yield made
+    made.leave()
+
+
+@pytest.fixture
+def top(visitors: Visitors, folder: Path) -> Iterator[Terminal]:
+    for name in ("red", "green", "blue"):
+        visitors.come(name, tunnel="app" if name == "red" else "notes")
+    command = python_module("tunnelctl", "top", "--socket", str(visitors.pair.agent.socket), "--interval", "200ms")
+    made = Terminal(folder, command)
+    yield made
+    made.close()
+
+
+def test_it_lives_sorts_filters_and_cancels_in_80x24(top: Terminal, visitors: Visitors) -> None:
+    lines = top.until("TUNNELS 2, by name", "STREAMS 3", "/events?id=red", "excellent", "q quit")
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("> app") and "online" in line for line in lines)
+    top.until("▁")  # or any other bar: the curve has begun
+    top.press("Tab")
+    top.until("> STREAMS 3, by age (largest first)")
+    top.press("s", "s")
+    lines = top.until("by path")
+    order = [line[2:].split()[0] for line in lines if "/events?id=" in line]
+    assert order == ["/events?id=blue", "/events?id=green", "/events?id=red"]
+    top.press("/", "i", "d", "=", "g", "r")
+    top.until("Filter: id=gr", "STREAMS 1 of 3", without="/events?id=red")
+    top.press("Enter")
+    top.until("q quit")
+    top.press("Enter")
+    top.until("request id", "last event id", "Esc goes back")
+    top.press("c")
+    top.until("Cancel /events?id=green of notes? [y/N]")
+    top.press("n")
+    top.until("Nothing was done.", "STREAMS 1 of 3")
+    assert len(visitors.pair.agent.streams()) == 3
+    top.press("c", "y")
+    top.until("cancelled", "STREAMS 0 of 2")
+    assert sorted(one["path"] for one in visitors.pair.agent.streams()) == ["/events?id=blue", "/events?id=red"]
+    top.press("q")
+    assert top.left() == "left with 0"
+    assert "TUNNELS" not in "\n".join(top.lines())  # the screen that was there is back
+
+
+def test_it_reconnects_and_says_when_the_agent_is_gone_and_back(top: Terminal, visitors: Visitors) -> None:
+    top.until("> app", "STREAMS 3")
+    top.press("r")
+    top.until("Reconnect app? [y/N]")
+    top.press("y")
+    top.until("app dials again")
+    assert len(visitors.pair.agent.streams()) == 3
+    visitors.pair.agent.process.kill()
+    top.until("trying again")
+    visitors.pair.agent.restart()
+    top.until("It answers again.")
+    top.press("C-c")
+    assert top.left() == "left with 0"
+
+
+def test_it_follows_the_terminals_size(top: Terminal) -> None:
+    top.until("STREAMS 3")
+    top.resize(44, 12)
+    lines = top.until("q quit", "STREAMS 3", without="CLIENT")
+    assert max(map(len, lines)) <= 44
+    top.resize(140, 40)
+    top.until("PUBLIC URL", "LAST ID")
+    top.press("?")
+    top.until("between tunnels and streams")
+
+
+def test_without_colour_the_choice_is_marked(visitors: Visitors, folder: Path) -> None:
+    visitors.come("one")
+    command = python_module("tunnelctl", "top", "--socket", str(visitors.pair.agent.socket))
+    made = Terminal(folder, ["env", "NO_COLOR=1", *command])
+    try:
+        made.until("> app", "/events?id=one")
+        assert "\x1b[3" not in "\n".join(made.lines("-e"))  # no colour, whatever else marks the choice
+    finally:
+        made.close()
+
+
+def test_without_a_terminal_it_is_printed_once(visitors: Visitors) -> None:
+    visitors.come("one")
+    done = visitors.pair.agent.tunnelctl("top")
+    assert done.returncode == 0
+    assert "TUNNELS 2" in done.stdout
+    assert "\x1b" not in done.stdout
+    told = visitors.pair.agent.ask("top")
+    assert [tunnel["name"] for tunnel in told["status"]["tunnels"]] == ["app", "notes"]
+    assert visitors.pair.agent.tunnelctl("top", "--interval", "soon").returncode == 2
+    gone = visitors.pair.agent.tunnelctl("top", "--socket", "/nonexistent/socket")
+    assert gone.returncode == 3

@@ -1,0 +1,161 @@
+"""The dashboard's addresses on a running server: the page, its files, who gets them, its past and its live feed."""
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.integration.test_admin_api import CHANGE, busy, hosted, problem, token_file
+from tests.support.running import settled
+from tunneld.dashboard.routes import MAX_VIEWERS
+
+
+class Reader:
+    """An open feed: its messages one by one."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        self._lines = answer.aiter_lines()
+
+    async def next(self) -> dict[str, Any]:
+        async for line in self._lines:
+            if line.startswith("data: "):
+                return dict(json.loads(line[6:]))
+        raise EOFError
+
+    async def until(self, key: str) -> Any:
+        """The next message that has this key."""
+        while True:
+            found = await self.next()
+            if key in found:
+                return found[key]
+
+
+@asynccontextmanager
+async def feed(client: httpx.AsyncClient, **headers: str) -> AsyncIterator[Reader]:
+    async with client.stream("GET", "/dashboard/feed", headers=headers) as answer:
+        assert answer.headers["content-type"] == "text/event-stream"
+        yield Reader(answer)
+
+
+async def test_the_page_and_its_files() -> None:
+    async with hosted() as (_, client):
+        page = await client.get("/dashboard")
+        assert page.status_code == 200
+        policy = page.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert not re.search(r"<script>|<style| style=| on[a-z]+=", page.text)
+        named = re.findall(r'(?:src|href)="(dashboard/[^"]+)"', page.text)
+        script = (await client.get("/dashboard/app.js")).text
+        named += [f"dashboard/{name}" for name in re.findall(r'from "\./([^"]+)"', script)]
+        assert {"dashboard/icon.svg", "dashboard/feed.js", "dashboard/uPlot.iife.min.js"} <= set(named)
+        for name in named:
+            found = await client.get(f"/{name}")
+            assert (found.status_code, found.headers["x-content-type-options"]) == (200, "nosniff"), name
+        assert not re.search(r"(src|href)=.?https?:", page.text)
+        assert (await client.get("/dashboard/", follow_redirects=True)).text == page.text
+        assert (await client.get("/dashboard/nothing.js")).status_code == 404
+        assert (await client.get("/dashboard/..%2f..%2froutes.py")).status_code == 404
+
+
+async def test_with_a_token_file_the_page_asks_for_it(tmp_path: Path) -> None:
+    admin = {"listen": {"host": "127.0.0.1", "port": 0}, "token_file": str(token_file(tmp_path))}
+    async with hosted(admin=admin) as (_, client):
+        page = await client.get("/dashboard")
+        assert (page.status_code, page.headers["www-authenticate"]) == (401, "Bearer")
+        assert 'id="sign-in"' in page.text
+        assert (await client.get("/dashboard/app.js")).status_code == 200
+        for path in ("feed", "sparks", "history?tunnel=x"):
+            problem(await client.get(f"/dashboard/{path}"), "unauthorized")
+        wrong = {"Authorization": "Bearer wrong"}
+        problem(await client.get("/dashboard", headers=wrong), "unauthorized")
+        right = {"Authorization": f"Bearer {(tmp_path / 'admin-token').read_text()}"}
+        assert (await client.get("/dashboard", headers=right)).status_code == 200
+        async with feed(client, **right) as reader:
+            assert (await reader.next())["changes"] is True
+        made = (await client.post("/api/v1/tokens", json={"name": "eyes", "scopes": ["read"]}, headers=right)).json()
+        async with feed(client, Authorization=f"Bearer {made['secret']}") as reader:
+            assert (await reader.next())["changes"] is False
+
+
+async def test_another_sites_page_gets_nothing() -> None:
+    async with hosted() as (_, client):
+        for path in ("", "/app.js", "/feed"):
+            answer = await client.get(f"/dashboard{path}", headers={"Sec-Fetch-Site": "cross-site"})
+            problem(answer, "web_page_refused")
+        problem(await client.get("/dashboard", headers={"Host": "evil.example"}), "misdirected")
+
+
+async def test_the_feed_tells_what_the_api_says_and_an_end_within_two_seconds() -> None:
+    async with busy() as (_, client, watch), feed(client) as reader:
+        first = await reader.next()
+        (tunnel,) = (await client.get("/api/v1/tunnels")).json()["tunnels"]
+        (shown,) = first["tunnels"]
+        for key in ("name", "state", "public_url", "reconnects", "owner", "outages"):
+            assert shown[key] == tunnel[key], key
+        assert (first["api"], first["role"], first["changes"]) == ("api/v1", "server", True)
+        async with watch() as visitor:
+            pieces = visitor.aiter_bytes()
+            await anext(pieces)
+            (begun,) = await reader.until("open")
+            (stream,) = (await client.get("/api/v1/streams")).json()["streams"]
+            for key in ("request_id", "tunnel", "method", "path", "client", "kind"):
+                assert begun[key] == stream[key], key
+            await client.delete(f"/api/v1/streams/{stream['request_id']}", headers=CHANGE)
+            cancelled = time.monotonic()
+            assert await reader.until("end") == [begun["i"]]
+            assert time.monotonic() - cancelled < 2
+
+
+async def test_a_reconnect_keeps_the_session_and_stands_on_the_timeline() -> None:
+    async with busy() as (host, client, watch), watch() as visitor:
+        pieces = visitor.aiter_bytes()
+        await anext(pieces)
+        (tunnel,) = host.server.registry.all()
+        answer = await client.post("/api/v1/tunnels/app/reconnect", headers=CHANGE)
+        assert answer.json() == {"tunnel": "app", "was": "online"}
+        await settled(lambda: tunnel.online and tunnel.outages.resumes == 1)
+        (stream,) = (await client.get("/api/v1/streams")).json()["streams"]
+        assert stream["state"] == "streaming"
+        problem(await client.post("/api/v1/tunnels/nix/reconnect", headers=CHANGE), "no_such_tunnel")
+        problem(await client.post("/api/v1/tunnels/app/reconnect"), "web_page_refused")
+        (brief,) = host.watched.briefs()
+        host.sampler.sample(brief)
+        async with feed(client) as reader:
+            outages = [event for event in (await reader.next())["events"] if "seconds" in event]
+        assert [(event["tunnel"], event["resumed"]) for event in outages] == [("app", True)]
+        entries = (await client.get("/api/v1/audit")).json()["entries"]
+        assert [entry["action"] for entry in entries] == ["tunnel.reconnect"]
+        curves = (await client.get("/dashboard/history", params={"tunnel": "app", "span": 1})).json()
+        assert (curves["step"], len(curves["rtt"])) == (60, 120)
+        assert (await client.get("/dashboard/history?tunnel=app&span=9")).status_code == 400
+        assert set((await client.get("/dashboard/sparks")).json()) == {"app"}
+
+
+async def test_a_feed_ends_when_the_server_stops() -> None:
+    async with hosted() as (host, client), feed(client) as reader:
+        await reader.next()
+        await asyncio.gather(host.stop(), _to_the_end(reader))
+
+
+async def test_a_crowd_of_pages_is_refused() -> None:
+    async with hosted() as (_, client), AsyncExitStack() as pages:
+        readers = [await pages.enter_async_context(feed(client)) for _ in range(MAX_VIEWERS)]
+        for reader in readers:
+            await reader.next()
+        answer = await client.get("/dashboard/feed")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "10")
+
+
+async def _to_the_end(reader: Reader) -> None:
+    try:
+        while True:
+            await reader.next()
+    except EOFError:
+        pass

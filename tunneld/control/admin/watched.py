@@ -1,0 +1,84 @@
+"""The server as its dashboard sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from tunneld import __version__
+from tunneld.control.admin.states import tunnel_state
+from tunneld.dashboard.source import Brief
+from tunneld.telemetry.outages import Outages
+
+if TYPE_CHECKING:
+    from tunneld.server.daemon import ServerDaemon
+
+__all__ = ["WatchedServer"]
+
+
+class WatchedServer:
+    """A `dashboard.Source` over a running server."""
+
+    role = "server"
+
+    def __init__(self, daemon: ServerDaemon) -> None:
+        self._daemon = daemon
+        self._busy: dict[str, int] = {}
+
+    def head(self) -> Mapping[str, Any]:
+        """As `Source`; so are all below."""
+        daemon = self._daemon
+        return {
+            "version": __version__,
+            "server": daemon.public_url,
+            "uptime_s": round(monotonic() - daemon.started, 1),
+        }
+
+    def briefs(self) -> list[Brief]:  # noqa: D102
+        streams: dict[str, int] = {}
+        received: dict[str, int] = {}
+        sent: dict[str, int] = {}
+        for visit in self._daemon.ingress.exchanges.values():
+            name = visit.tunnel.name
+            streams[name] = streams.get(name, 0) + 1
+            received[name] = received.get(name, 0) + visit.bytes_in
+            sent[name] = sent.get(name, 0) + visit.bytes_out
+        self._busy = streams
+        known = sorted(self._daemon.registry.all(), key=lambda tunnel: tunnel.name)
+        return [
+            Brief(
+                tunnel.name,
+                tunnel_state(tunnel),
+                streams.get(tunnel.name, 0),
+                tunnel.bytes_in + received.get(tunnel.name, 0),
+                tunnel.bytes_out + sent.get(tunnel.name, 0),
+            )
+            for tunnel in known
+        ]
+
+    def details(self, name: str) -> Mapping[str, Any] | None:  # noqa: D102
+        from tunneld.control.admin.view import tunnel_info
+
+        tunnel = self._daemon.registry.find(name)
+        return None if tunnel is None else tunnel_info(tunnel, self._busy.get(name, 0), monotonic())
+
+    def measured(self, name: str) -> tuple[float | None, float | None]:  # noqa: D102
+        tunnel = self._daemon.registry.find(name)
+        if tunnel is None or not tunnel.online:
+            return None, None
+        reading = tunnel.quality.read(monotonic(), connected=True)
+        return reading.last, reading.loss
+
+    def outages(self, name: str) -> Outages | None:  # noqa: D102
+        tunnel = self._daemon.registry.find(name)
+        return None if tunnel is None else tunnel.outages
+
+    def stream_ids(self) -> Collection[str]:  # noqa: D102
+        return self._daemon.ingress.exchanges.keys()
+
+    def stream(self, request_id: str) -> Mapping[str, Any] | None:  # noqa: D102
+        from tunneld.control.admin.view import stream_info
+
+        visit = self._daemon.ingress.exchanges.get(request_id)
+        return None if visit is None else stream_info(visit, monotonic())

@@ -1,0 +1,209 @@
+"""The dashboard's addresses, for either daemon's API to carry: the page, its files, its past and its live feed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from tunneld.dashboard.feed import Feed
+from tunneld.dashboard.history import SPANS
+from tunneld.dashboard.sampler import Sampler
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
+
+    from tunneld.dashboard.source import Source
+
+__all__ = ["PAGE", "Dashboard", "is_file"]
+
+PAGE: Final = "/dashboard"
+TICK = 1.0
+"""Seconds between two messages of the feed."""
+KEEPALIVE = 5
+"""Ticks without a message after which a comment shows that the feed lives."""
+MAX_VIEWERS = 16
+"""Pages that may be open."""
+_SPARKS = 300  # tunnels whose curves one answer holds
+
+_FILES: Final = {
+    "app.js": "text/javascript; charset=utf-8",
+    "table.js": "text/javascript; charset=utf-8",
+    "curves.js": "text/javascript; charset=utf-8",
+    "feed.js": "text/javascript; charset=utf-8",
+    "uPlot.iife.min.js": "text/javascript; charset=utf-8",
+    "style.css": "text/css; charset=utf-8",
+    "uPlot.min.css": "text/css; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+_SAFETY: Final = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+}
+
+
+def is_file(path: str) -> bool:
+    """Whether the address is the page or one of its files: these hold nothing of anybody's and need no token."""
+    return path in (PAGE, f"{PAGE}/") or path.removeprefix(f"{PAGE}/") in _FILES
+
+
+class Dashboard:
+    """The routes of one daemon's dashboard.
+
+    Args:
+        source: the daemon.
+        sampler: of its past; another starts and stops it.
+        api: where the API's calls are, relative to the page: ``api/v1`` or ``v1``.
+        may_change: whether the caller of that request may cancel and reconnect.
+    """
+
+    def __init__(
+        self, source: Source, sampler: Sampler, *, api: str, may_change: Callable[[Mapping[str, Any]], bool]
+    ) -> None:
+        self._source = source
+        self._sampler = sampler
+        self._api = api
+        self._may_change = may_change
+        self._viewers: set[asyncio.Event] = set()
+        self._closed = False
+        folder = Path(__file__).with_name("static")
+        self._page = (folder / "index.html").read_bytes()
+        self._files = {name: (folder / name).read_bytes() for name in _FILES}
+
+    def mount(self, app: FastAPI) -> None:
+        """Add the routes to an application, whose guard stands before them and which ends the feeds when it stops."""
+        app.state.dashboard = self
+        app.router.routes.extend(
+            [
+                Route(PAGE, self._get_page),
+                Route(f"{PAGE}/", self._redirect),
+                Route(f"{PAGE}/feed", self._get_feed),
+                Route(f"{PAGE}/sparks", self._get_sparks),
+                Route(f"{PAGE}/history", self._get_history),
+                Route(f"{PAGE}/{{name}}", self._get_file),
+            ]
+        )
+
+    def close(self) -> None:
+        """End every feed; none begins any more."""
+        self._closed = True
+        for viewer in self._viewers:
+            viewer.set()
+
+    async def _get_page(self, request: Request) -> Response:
+        # Without the token there is the page alone, which asks for it.
+        status = 401 if request.scope.get("state", {}).get("anonymous") else 200
+        challenge = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+        return Response(self._page, status, {**_SAFETY, **challenge}, "text/html")
+
+    async def _redirect(self, request: Request) -> Response:
+        return RedirectResponse("../dashboard", 308)
+
+    async def _get_file(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        found = self._files.get(name)
+        if found is None:
+            return Response("There is no such file.\n", 404, media_type="text/plain")
+        return Response(found, 200, _SAFETY, _FILES[name])
+
+    async def _get_sparks(self, request: Request) -> Response:
+        names = [brief.name for brief in self._source.briefs()[:_SPARKS]]
+        return _json(self._sampler.history.sparks(names, self._sampler.now()))
+
+    async def _get_history(self, request: Request) -> Response:
+        name, span = request.query_params.get("tunnel", ""), request.query_params.get("span", "0")
+        if span not in map(str, range(len(SPANS))):
+            return Response("span: 0, 1 or 2\n", 400, media_type="text/plain")
+        return _json(self._sampler.history.curves(name, self._sampler.now(), int(span)))
+
+    async def _get_feed(self, request: Request) -> Response:
+        if self._closed or len(self._viewers) >= MAX_VIEWERS:
+            text = f"{MAX_VIEWERS} pages of this dashboard are open already; close one.\n"
+            return Response(text, 503, {"Retry-After": "10"}, "text/plain")
+        return _FeedResponse(self, {"api": self._api, "changes": self._may_change(request.scope)})
+
+    async def stream(self, about: dict[str, Any], send: Callable[[bytes], Any], ended: asyncio.Event) -> None:
+        """Send one page what there is and what changes, until it leaves or the daemon stops."""
+        feed = Feed(self._source, self._sampler.history, _encode)
+        now = self._sampler.now
+        self._viewers.add(ended)
+        quiet = 0
+        try:
+            await send(_event("all", feed.snapshot(now()) | about))
+            while not ended.is_set():
+                try:
+                    async with asyncio.timeout(TICK):
+                        await ended.wait()
+                except TimeoutError:
+                    pass
+                if ended.is_set():
+                    return
+                quiet += 1
+                if changes := feed.tick(now()):
+                    quiet = 0
+                    await send(_event("tick", changes))
+                elif quiet >= KEEPALIVE:
+                    quiet = 0
+                    await send(b":\n\n")
+        finally:
+            self._viewers.discard(ended)
+
+
+class _FeedResponse(Response):
+    """Server-sent events to one page."""
+
+    def __init__(self, dashboard: Dashboard, about: dict[str, Any]) -> None:
+        self.status_code = 200
+        self.background = None
+        self.init_headers({"Content-Type": "text/event-stream", **_SAFETY, "Cache-Control": "no-store"})
+        self._dashboard = dashboard
+        self._about = about
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one reader (ASGI)."""
+        ended = asyncio.Event()
+
+        async def watch() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            ended.set()
+
+        async def write(data: bytes) -> None:
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async with asyncio.TaskGroup() as group:
+            watcher = group.create_task(watch(), name="dashboard: reader")
+            await self._dashboard.stream(self._about, write, ended)
+            watcher.cancel()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _encode(value: object) -> bytes:
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:  # half a surrogate in a path
+        import json
+
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _event(kind: str, value: object) -> bytes:
+    return b"event: %s\ndata: %s\n\n" % (kind.encode(), _encode(value))
+
+
+def _json(value: object) -> Response:
+    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    return Response(_encode(value), 200, headers, "application/json")

@@ -1,0 +1,71 @@
+"""Writes the history while the daemon runs, whether somebody looks or not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic, time
+
+from tunneld.dashboard.history import PERIOD, History
+from tunneld.dashboard.source import Brief, Source
+
+__all__ = ["Sampler", "clock"]
+
+_AT_ONCE = 25  # tunnels that are looked at before the loop turns
+
+
+def clock() -> Callable[[], float]:
+    """Seconds since the epoch that never go back, whatever is done to the machine's clock."""
+    offset = time() - monotonic()
+    return lambda: monotonic() + offset
+
+
+class Sampler:
+    """Samples every tunnel of one daemon each `PERIOD`.
+
+    Args:
+        source: the daemon.
+        history: to write.
+        now: seconds since the epoch, never going back.
+        period: seconds.
+    """
+
+    def __init__(self, source: Source, history: History, *, now: Callable[[], float], period: float = PERIOD) -> None:
+        self.history = history
+        self.now = now
+        self._source = source
+        self._period = period
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin; on the loop that the daemon lives on."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="dashboard: history")
+
+    async def stop(self) -> None:
+        """End. Idempotent."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    def sample(self, brief: Brief) -> None:
+        """Note one tunnel."""
+        rtt, loss = self._source.measured(brief.name)
+        self.history.sample(
+            brief.name,
+            self.now(),
+            state=brief.state,
+            rtt=rtt,
+            loss=loss,
+            bytes_in=brief.bytes_in,
+            bytes_out=brief.bytes_out,
+            outages=self._source.outages(brief.name),
+        )
+
+    async def _run(self) -> None:
+        while True:
+            for index, brief in enumerate(self._source.briefs(), 1):
+                self.sample(brief)
+                if index % _AT_ONCE == 0:
+                    await asyncio.sleep(0)
+            await asyncio.sleep(self._period)
