@@ -86,6 +86,14 @@ def _of_open(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--heartbeat", metavar="TIME", help="seconds between two heartbeats")
     parser.add_argument("--keepalive", metavar="TIME", help="quiet after which event streams get a comment; 0: never")
 
+    parser.add_argument("--access", metavar="WHO", help="open, key (one is made and shown), or basic:HTPASSWD-FILE")
+
+
+def _of_share(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the tunnel; its access is not `open`")
+    parser.add_argument("path", metavar="PATH", help="the path with its query, as the service sees it")
+    parser.add_argument("--for", dest="lifetime", metavar="TIME", default="1h", help="how long it works (default: 1h)")
+
 
 def _of_close(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="the tunnel, opened at run time")
@@ -157,6 +165,7 @@ VERBS: dict[str, Verb] = {
     "reconnect": Verb(verbs.reconnect, "drop a tunnel's connection and dial again", _of_reconnect),
     "open": Verb(tunnels.open_, "open a tunnel that stands in no file, until it is closed or the agent ends", _of_open),
     "close": Verb(tunnels.close, "close a tunnel that was opened at run time; its streams end", _of_close),
+    "share": Verb(tunnels.share, "print an address that lets anybody in to one path, for a time", _of_share),
     "info": Verb(tunnels.info, "all that is known of one tunnel", _of_reconnect),
     "top": Verb(verbs.top, "a live screen of tunnels and streams: sort, filter, cancel; ? shows its keys", _of_top),
     "drain": Verb(verbs.drain, "take no new streams, let those under way end, then leave"),

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import secrets
+import sys
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -11,9 +15,9 @@ from tunnelctl.render import Screen, clean, duration, parse_duration, to_json
 from tunneld.errors import TunneldError, UsageError
 
 if TYPE_CHECKING:
-    from tunneld.control.models import Status, TunnelStatus
+    from tunneld.control.models import Link, Status, TunnelStatus
 
-__all__ = ["close", "info", "open_"]
+__all__ = ["close", "info", "open_", "share"]
 
 
 def _path(name: str) -> str:
@@ -29,7 +33,12 @@ def open_(client: Client, args: argparse.Namespace, screen: Screen) -> int:
         wanted["heartbeat"] = {"interval": parse_duration(args.heartbeat)}
     if args.keepalive is not None:
         wanted["sse"] = {"keepalive": parse_duration(args.keepalive)}
+    key = None
+    if args.access is not None:
+        wanted["access"], key = _access(args.access)
     opened: TunnelStatus = client.call("POST", "/v1/tunnels", wanted)
+    if key is not None:
+        print(f"visitors need this key, which is shown only now: {key}", file=sys.stderr if args.json else sys.stdout)
     if args.json:
         print(to_json(opened))
     elif opened["public_url"]:
@@ -42,6 +51,27 @@ def open_(client: Client, args: argparse.Namespace, screen: Screen) -> int:
             f"the tunnel {opened['name']} is {opened['state']}: {opened['last_error'] or 'no answer yet'}; "
             f"the agent goes on trying, `tunnelctl close {opened['name']}` ends that"
         )
+    return 0
+
+
+def _access(text: str) -> tuple[dict[str, Any], str | None]:
+    """The `access` section that ``--access`` asks for, and the key that was made for it."""
+    mode, colon, file = text.partition(":")
+    if text == "open":
+        return {"mode": "open"}, None
+    if text == "key":
+        key = secrets.token_urlsafe(24)
+        return {"mode": "key", "keys": [{"name": "visitor", "hash": sha256(key.encode()).hexdigest()}]}, key
+    if mode == "basic" and colon and file:
+        return {"mode": "basic", "users_file": str(Path(file).absolute())}, None
+    raise UsageError("--access: open, key (one is made), or basic:HTPASSWD-FILE")
+
+
+def share(client: Client, args: argparse.Namespace, screen: Screen) -> int:
+    """Print an address that works for one path of a protected tunnel until a time."""
+    wanted = {"path": args.path, "for_s": parse_duration(args.lifetime)}
+    made: Link = client.call("POST", f"{_path(args.name)}/links", wanted)
+    print(to_json(made) if args.json else made["url"])
     return 0
 
 

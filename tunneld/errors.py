@@ -119,6 +119,42 @@ CODES: dict[str, Code] = _table(
         "The request asks for a version of WebSocket other than 13.",
         "Speak version 13 (RFC 6455); no other has ever been a standard.",
     ),
+    (
+        "login_required",
+        401,
+        "This tunnel lets in only who shows something, and the request shows nothing.",
+        "WWW-Authenticate says what: a key or a password from the tunnel's owner, or an address that they shared.",
+    ),
+    (
+        "login_failed",
+        401,
+        "What the request shows lets nobody in to this tunnel, or does no longer.",
+        "Ask the tunnel's owner for a key, a password or a shared address that is good now.",
+    ),
+    (
+        "address_denied",
+        403,
+        "The tunnel's owner lets in no visitor from that address.",
+        "Come from another network, or ask the owner to change access.allow and access.deny.",
+    ),
+    (
+        "read_only",
+        403,
+        "This visitor may look and change nothing: GET, HEAD and OPTIONS alone, and no WebSocket.",
+        "Ask the tunnel's owner for the access level read_write.",
+    ),
+    (
+        "needs_host",
+        403,
+        "This tunnel can be signed in to only under a host name of its own.",
+        "Use the tunnel's address by host; the server needs `domain` for it.",
+    ),
+    (
+        "too_many_checks",
+        503,
+        "Too many passwords wait to be checked.",
+        "Try again as Retry-After says, or raise limits.password_checks in the server's configuration.",
+    ),
     ("rate_limited", 429, "A rate limit was hit.", "Wait as long as Retry-After says."),
     (
         "too_many_from_address",
@@ -293,6 +329,12 @@ CODES: dict[str, Code] = _table(
     ),
     # -- what the agent's control API may answer ---------------------------------------------------------
     (
+        "not_protected",
+        409,
+        "Nothing is shared of a tunnel that everybody may visit.",
+        "Give its public address as it is, or set access.mode in its section.",
+    ),
+    (
         "bad_argument",
         422,
         "The call's body or query has a fault.",
@@ -439,6 +481,12 @@ CODES: dict[str, Code] = _table(
         0,
         "Two agents replace each other under one name.",
         "Stop one of them, or give each its own name.",
+    ),
+    (
+        "access_unsupported",
+        0,
+        "The server does not know the tunnel's access, and would let everybody in.",
+        "Update the server, or take `access` out of the tunnel's section.",
     ),
     ("revoked", 0, "The token was revoked.", "Create a new one with `tunneld server token create NAME`."),
     ("going_away", 0, "The server is going away.", "Nothing: the agent dials again."),

@@ -284,6 +284,7 @@ async def test_openapi_lists_every_call_and_every_answer(client: httpx.AsyncClie
         ("POST", "/v1/requests/{request_id}/replay"),
         ("POST", "/v1/alerts/test"),
         ("POST", "/v1/tunnels/{name}/reconnect"),
+        ("POST", "/v1/tunnels/{name}/links"),
         ("POST", "/v1/drain"),
         ("PUT", "/v1/log-level"),
         ("GET", "/v1/events"),

@@ -25,6 +25,7 @@ _FATAL_CODES = {
     "replaced",
     "revoked",
     "conflict",
+    "access_unsupported",
     "subprotocol_removed",
 }
 _FAULTS = {"protocol_error", "unknown_stream", "flow_control", "too_large"}

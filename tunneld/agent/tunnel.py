@@ -13,6 +13,7 @@ from time import monotonic, time
 from typing import Literal
 
 from tunneld import __version__
+from tunneld.agent.access import access_wish, enforces
 from tunneld.agent.checking import ServiceCheck
 from tunneld.agent.dialer import DIAL_ERRORS, DIAL_TIMEOUT, MAX_HEADER, Dial, of_dial, open_pipe
 from tunneld.agent.exchange import Exchange
@@ -20,9 +21,10 @@ from tunneld.agent.handover import Legacy
 from tunneld.agent.proxy import Proxy
 from tunneld.agent.reconnect import Backoff, Failed, Retry, Verdict, of_close, of_error_code
 from tunneld.config.agent import AgentConfig, TunnelConfig
-from tunneld.errors import RemoteError
+from tunneld.errors import RemoteError, VisitorError
 from tunneld.link import CLOSE_CODES, Link
 from tunneld.protocol.handshake import check_connected, check_live, check_probe
+from tunneld.protocol.links import secret_of, sign
 from tunneld.protocol.messages import (
     Connected,
     ErrorMessage,
@@ -32,7 +34,6 @@ from tunneld.protocol.messages import (
     Message,
     Probe,
     Probed,
-    ProbeSettings,
     ResumeSettings,
     Settings,
     SseSettings,
@@ -145,7 +146,7 @@ class AgentTunnel:
         self._over: asyncio.Future[Verdict] | None = None
         self._logged: Verdict | None = None  # the log says it already
         self._kick = asyncio.Event()
-        self._told: tuple[HeartbeatSettings | None, SseSettings | None, ProbeSettings | None] = (None, None, None)
+        self._told: tuple[object, ...] = ()
         self._looked_fault: str | None = None  # what the last look at the service found
         self._way_fault: str | None = None  # what the server says of its last probe
         self._proved = False  # a probe went the whole way and back
@@ -430,7 +431,7 @@ class AgentTunnel:
     def _hello(self, number: int) -> Hello:
         """Fresh, or with what it takes to resume. No connection is attached here, so the count stands still."""
         wishes = self._wishes()
-        self._told = (wishes.heartbeat, wishes.sse, wishes.probe)
+        self._told = (wishes.heartbeat, wishes.sse, wishes.probe, wishes.access)
         hello = Hello(instance=self._identity.instance, dial=number, agent_version=__version__, wishes=wishes)
         if self._session is not None and self._ticket is not None:
             self._asked = True
@@ -463,7 +464,25 @@ class AgentTunnel:
             max_streams=config.limits.max_streams,
             stream_window=config.limits.stream_window,
             probe=self.check.wish,
+            access=access_wish(config.access, self._link_secret()),
         )
+
+    def _link_secret(self) -> bytes:
+        """What shared addresses are signed with: of the credential, so that they outlive this process."""
+        token = self._dial().token
+        return secret_of(token.encode() if token else self._identity.instance.encode(), self.name)
+
+    def share(self, path: str, until: int) -> str:
+        """A public address that lets a visitor in for `path` until then, seconds since the epoch.
+
+        Raises:
+            VisitorError: ``not_protected``, or ``tunnel_offline`` while the address is not known yet.
+        """
+        if self.config.access.mode == "open":
+            raise VisitorError("not_protected", f"The tunnel {self.name} is open: its address needs no signature.")
+        if self.connected is None:
+            raise VisitorError("tunnel_offline", f"The tunnel {self.name} has not been connected yet.", retry_after=5)
+        return self.connected.public_url + sign(self._link_secret(), self.name, path, until)
 
     def _no_answer(self, link: Link) -> None:
         if self._link is link and link.session is None:
@@ -557,6 +576,9 @@ class AgentTunnel:
 
     def _said_connected(self, link: Link, said: Connected) -> None:
         check_connected(said, most_header=MAX_HEADER)
+        if not enforces(said.access, self.config.access):
+            self._unprotected(link)
+            return
         session = self._session
         legacy, self._legacy = self._legacy, None
         kept = session is not None or (legacy is not None and said.resume.grace > 0)
@@ -598,6 +620,12 @@ class AgentTunnel:
         if self._draining:
             self._tell_drain()
 
+    def _unprotected(self, link: Link) -> None:
+        """The server does not enforce who may visit: nothing that it sends is taken, and the tunnel fails."""
+        self._finish(of_error_code("access_unsupported", "", None))
+        self._end_session("peer_lost")
+        self._part(link, 1000, "")
+
     def _taken_up(self, said: Connected, legacy: Legacy) -> Session:
         """The session of the process before this one; what it left open is lost to it, and the server hears of each."""
         session = self._new_session(said)
@@ -609,7 +637,10 @@ class AgentTunnel:
     def _tell_wishes(self) -> None:
         """Say what the file wishes now, where that differs from what was said last."""
         wishes = self._wishes()
-        live = (wishes.heartbeat, wishes.sse, wishes.probe)
+        live = (wishes.heartbeat, wishes.sse, wishes.probe, wishes.access)
+        if self.connected is not None and self.connected.access is None and not enforces(None, self.config.access):
+            self.reconnect()  # and be told so: this server would go on letting everybody in
+            return
         if self._link is not None and self._session is not None and live != self._told:
             self._told = live
             self._link.tell(Settings(*live))

@@ -32,8 +32,8 @@ def _on(value: object) -> bool:
     return bool(value)
 
 
-def _not_open(value: object) -> bool:
-    return value != "open"
+def _login(value: object) -> bool:
+    return value == "login"
 
 
 # Keys of CONTRACT whose work comes with a later issue: remove a row here when its work is there.
@@ -41,7 +41,7 @@ _AGENT: dict[str, _Wanted] = {
     "telemetry.otlp": _any,
 }
 _TUNNEL: dict[str, _Wanted] = {
-    "access.mode": _not_open,
+    "access.mode": _login,
 }
 _SERVER: dict[str, _Wanted] = {}
 

@@ -10,10 +10,11 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from tunneld.config.access import AccessConfig
 from tunneld.config.addresses import http_url, proxy_url, server_url
 from tunneld.config.alerts import AlertRule, check_unique
 from tunneld.config.common import (
@@ -246,12 +247,6 @@ class InspectionConfig(Model):
     requests: Count = 100
     body: Bytes = 64 << 10
     events: Count = 50
-
-
-class AccessConfig(Model):
-    """Who may visit."""
-
-    mode: Literal["open", "key", "basic", "login"] = "open"
 
 
 class TunnelConfig(Model):

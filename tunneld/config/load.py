@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
+from tunneld.config.access import resolve
 from tunneld.config.advice import later_keys
 from tunneld.config.agent import AgentConfig, TunnelConfig
 from tunneld.config.changes import Changes, diff
@@ -126,7 +127,11 @@ def load_tunnel(section: dict[str, Any], agent: AgentConfig) -> TunnelConfig:
     """
     faults: list[tuple[_Loc, str]] = []
     try:
-        return TunnelConfig.model_validate(section).effective(agent)
+        tunnel = TunnelConfig.model_validate(section).effective(agent)
+        access, found = resolve(tunnel.access)
+        if not found:
+            return tunnel.model_copy(update={"access": access})
+        faults += [(("access", *loc), text) for loc, text in found]
     except ValidationError as error:
         for item in error.errors(include_url=False):
             faults += _explain(TunnelConfig, item)
@@ -147,8 +152,14 @@ def role_of(path: str) -> Role:
 def _agent(file: _File) -> AgentConfig:
     config = _load(file, AgentConfig, "agent")
     _check_agent(file, config)
+    tunnels = []
+    for index, tunnel in enumerate(config.tunnels):
+        access, faults = resolve(tunnel.access)
+        for loc, text in faults:
+            file.fault(("tunnels", index, "access", *loc), text)
+        tunnels.append(tunnel.model_copy(update={"access": access}))
     file.raise_faults()
-    return config
+    return config.model_copy(update={"tunnels": tuple(tunnels)})
 
 
 def _server(file: _File) -> ServerConfig:

@@ -7,9 +7,12 @@ import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tunneld.config.agent import ServerLink
 from tunneld.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tunneld.config.agent import ServerLink
 
 __all__ = ["CREDENTIAL", "TOKEN_VARIABLE", "agent_token", "open_to_others", "read_secret", "refuse_open_secret"]
 

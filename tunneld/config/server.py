@@ -246,6 +246,8 @@ class ServerLimits(Model):
         address_bytes: of bodies, a second.
         address_streams: requests under way at a time.
         address_connections: open at a time; those of trusted proxies are not counted.
+        passwords: of visitors, that are remembered as good (a keyed hash of each).
+        password_checks: that may wait for their turn.
     """
 
     max_tunnels: Count = 10_000
@@ -276,6 +278,8 @@ class ServerLimits(Model):
     address_bytes: Bytes = 0
     address_streams: Most = 0
     address_connections: Most = 0
+    passwords: Count = 4096
+    password_checks: Count = 100
 
     @model_validator(mode="after")
     def _windows(self) -> Self:

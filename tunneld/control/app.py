@@ -22,9 +22,13 @@ from tunneld.control.facade import AgentFacade
 from tunneld.control.guard import Guard, Problem, audit
 from tunneld.control.tailing import Tailing
 from tunneld.errors import ConfigError
+from tunneld.protocol.headers import path_has_dot_segment, valid_target
 from tunneld.telemetry.trail import Trail
 
 __all__ = ["create_app"]
+
+MAX_PATH = 4096
+"""Characters of a path that is shared."""
 
 _DESCRIPTION = "What a tunneld agent has connected, and how to change it. On a Unix socket, with `Host: localhost`."
 
@@ -199,6 +203,24 @@ def _add_changes(app: FastAPI, agent: AgentFacade) -> None:
             return Problem("bad_argument", "; ".join(error.faults), faults=error.faults)
         await audit(request.scope, "open", f"opened tunnel {opened['name']} to {opened['service']}")
         return json_answer(opened, 201)
+
+    @app.post(
+        "/v1/tunnels/{name}/links",
+        status_code=201,
+        responses=docs(
+            models.Link, "bad_argument", "no_such_tunnel", "not_protected", "tunnel_offline", "body_too_large", good=201
+        ),
+    )
+    async def share(request: Request, name: str, wanted: Annotated[models.NewLink, Body()]) -> Response:
+        """Sign an address of a protected tunnel: it lets a visitor in, for that path and that long."""
+        path, seconds = wanted["path"], wanted["for_s"]
+        if not valid_target(path) or path_has_dot_segment(path) or len(path) > MAX_PATH:
+            return Problem("bad_argument", "path: give a path that begins with '/', as the service sees it")
+        if not 0 < seconds <= MAX_SECONDS:
+            return Problem("bad_argument", f"for_s: give seconds above 0, at most {MAX_SECONDS:.0f}")
+        link = agent.share(name, path, seconds)
+        await audit(request.scope, "share", f"shared {path.partition('?')[0]} of tunnel {name} until {link['expires']}")
+        return json_answer(link, 201)
 
     @app.delete(
         "/v1/tunnels/{name}",

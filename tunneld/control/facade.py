@@ -11,6 +11,7 @@ from tunneld.control.models import (
     Drained,
     Event,
     Health,
+    Link,
     LogLevelName,
     NewTunnel,
     Reconnected,
@@ -70,6 +71,13 @@ class AgentFacade(Protocol):
         Raises:
             ConfigError: the section has faults.
             VisitorError: ``tunnel_exists``, ``shutdown``.
+        """
+
+    def share(self, name: str, path: str, seconds: float) -> Link:
+        """Return a signed address.
+
+        Raises:
+            VisitorError: ``no_such_tunnel``, ``not_protected``, ``tunnel_offline``.
         """
 
     def close_tunnel(self, name: str) -> TunnelClosed:

@@ -30,8 +30,10 @@ __all__ = [
     "Health",
     "HealthStatus",
     "Heartbeat",
+    "Link",
     "LogLevel",
     "LogLevelName",
+    "NewLink",
     "NewLogLevel",
     "NewTunnel",
     "OutageStatus",
@@ -280,6 +282,21 @@ class NewTunnel(TypedDict):
     limits: NotRequired[dict[str, Any]]
     headers: NotRequired[dict[str, str]]
     service_check: NotRequired[dict[str, Any]]
+    access: NotRequired[dict[str, Any]]
+
+
+class NewLink(TypedDict):
+    """Body of ``POST /v1/tunnels/{name}/links``: a path with its query, as the service sees it, and for how long."""
+
+    path: str
+    for_s: float
+
+
+class Link(TypedDict):
+    """Its answer: the address that lets a visitor in, and until when (ISO 8601 UTC)."""
+
+    url: str
+    expires: str
 
 
 class TunnelClosed(TypedDict):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
-from time import monotonic
+from time import monotonic, time
 from typing import Any, cast
 
 from tunneld import __version__
@@ -28,6 +28,7 @@ from tunneld.control.models import (
     Event,
     Health,
     HealthStatus,
+    Link,
     LogLevelName,
     NewTunnel,
     Reconnected,
@@ -161,6 +162,12 @@ class AgentView:
         finally:
             unsubscribe()
         return self._shown(tunnel, monotonic())
+
+    def share(self, name: str, path: str, seconds: float) -> Link:
+        """See `AgentFacade`; so are all below."""
+        until = int(time() + seconds)
+        url = self._daemon.running(name).tunnel.share(path, until)
+        return {"url": url, "expires": datetime.fromtimestamp(until, UTC).isoformat().replace("+00:00", "Z")}
 
     def close_tunnel(self, name: str) -> TunnelClosed:
         """Close one that was opened at run time; raises VisitorError."""

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from ipaddress import ip_network
 from math import isfinite
 
 from tunneld.errors import RemoteError
 from tunneld.protocol.messages import (
+    AccessSettings,
     Connected,
     HeartbeatSettings,
     Hello,
@@ -22,10 +25,25 @@ from tunneld.protocol.replay import MIN_BUFFER
 from tunneld.protocol.windows import MAX_CREDIT, MIN_WINDOW
 
 __all__ = [
-    "Agreed", "Bounds", "agree", "agree_live", "agree_probe", "check_connected", "check_hello", "check_live",
-    "check_probe", "live_settings",
+    "ACCESS_MODES",
+    "Agreed",
+    "Bounds",
+    "agree",
+    "agree_live",
+    "agree_probe",
+    "check_access",
+    "check_connected",
+    "check_hello",
+    "check_live",
+    "check_probe",
+    "live_settings",
 ]  # fmt: skip
 
+ACCESS_MODES = frozenset({"open", "key", "basic"})
+"""What a server enforces."""
+_HEX = re.compile(r"[0-9a-f]{64}").fullmatch
+_BCRYPT = re.compile(r"\$2[aby]\$(?:0[4-9]|1[0-2])\$[./A-Za-z0-9]{53}").fullmatch
+_VISITOR = re.compile(r"[!-9;-~]{1,64}").fullmatch
 _MAX_DIAL = 2**63
 _MAX_NAME = 128
 
@@ -71,6 +89,7 @@ def check_hello(hello: Hello) -> None:
     wishes = hello.wishes
     check_live(wishes.heartbeat, wishes.sse, code="bad_hello")
     check_probe(wishes.probe, code="bad_hello")
+    check_access(wishes.access, code="bad_hello")
     if wishes.resume is not None and not (_sane(wishes.resume.grace) and wishes.resume.buffer >= 0):
         raise RemoteError("bad_hello", "`wishes.resume` out of range")
     for value in (wishes.max_streams, wishes.stream_window):
@@ -111,6 +130,33 @@ def check_probe(probe: ProbeSettings | None, *, code: str) -> None:
     """Refuse probes that cannot be; raises RemoteError with `code`."""
     if probe is not None and not (_sane(probe.interval) and probe.interval and _sane(probe.timeout) and probe.timeout):
         raise RemoteError(code, "probe.interval and .timeout must be seconds above 0")
+
+
+def check_access(access: AccessSettings | None, *, code: str) -> None:
+    """Refuse an access that cannot be enforced whole; raises RemoteError with `code`. Shows no hash."""
+    if access is None:
+        return
+    if access.mode not in ACCESS_MODES:
+        raise RemoteError(code, f"access.mode {access.mode!r} is none that this server can enforce")
+    levels = [access.level, *(key.level for key in access.keys if key.level is not None)]
+    if any(level not in ("read_only", "read_write") for level in levels):
+        raise RemoteError(code, "access.level must be read_only or read_write")
+    if any(not _HEX(key.hash) or not _sane_moment(key.expires) for key in access.keys):
+        raise RemoteError(code, "access.keys must be SHA-256 hashes in hex, with seconds since the epoch")
+    if any(not _BCRYPT(hashed) for hashed in access.users.values()):
+        raise RemoteError(code, "access.users must be bcrypt hashes of a cost up to 12")
+    if not all(map(_VISITOR, (*access.users, *(key.name for key in access.keys)))):
+        raise RemoteError(code, "access: names are visible ASCII characters without a colon")
+    try:
+        for text in (*access.allow, *access.deny):
+            ip_network(text)
+        bytes.fromhex(access.links)
+    except ValueError as error:
+        raise RemoteError(code, f"access: {error}") from None
+
+
+def _sane_moment(seconds: float | None) -> bool:
+    return seconds is None or isfinite(seconds)
 
 
 def agree(hello: Hello, bounds: Bounds) -> Agreed:

@@ -15,6 +15,8 @@ from msgspec import Meta
 from tunneld.errors import RemoteError
 
 __all__ = [
+    "AccessKey",
+    "AccessSettings",
     "Connected",
     "ErrorMessage",
     "GoAway",
@@ -91,6 +93,33 @@ class ProbeSettings(msgspec.Struct, frozen=True):
     timeout: float
 
 
+class AccessKey(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A key of visitors: SHA-256 of it in hex; seconds since the epoch, None: for ever; level None: the tunnel's."""
+
+    name: _Short
+    hash: Annotated[str, Meta(max_length=64)]
+    expires: float | None = None
+    level: _Short | None = None
+
+
+class AccessSettings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who may visit, for the server to enforce. Hashes, never secrets of visitors.
+
+    Attributes:
+        users: with ``basic``: name -> bcrypt hash.
+        allow: address ranges; where any stand, nobody else may come.
+        links: hex of the secret that signed links are made with; empty: there are none.
+    """
+
+    mode: _Short = "open"
+    keys: Annotated[list[AccessKey], Meta(max_length=256)] = []
+    users: Annotated[dict[_Short, _Name], Meta(max_length=256)] = {}
+    allow: Annotated[list[_Short], Meta(max_length=256)] = []
+    deny: Annotated[list[_Short], Meta(max_length=256)] = []
+    level: _Short = "read_write"
+    links: _Name = ""
+
+
 class Wishes(msgspec.Struct, frozen=True, omit_defaults=True):
     """What an agent would like; the server's bounds decide. None: no wish."""
 
@@ -100,6 +129,7 @@ class Wishes(msgspec.Struct, frozen=True, omit_defaults=True):
     max_streams: int | None = None
     stream_window: int | None = None
     probe: ProbeSettings | None = None
+    access: AccessSettings | None = None
 
 
 class Hello(msgspec.Struct, omit_defaults=True, tag="hello", tag_field="type"):
@@ -133,6 +163,8 @@ class Connected(msgspec.Struct, tag="connected", tag_field="type"):
     received: _Number = 0
     server_version: _Short = ""
     probe: ProbeSettings | None = None
+    #: The mode of access that the server enforces; None: it enforces none.
+    access: _Short | None = None
 
 
 class Settings(msgspec.Struct, omit_defaults=True, tag="settings", tag_field="type"):
@@ -141,6 +173,7 @@ class Settings(msgspec.Struct, omit_defaults=True, tag="settings", tag_field="ty
     heartbeat: HeartbeatSettings | None = None
     sse: SseSettings | None = None
     probe: ProbeSettings | None = None
+    access: AccessSettings | None = None
 
 
 class Probe(msgspec.Struct, tag="probe", tag_field="type"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from hmac import compare_digest
 
-from tunneld.server.principals import Principal
+from tunneld.server.principals import AGENT, Principal
 from tunneld.server.store.records import Token
 from tunneld.server.tokens import digest
 from tunneld.wire.tls import Certificate
@@ -42,6 +42,10 @@ class Credentials:
                     self._digests.setdefault(secret[:4], []).append((secret, token.id))
             if token.certificate is not None:
                 self._certificates.setdefault(token.certificate, []).append(token.id)
+
+    def one_owner(self, now: float) -> bool:
+        """Whether all tunnels that are opened now are opened with one token."""
+        return sum(1 for token in self._tokens.values() if AGENT in token.scopes and token.state(now) == "live") <= 1
 
     def get(self, token_id: str) -> Token | None:
         """The token of that id, good or gone."""

@@ -114,6 +114,7 @@ class ServerDaemon:
             max_tunnels=limits.max_tunnels, max_waiting=limits.max_waiting, urls=self._urls, quality=config.quality
         )
         self.ingress = Ingress(config, self.registry, connect_tunnel=self._offered, ready=self._is_ready)
+        self.ingress.desk.one_owner = self._has_one_owner
         labels = Labels(self.access.store, taken=self._is_an_agents, most=limits.v2_clients)
         await labels.refresh()
         self._legacy = self.ingress.legacy = LegacyDoor(self, labels)
@@ -292,6 +293,9 @@ class ServerDaemon:
         self.registry.check_owner(name, principal.id)
         self.registry.check_room(name)
         return name, principal
+
+    def _has_one_owner(self) -> bool:
+        return self.config.auth.mode == "open" or self.access.credentials.one_owner(time())
 
     def _look_who_is_welcome(self) -> None:
         """Credentials were changed, or one ended: tunnels of those that are good no longer close."""

@@ -33,6 +33,13 @@ class Failures:
         self._most = most
         self._window = window
 
+    def full(self, address: str, now: float) -> float | None:
+        """Seconds until one more try is worth it; None: it is now. Counts nothing."""
+        level, then = self._seen.get(_network(address), (0.0, now))
+        rate = self._most / self._window
+        over = level - (now - then) * rate + 1 - self._most
+        return over / rate if over > 0 else None
+
     def note(self, address: str, now: float) -> float | None:
         """Count one more; returns seconds until the next is worth a try when there were too many, else None.
 

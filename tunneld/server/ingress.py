@@ -31,6 +31,8 @@ from tunneld.server.replay import Replays, without_cookie
 from tunneld.server.sockets import SocketVisit
 from tunneld.server.stops import StopList, stop_key
 from tunneld.server.visit import Visit
+from tunneld.server.visitors.desk import Desk, Refused
+from tunneld.server.visitors.rules import Grant
 from tunneld.telemetry.metrics import StreamCounts
 from tunneld.wire.http1 import RequestHead
 from tunneld.wire.http_server import ServerConnection
@@ -151,6 +153,7 @@ class Ingress:
         holders: for whom, where a stream can be ended for it.
         legacy: the older dialect's addresses; None: there are none.
         replays: event streams whose visitors may come back.
+        desk: lets visitors in to protected tunnels.
     """
 
     def __init__(
@@ -179,6 +182,8 @@ class Ingress:
         self._counted: dict[ServerConnection, bool] = {}  # whether its address may have it too
         self._registry = registry
         registry.pace = self.guard.pace
+        self.desk = Desk(self, config)
+        registry.access_changed = self.desk.changed
         self._connect_tunnel = connect_tunnel
         self._ready = ready
         self._ids = ""
@@ -189,6 +194,7 @@ class Ingress:
         """Apply a configuration; connections and requests that are open go on by it."""
         self.limits: ServerLimits = config.limits
         self.guard.configure(config.limits)
+        self.desk.configure(config)
         self.log_queries = config.log.queries
         self.budget.limit = config.limits.memory
         # What is kept for replay alone must not make memory short for good.
@@ -265,6 +271,8 @@ class Ingress:
         extra: Headers = []
         if error.code == "websocket_version":
             extra = [("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION)]
+        elif isinstance(error, Refused):
+            extra = error.extra
         self.answer(connection, error, request_id, head.headers if head is not None else [], extra)
 
     def request(self, connection: ServerConnection, head: RequestHead) -> None:
@@ -387,13 +395,19 @@ class Ingress:
             raise VisitorError("over_memory", retry_after=5)
         client = self._client(connection, head, listener)
         self.guard.request(tunnel, client)
+        grant = None
+        if not tunnel.access.free:
+            admitted = self.desk.admit(connection, head, tunnel, path, prefix, client)
+            if admitted is None:
+                return
+            grant, path = admitted
         plain = head.method == "GET" and upgrade is None
         said, cookies = head.headers, None
         if plain and (tunnel.sse.replay > 0 or self.replays):
             said, cookies = without_cookie(said)
         if plain and len(self.stops) and self._stopped(connection, said, tunnel.name, path, client):
             return
-        if cookies and self._back(connection, said, tunnel, prefix + path, client, cookies):
+        if cookies and self._back(connection, said, tunnel, prefix + path, client, cookies, grant):
             return
         headers = to_service(
             said,
@@ -407,6 +421,8 @@ class Ingress:
         )
         if upgrade is not None:
             headers = request_fields(headers)
+        if grant is not None:
+            headers += grant.headers
         request = Open(self.new_id(), head.method, path, headers, client)
         exchange = Exchange(
             self,
@@ -421,6 +437,8 @@ class Ingress:
         )
         self.guard.enter(request.request_id, tunnel, client)
         self.exchanges[request.request_id] = exchange
+        if grant is not None:
+            self.desk.enter(request.request_id, tunnel, grant, client)
         connection.begin(exchange)
         exchange.start()
 
@@ -432,12 +450,15 @@ class Ingress:
         path: str,
         client: str,
         cookies: list[str],
+        grant: Grant | None,
     ) -> bool:
         """Let a visitor that comes back go on with the event stream that it left."""
         found = self.replays.find(tunnel.name, path, asked, cookies)
         if found is None:
             return False
         recording, missed = found
+        if grant is not None:
+            self.desk.enter(recording.exchange.request_id, tunnel, grant, client)
         recording.exchange.come_back(connection, client, get(asked, "last-event-id") or "", missed)
         return True
 
@@ -518,6 +539,7 @@ class Ingress:
     def forget(self, exchange: Visit) -> None:
         """An exchange is over."""
         self.guard.leave(exchange.request_id)
+        self.desk.leave(exchange.request_id)
         if self.exchanges.pop(exchange.request_id, None) is not None:
             self.counts.over(exchange.kind, exchange.reason, monotonic() - exchange.started, exchange.request_id)
             self._ended.streams += 1
@@ -543,6 +565,7 @@ class Ingress:
         """
         self.draining = True
         self.replays.close()
+        self.desk.close()
         self._left = asyncio.Event()
         for connection in list(self.connections):
             connection.end_idle()

@@ -19,6 +19,7 @@ from tunneld.server.conflicts import Conflicts
 from tunneld.server.pacing import Paced
 from tunneld.server.principals import OPEN, Principal
 from tunneld.server.probing import Proof
+from tunneld.server.visitors.rules import OPEN_RULES, Rules
 from tunneld.telemetry.metrics import LATENCY, Histogram
 from tunneld.telemetry.outages import Outages
 
@@ -132,6 +133,8 @@ class Tunnel:
         bytes_out: of their answers' bodies.
         principal: who serves the name, or did last; its limits hold over all its tunnels.
         pace: says what a stream's bytes are to pass through; None: nothing bounds them.
+        access: who may visit.
+        access_changed: told when other rules hold.
         lost_at: monotonic seconds at which the last session that ended lost its connection.
         recover_until: monotonic seconds until which its event streams may go on in another session.
         recovering: event streams that wait for one; admitted long ago, so `max_waiting` does not hold them.
@@ -141,6 +144,8 @@ class Tunnel:
         "_dials",
         "_session",
         "_waiting",
+        "access",
+        "access_changed",
         "bytes_in",
         "bytes_out",
         "conflicts",
@@ -198,6 +203,8 @@ class Tunnel:
         self.max_streams = 1
         self.principal: Principal = OPEN
         self.pace: Callable[[Tunnel, str, Sink], Paced | None] | None = None
+        self.access: Rules = OPEN_RULES
+        self.access_changed: Callable[[Tunnel], None] = lambda tunnel: None
         self.lost_at = self.recover_until = now
         self.recovering: dict[Recovering, None] = {}
         self._session: Carrier | None = None
@@ -285,6 +292,11 @@ class Tunnel:
         for waiter in waiting:
             waiter()
 
+    def protect(self, rules: Rules) -> None:
+        """Let other rules hold for visitors, those that are there already too."""
+        self.access = rules
+        self.access_changed(self)
+
     def lose(self, lost_at: float, *, for_good: bool) -> None:
         """A session is about to end: whether its event streams may go on in another, and how long they wait."""
         self.lost_at = lost_at
@@ -327,12 +339,14 @@ class SessionDirectory(Protocol):
         probes: seconds of the probes that came back.
         cancels: seconds from each cancel to the agent's ACK of it.
         pace: given to each tunnel that is made known: what its streams' bytes are to pass through.
+        access_changed: given to each tunnel that is made known: told when other rules hold for its visitors.
     """
 
     round_trips: Histogram
     probes: Histogram
     cancels: Histogram
     pace: Callable[[Tunnel, str, Sink], Paced | None] | None
+    access_changed: Callable[[Tunnel], None]
 
     def find(self, name: str) -> Tunnel | None:
         """The tunnel of that name, if one is known, connected or not."""
@@ -381,6 +395,7 @@ class Registry:
         self._tunnels: dict[str, Tunnel] = {}
         #: Given to every tunnel that is made from then on; see there.
         self.pace: Callable[[Tunnel, str, Sink], Paced | None] | None = None
+        self.access_changed: Callable[[Tunnel], None] = lambda tunnel: None
 
     def configure(self, *, max_tunnels: int, max_waiting: int, quality: Thresholds) -> None:
         """Let other bounds hold from now on; names that are known already stay."""
@@ -435,6 +450,7 @@ class Registry:
             thresholds=self._quality,
         )
         tunnel.pace = self.pace
+        tunnel.access_changed = self.access_changed
         self._tunnels[name] = tunnel
         return tunnel
 

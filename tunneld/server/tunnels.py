@@ -18,11 +18,13 @@ from tunneld.protocol.handshake import (
     agree,
     agree_live,
     agree_probe,
+    check_access,
     check_hello,
     check_probe,
     live_settings,
 )
 from tunneld.protocol.messages import (
+    AccessSettings,
     Connected,
     GoAway,
     HeartbeatSettings,
@@ -43,6 +45,7 @@ from tunneld.server.names import NameRegistry
 from tunneld.server.principals import Principal
 from tunneld.server.probing import Prober
 from tunneld.server.registry import Seen, SessionDirectory, Tunnel
+from tunneld.server.visitors.rules import Rules
 
 __all__ = ["TunnelConnection", "TunnelPolicy"]
 
@@ -331,6 +334,7 @@ class TunnelConnection:
                 max_header=settings.max_header,
                 server_version=__version__,
                 probe=agreed.probe,
+                access=(hello.wishes.access or AccessSettings()).mode,
             )
         )
         self._fresh = not resumed
@@ -338,6 +342,8 @@ class TunnelConnection:
         received = (hello.received or 0) if resumed else 0
         self.link.attach(kept.session, received, interval=agreed.heartbeat.interval, timeout=agreed.heartbeat.timeout)
         self._log_established(hello, kept, resumed=resumed, refused=refused)
+        access = hello.wishes.access or AccessSettings()
+        tunnel.protect(Rules(self.name, access))  # before it takes a visitor
         tunnel.serve(kept.session, agreed.heartbeat, agreed.sse)
         self._begin_probing(tunnel, agreed.probe, resumed=resumed)
 
@@ -417,14 +423,24 @@ class TunnelConnection:
         assert self.hello is not None
         wishes = self.hello.wishes
         check_probe(message.probe, code="protocol_error")
+        check_access(message.access, code="protocol_error")
         said = Settings(
             heartbeat=message.heartbeat or wishes.heartbeat,
             sse=message.sse or wishes.sse,
             probe=message.probe or wishes.probe,
         )
         self.hello.wishes = Wishes(
-            said.heartbeat, said.sse, wishes.resume, wishes.max_streams, wishes.stream_window, said.probe
+            said.heartbeat,
+            said.sse,
+            wishes.resume,
+            wishes.max_streams,
+            wishes.stream_window,
+            said.probe,
+            message.access or wishes.access,
         )
+        if message.access is not None and self.tunnel is not None and self.tunnel.connection is self:
+            self.tunnel.protect(Rules(self.name, message.access))
+            self.link.tell(Settings(access=AccessSettings(mode=message.access.mode)))
         bounds = self._policy().bounds
         self._apply(*live_settings(said, bounds), agree_probe(said.probe, bounds), tell=True)
 

@@ -17,7 +17,7 @@ def test_keys_that_ask_for_later_work_are_named() -> None:
         telemetry={"otlp": "http://127.0.0.1:4318"},
         alerts=[{"when": "tunnel_down"}],
         tunnels=[
-            {"name": "a", "service": "http://h", "inspect": True, "access": {"mode": "key"}},
+            {"name": "a", "service": "http://h", "inspect": True, "access": {"mode": "login"}},
             {"name": "b", "service": "http://h", "sse": {"recover": True}},
         ],
     )

@@ -82,6 +82,7 @@ def test_connected_says_everything_also_what_is_as_usual() -> None:
             "replay_buffer": 1048576,
         },
         "resume": {"grace": 0.0, "buffer": 4194304},
+        "access": None,
         "max_streams": 10,
         "stream_window": 20,
         "max_header": 30,
