@@ -84,6 +84,18 @@ async def test_with_a_token_file_the_page_asks_for_it(tmp_path: Path) -> None:
             assert (await reader.next())["changes"] is False
 
 
+async def test_the_page_does_not_wait_for_what_serves_the_api(tmp_path: Path) -> None:
+    async with hosted() as (_, client):
+        answer = await client.get("/dashboard")
+        assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+        problem(await client.get("/dashboard", headers={"Sec-Fetch-Site": "cross-site"}), "web_page_refused")
+        assert (await client.get("/dashboard")).headers.get("connection") != "close"  # it is loaded now
+    admin = {"listen": {"host": "127.0.0.1", "port": 0}, "token_file": str(token_file(tmp_path))}
+    async with hosted(admin=admin) as (_, client):
+        page = await client.get("/dashboard")
+        assert (page.status_code, page.headers["connection"]) == (401, "close")
+
+
 async def test_another_sites_page_gets_nothing() -> None:
     async with hosted() as (_, client):
         for path in ("", "/app.js", "/feed"):

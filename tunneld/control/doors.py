@@ -32,9 +32,18 @@ class Doors:
         make: the application; called once, in a thread, at the first connection.
         what: it is, for people.
         log: that says why it cannot be served.
+        early: given what came on a connection and its peer, the whole answer, where none of that is needed for it.
     """
 
-    def __init__(self, make: Callable[[], FastAPI], *, what: str, log: logging.Logger) -> None:
+    def __init__(
+        self,
+        make: Callable[[], FastAPI],
+        *,
+        what: str,
+        log: logging.Logger,
+        early: Callable[[bytes, object], bytes | None] | None = None,
+    ) -> None:
+        self.early = early
         self._make = make
         self._what = what
         self._log = log
@@ -124,6 +133,19 @@ class _Door(asyncio.Protocol):
         self._came += data
         if len(self._came) > _MAX_EARLY:
             self.shut()
+        elif self._doors.early is not None and self._came.endswith(b"\r\n\r\n"):
+            self._answer(self._doors.early)
+
+    def _answer(self, early: Callable[[bytes, object], bytes | None]) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        answer = early(bytes(self._came), transport.get_extra_info("peername"))
+        if answer is not None:
+            self._doors.leave(self)
+            self._transport = None
+            transport.write(answer)
+            transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The caller left before."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import Any
 
+from tunneld.dashboard.files import PAGE
 from tunneld.errors import VisitorError
 
-if TYPE_CHECKING:
-    from starlette.types import Scope
-
-__all__ = ["check_local", "check_page"]
+__all__ = ["check_local", "check_page", "page_status"]
 
 
-def check_local(scope: Scope, key: str) -> None:
+def check_local(scope: Mapping[str, Any], key: str) -> None:
     """Raise VisitorError unless the call is one of this machine's own.
 
     A proxy on the same host makes every visitor loopback, and a web page can reach loopback by DNS rebinding.
@@ -34,7 +33,7 @@ def check_local(scope: Scope, key: str) -> None:
         raise VisitorError("misdirected", f"Without {key} the Host must be localhost or a loopback address.")
 
 
-def check_page(scope: Scope) -> None:
+def check_page(scope: Mapping[str, Any]) -> None:
     """Raise VisitorError ``web_page_refused`` where a browser says that a page of another site asks."""
     sites = {value for name, value in scope["headers"] if name == b"sec-fetch-site"}
     if not sites <= {b"none", b"same-origin"}:
@@ -58,3 +57,26 @@ def _is_local_host(host: str) -> bool:
     else:
         bare = bare.rpartition(":")[0] or bare
     return bare in ("localhost", "localhost.") or _is_loopback(bare)
+
+
+def page_status(request: Mapping[str, Any], key: str, *, token: bool) -> int | None:
+    """The status of a request for the dashboard's page or files that brings no credential.
+
+    Args:
+        request: what of an ASGI scope a guard reads.
+        key: of the configuration, as for `check_local`.
+        token: a bearer token is asked for; then the page alone says so.
+
+    Returns:
+        None: it is to be judged at length.
+    """
+    if any(name == b"authorization" for name, _ in request["headers"]):
+        return None
+    try:
+        if token:
+            check_page(request)
+            return 401 if request["path"] == PAGE else 200
+        check_local(request, key)
+    except VisitorError:
+        return None
+    return 200

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from tunneld.config.agent import MetricsConfig
 from tunneld.config.secrets import read_secret
 from tunneld.control.doors import Doors
+from tunneld.control.local import page_status
+from tunneld.dashboard.files import early
 from tunneld.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,7 +61,14 @@ class ReadingServer:
             except ConfigError as error:
                 raise ConfigError([f"metrics.token_file: {fault}" for fault in error.faults]) from None
         loop = asyncio.get_running_loop()
-        doors = self._doors = Doors(lambda: self._make(secret), what="API on metrics.listen", log=log)
+        doors = self._doors = Doors(
+            lambda: self._make(secret),
+            what="API on metrics.listen",
+            log=log,
+            early=lambda data, peer: early(
+                data, peer, lambda request: page_status(request, "metrics.token_file", token=secret is not None)
+            ),
+        )
         host, port = self._listen.host, self._listen.port
         try:
             self._server = await loop.create_server(doors.open, host, port)

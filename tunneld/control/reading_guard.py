@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunneld.control.guard import Problem, as_json, bounded
 from tunneld.control.local import check_local, check_page
-from tunneld.dashboard.routes import is_file
+from tunneld.dashboard.files import is_file
 from tunneld.errors import VisitorError
 
 if TYPE_CHECKING:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from tunneld.dashboard.feed import Feed
+from tunneld.dashboard.files import FILES, PAGE, SAFETY, content
 from tunneld.dashboard.history import SPANS
 from tunneld.dashboard.sampler import Sampler
 
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 
     from tunneld.dashboard.source import Source
 
-__all__ = ["PAGE", "Dashboard", "is_file"]
+__all__ = ["Dashboard"]
 
-PAGE: Final = "/dashboard"
 TICK = 1.0
 """Seconds between two messages of the feed."""
 KEEPALIVE = 5
@@ -32,31 +31,6 @@ KEEPALIVE = 5
 MAX_VIEWERS = 16
 """Pages that may be open."""
 _SPARKS = 300  # tunnels whose curves one answer holds
-
-_FILES: Final = {
-    "app.js": "text/javascript; charset=utf-8",
-    "table.js": "text/javascript; charset=utf-8",
-    "curves.js": "text/javascript; charset=utf-8",
-    "feed.js": "text/javascript; charset=utf-8",
-    "uPlot.iife.min.js": "text/javascript; charset=utf-8",
-    "style.css": "text/css; charset=utf-8",
-    "uPlot.min.css": "text/css; charset=utf-8",
-    "icon.svg": "image/svg+xml",
-}
-_SAFETY: Final = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-cache",
-}
-
-
-def is_file(path: str) -> bool:
-    """Whether the address is the page or one of its files: these hold nothing of anybody's and need no token."""
-    return path in (PAGE, f"{PAGE}/") or path.removeprefix(f"{PAGE}/") in _FILES
 
 
 class Dashboard:
@@ -78,9 +52,7 @@ class Dashboard:
         self._may_change = may_change
         self._viewers: set[asyncio.Event] = set()
         self._closed = False
-        folder = Path(__file__).with_name("static")
-        self._page = (folder / "index.html").read_bytes()
-        self._files = {name: (folder / name).read_bytes() for name in _FILES}
+        self._files = {name: content(name) for name in FILES}
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to an application, whose guard stands before them and which ends the feeds when it stops."""
@@ -106,7 +78,7 @@ class Dashboard:
         # Without the token there is the page alone, which asks for it.
         status = 401 if request.scope.get("state", {}).get("anonymous") else 200
         challenge = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-        return Response(self._page, status, {**_SAFETY, **challenge}, "text/html")
+        return Response(self._files["index.html"], status, {**SAFETY, **challenge}, "text/html")
 
     async def _redirect(self, request: Request) -> Response:
         return RedirectResponse("../dashboard", 308)
@@ -116,7 +88,7 @@ class Dashboard:
         found = self._files.get(name)
         if found is None:
             return Response("There is no such file.\n", 404, media_type="text/plain")
-        return Response(found, 200, _SAFETY, _FILES[name])
+        return Response(found, 200, SAFETY, FILES[name])
 
     async def _get_sparks(self, request: Request) -> Response:
         names = [brief.name for brief in self._source.briefs()[:_SPARKS]]
@@ -167,7 +139,7 @@ class _FeedResponse(Response):
     def __init__(self, dashboard: Dashboard, about: dict[str, Any]) -> None:
         self.status_code = 200
         self.background = None
-        self.init_headers({"Content-Type": "text/event-stream", **_SAFETY, "Cache-Control": "no-store"})
+        self.init_headers({"Content-Type": "text/event-stream", **SAFETY, "Cache-Control": "no-store"})
         self._dashboard = dashboard
         self._about = about
 

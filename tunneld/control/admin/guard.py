@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tunneld.control.admin.keeper import BOTH, Keeper
 from tunneld.control.guard import Problem, bounded
-from tunneld.dashboard.routes import is_file
+from tunneld.dashboard.files import is_file
 from tunneld.errors import VisitorError
 from tunneld.server.principals import WRITE, Principal
 

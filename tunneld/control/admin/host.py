@@ -10,6 +10,7 @@ from tunneld.config.server import AdminConfig, ListenConfig, ServerConfig
 from tunneld.control.admin.keeper import Keeper
 from tunneld.control.admin.listener import AdminListener, admin_secret, warn_if_exposed
 from tunneld.control.admin.watched import WatchedServer
+from tunneld.dashboard.files import early
 from tunneld.dashboard.history import History
 from tunneld.dashboard.sampler import Sampler, clock
 from tunneld.lifecycle import main
@@ -44,7 +45,7 @@ class ServerHost:
             most=admin.max_failures,
             window=admin.failure_window,
         )
-        self._admin = AdminListener(config, self._make) if config.admin is not None else None
+        self._admin = AdminListener(config, self._make, self._early) if config.admin is not None else None
         self.watched = WatchedServer(self.server)
         self.sampler = Sampler(self.watched, History(), now=clock())
 
@@ -106,6 +107,9 @@ class ServerHost:
                 self._admin.reload_certificates()
 
         return commit
+
+    def _early(self, data: bytes, peer: object) -> bytes | None:
+        return early(data, peer, self._keeper.page)
 
     def _make(self) -> FastAPI:
         """In a thread, at the first connection."""

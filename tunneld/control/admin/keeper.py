@@ -8,12 +8,12 @@ that file's, or one of the store with the scope ``read`` or ``write``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hmac import compare_digest
 from time import monotonic, time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tunneld.control.local import check_local
+from tunneld.control.local import check_local, page_status
 from tunneld.errors import VisitorError
 from tunneld.server.auth import bearer_of
 from tunneld.server.credentials import Credentials
@@ -69,6 +69,10 @@ class Keeper:
         if self._digest is None and not values:
             return Principal("local", f"this machine ({address})", (), scopes=BOTH)
         return self._known(bearer_of(values), address)
+
+    def page(self, request: Mapping[str, Any]) -> int | None:
+        """The status of a request for the dashboard's page that brings no credential; None: to be judged at length."""
+        return page_status(request, "admin.token_file", token=self._digest is not None)
 
     def shows(self, scope: Scope) -> bool:
         """Whether the page that asks for the token goes to a caller who brings none: where one is asked for."""

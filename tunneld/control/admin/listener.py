@@ -25,12 +25,15 @@ class AdminListener:
     Args:
         config: the server's; `admin` is there.
         make: the application; called once, in a thread, at the first connection.
+        early: answers what needs no application, see `Doors`.
     """
 
-    def __init__(self, config: ServerConfig, make: Callable[[], FastAPI]) -> None:
+    def __init__(
+        self, config: ServerConfig, make: Callable[[], FastAPI], early: Callable[[bytes, object], bytes | None]
+    ) -> None:
         assert config.admin is not None
         self._listeners = Listeners(config, admin=config.admin)
-        self._doors = Doors(make, what="admin API", log=log)
+        self._doors = Doors(make, what="admin API", log=log, early=early)
 
     @property
     def addresses(self) -> list[tuple[ListenConfig, str]]:

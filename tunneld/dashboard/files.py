@@ -1,0 +1,85 @@
+"""The page and its files: where they are, how they are sent, and the answer that needs no framework.
+
+A daemon loads what serves its API at the first connection, which takes a second or two. The page does not wait for
+it: `early` answers for its files from the bytes of the request alone, and the page stands when its feed begins.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+
+__all__ = ["FILES", "PAGE", "SAFETY", "content", "early", "is_file"]
+
+PAGE: Final = "/dashboard"
+FILES: Final = {
+    "index.html": "text/html; charset=utf-8",
+    "app.js": "text/javascript; charset=utf-8",
+    "table.js": "text/javascript; charset=utf-8",
+    "curves.js": "text/javascript; charset=utf-8",
+    "feed.js": "text/javascript; charset=utf-8",
+    "uPlot.iife.min.js": "text/javascript; charset=utf-8",
+    "style.css": "text/css; charset=utf-8",
+    "uPlot.min.css": "text/css; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+SAFETY: Final = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+}
+_FIELD = re.compile(rb"[!#-'*+\-.0-9A-Z^_`a-z|~]+:[^\x00-\x08\x0a-\x1f\x7f]*")
+_FOLDER = Path(__file__).with_name("static")
+
+
+def content(name: str) -> bytes:
+    """One of `FILES`."""
+    return (_FOLDER / name).read_bytes()
+
+
+def is_file(path: str) -> bool:
+    """Whether the address is the page or one of its files: these hold nothing of anybody's and need no token."""
+    return path in (PAGE, f"{PAGE}/") or path.removeprefix(f"{PAGE}/") in FILES
+
+
+def early(data: bytes, peer: object, allowed: Callable[[Mapping[str, Any]], int | None]) -> bytes | None:
+    """The whole answer to a plain request for the page or one of its files; None: somebody else answers.
+
+    Args:
+        data: that came on the connection so far.
+        peer: its other end, as the transport's `peername`.
+        allowed: given a request (the keys of an ASGI scope that a guard reads) the status, or None.
+    """
+    head, end, rest = data.partition(b"\r\n\r\n")
+    first, *lines = head.split(b"\r\n")
+    words = first.split(b" ")
+    if not end or rest or len(words) != 3 or words[0] != b"GET" or words[2] != b"HTTP/1.1":
+        return None
+    path = words[1].decode("latin-1")
+    name = "index.html" if path == PAGE else path.removeprefix(f"{PAGE}/")
+    if name not in FILES or not all(_FIELD.fullmatch(line) for line in lines):
+        return None
+    pairs = [line.partition(b":") for line in lines]
+    headers = [(key.lower(), value.strip()) for key, _, value in pairs]
+    names = [key for key, _ in headers]
+    if names.count(b"host") != 1 or {b"content-length", b"transfer-encoding", b"upgrade", b"expect"} & set(names):
+        return None
+    client = (peer[0], peer[1]) if isinstance(peer, tuple) and len(peer) >= 2 else None
+    status = allowed({"type": "http", "method": "GET", "path": path, "headers": headers, "client": client})
+    return None if status is None else _answer(status, name)
+
+
+def _answer(status: int, name: str) -> bytes:
+    body = content(name)
+    fields = {**SAFETY, "Content-Type": FILES[name], "Content-Length": str(len(body)), "Connection": "close"}
+    if status == HTTPStatus.UNAUTHORIZED:
+        fields["WWW-Authenticate"] = "Bearer"
+    head = "".join(f"{key}: {value}\r\n" for key, value in fields.items())
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{head}\r\n".encode() + body
