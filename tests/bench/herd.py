@@ -23,6 +23,13 @@ from tunneld.config.agent import AgentConfig
 _SERVICE = "http://127.0.0.1:9"  # nobody is asked
 
 
+class _Well(Proxy):
+    """There is no service: the server's probes find it well."""
+
+    async def probe(self, path: str | None = None, *, timeout: float | None = None) -> str | None:
+        return None
+
+
 class Herd:
     """All agents and what they were seen to do."""
 
@@ -57,7 +64,7 @@ class Herd:
         return AgentTunnel(
             tunnel,
             config,
-            proxy=Proxy(name, tunnel.service, tunnel.limits),
+            proxy=_Well(name, tunnel.service, tunnel.limits),
             identity=Identity(),
             dial=dial,
             changed=self._changed,

@@ -94,6 +94,7 @@ def test_a_killed_server_is_found_again(make_pair: MakePair, own: SampleService)
     assert tunnel["active_streams"] == 0
     pair.server.restart()
     pair.agent.process.wait_line("✓ Tunnel established: app", after=mark)
+    pair.agent.process.wait_line("The tunnel app is online", after=mark)
     (tunnel,) = pair.agent.ask("status")["tunnels"]
     assert (tunnel["state"], tunnel["reconnects"]) == ("online", 1)
     assert httpx.get(pair.url("app", "/small"), timeout=10).status_code == 200

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from tests.support.running import (
 from tests.support.sockets import LOOPBACK, free_port
 from tunneld.agent.checking import ServiceCheck
 from tunneld.control.admin.states import tunnel_state
-from tunneld.control.admin.view import ServerView
+from tunneld.control.admin.view import _tunnel
 from tunneld.protocol.messages import Connected, ProbeSettings, Wishes
 from tunneld.server.daemon import ServerDaemon
 
@@ -66,9 +67,9 @@ async def service() -> AsyncIterator[tuple[Service, str]]:
 
 
 def tunnel_of(server: ServerDaemon) -> Any:
-    found = ServerView(server).tunnel("app")
-    assert found is not None
-    return found
+    known = server.registry.find("app")
+    assert known is not None
+    return _tunnel(known, 0, monotonic())
 
 
 QUICK = {"heartbeat": {"interval": 30, "timeout": 0.2, "min": 0.01}}

@@ -226,6 +226,9 @@ class Answering(Proxy):
         super().__init__(config.name, config.service, config.limits)
         self.herd = herd
 
+    async def probe(self, path: str | None = None, *, timeout: float | None = None) -> str | None:
+        return None
+
     def accept(self, stream: Stream, request: Open, ended: bool) -> Sink:
         if request.path.startswith("/bulk"):
             bulk = Bulk(self.herd, stream)

@@ -53,7 +53,7 @@ class Applied:
 
 @dataclass(slots=True)
 class Running:
-    """A tunnel and its tasks.
+    """A tunnel and its task.
 
     Attributes:
         at_run_time: it was opened by an operator and stands in no file.
@@ -62,7 +62,6 @@ class Running:
 
     tunnel: AgentTunnel
     task: asyncio.Task[None]
-    check: asyncio.Task[None]
     expiry: asyncio.TimerHandle | None = None
     at_run_time: bool = False
 
@@ -338,12 +337,10 @@ class AgentDaemon:
             legacy=self._legacies.pop(config.name, None),
         )
         task = self._group.create_task(tunnel.run(), name=f"tunnel {config.name}")
-        check = self._group.create_task(tunnel.check.run(), name=f"service check {config.name}")
-        self._running[config.name] = Running(tunnel, task, check)
+        self._running[config.name] = Running(tunnel, task)
 
     def _close(self, name: str, reason: str) -> None:
         running = self._running.pop(name)
-        running.check.cancel()
         if running.expiry is not None:
             running.expiry.cancel()
         running.tunnel.close(reason)

@@ -114,7 +114,7 @@ class AgentTunnel:
         #: Why the service does not answer, while it does not, or the server's probe does not come back; None: all is
         #: well, as far as is known.
         self.service_fault: str | None = None
-        #: Looks at the service; its `run` is a task of the daemon's.
+        #: Looks at the service, for the server's probes too.
         self.check = ServiceCheck(proxy, config, self._looked)
         #: Times without a connection, and what they cost.
         self.outages = Outages()
@@ -156,12 +156,18 @@ class AgentTunnel:
     # -- what the daemon asks ----------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Keep the tunnel up until `close`, or until the task is cancelled."""
+        """Keep the tunnel up, and look after its service, until `close`, or until the task is cancelled."""
+        async with asyncio.TaskGroup() as group:
+            looking = group.create_task(self.check.run(), name=f"service check {self.name}")
+            await self._keep_up(looking)
+
+    async def _keep_up(self, looking: asyncio.Task[None]) -> None:
         try:
             while (verdict := await self._one_connection()) is not None:
                 self._note(verdict)
                 await self._pause(self._backoff.delay(monotonic(), verdict))
         finally:
+            looking.cancel()
             self._drop("shutdown")
             self.proxy.close()
             await self.proxy.wait_closed()
