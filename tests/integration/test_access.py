@@ -181,7 +181,7 @@ async def test_a_good_password_is_checked_once_and_wrong_ones_are_slowed_down(mo
     checked: list[bytes] = []
     check = bcrypt.checkpw
     monkeypatch.setattr(bcrypt, "checkpw", lambda password, hash_: checked.append(password) or check(password, hash_))
-    async with front() as it:
+    async with front(auth={"failure_window": 36000}) as it:
         it.ingress.desk.one_owner = lambda: True
         protect(it, said("basic"))
         client = await it.client()

@@ -160,8 +160,6 @@ def test_share_and_open_with_a_key_from_the_command_line() -> None:
             assert httpx.get(shared).status_code == plain
             refused = made.agent.tunnelctl("share", "demo", "/x")
             assert (refused.returncode, "is open" in refused.stderr) == (1, True)
-            assert made.agent.tunnelctl("share", "mine", "no-slash").returncode == 1
-            assert made.agent.tunnelctl("open", "other", "9", "--access", "key:").returncode == 2
             made.close()
         finally:
             made.discard()

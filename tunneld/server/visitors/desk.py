@@ -127,7 +127,7 @@ class Desk:
         rules = tunnel.access
         if not rules.within(client):
             raise Refused(VisitorError("address_denied"), [])
-        if rules.mode == "key" and self._preflight(connection, head):
+        if head.method == "OPTIONS" and rules.mode == "key" and self._preflight(connection, head):
             return None
         try:
             found, path = rules.judge(head.method, path, head.headers, time())
@@ -198,7 +198,7 @@ class Desk:
 
     def _preflight(self, connection: ServerConnection, head: RequestHead) -> bool:
         """Answer a browser that asks, without any key, whether a script may send one: it may, the key decides."""
-        if head.method != "OPTIONS" or get(head.headers, "origin") is None:
+        if get(head.headers, "origin") is None:
             return False
         method = get(head.headers, "access-control-request-method")
         if method is None:
