@@ -41,6 +41,6 @@ _MESSAGE = _FIELDS.map(lambda fields: json.dumps(fields).encode()) | st.binary(m
 
 
 @given(st.binary(min_size=1, max_size=1), st.lists(_MESSAGE, max_size=12))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_messages_of_the_older_dialect(step: bytes, messages: list[bytes]) -> None:
     v2(step + b"\x1e".join(messages))
