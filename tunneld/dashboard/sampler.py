@@ -68,4 +68,5 @@ class Sampler:
                 self.sample(brief)
                 if index % _AT_ONCE == 0:
                     await asyncio.sleep(0)
-            await asyncio.sleep(self._period)
+            # To the next whole period: each point of the finest ring gets one sample, and none is passed over.
+            await asyncio.sleep(self._period - self.now() % self._period)

@@ -114,7 +114,7 @@ const tunnelTable = new Table(byId("tunnels"), {
         put(cell.children[0], item.name);
         put(cell.children[1], item.last_error && item.state !== "online" ? item.last_error : item.service || item.public_url || "");
         note(cell, [item.public_url, item.host_url, item.peer && `agent ${item.peer}`].filter(Boolean).join("\n"));
-        put(cell.children[2], `${item.state} · ${plural(item.streams, "stream")} · ${size(item.in + item.out)}/s`);
+        put(cell.children[2], `${item.state} · ${plural(item.streams, "stream")}`);
       },
     },
     { key: "state", title: "State", of: (item) => item.state, make: badge, draw: (cell, item) => drawBadge(cell.firstChild, item.state) },

@@ -1,0 +1,36 @@
+"""The history is written while nobody looks: every tunnel, once in each period."""
+
+import asyncio
+
+from tests.unit.dashboard.test_feed import Daemon
+from tunneld.dashboard.history import History
+from tunneld.dashboard.sampler import Sampler, clock
+
+
+async def test_every_tunnel_is_sampled_again_and_again_until_it_stops() -> None:
+    daemon, seen = Daemon(), asyncio.Event()
+    for index in range(60):
+        daemon.add(f"t{index:02}")
+    history = History()
+    rounds: dict[str, int] = {}
+
+    class Counting(Sampler):
+        def sample(self, brief):  # type: ignore[no-untyped-def]
+            super().sample(brief)
+            rounds[brief.name] = rounds.get(brief.name, 0) + 1
+            if brief.name == "t59" and rounds["t59"] == 3:
+                seen.set()
+
+    sampler = Counting(daemon, history, now=clock(), period=0.05)
+    sampler.start()
+    await seen.wait()
+    await sampler.stop()
+    assert set(rounds.values()) == {3}
+    assert len(history) == 60
+    await sampler.stop()
+
+
+def test_the_clock_never_goes_back() -> None:
+    now = clock()
+    times = [now() for _ in range(100)]
+    assert times == sorted(times)
