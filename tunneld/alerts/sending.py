@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import smtplib
 import ssl
 from time import time
 from urllib.parse import urlsplit
@@ -135,6 +134,8 @@ def _email(target: EmailTarget, message: Message) -> None:
     """In a thread: the library blocks."""
     parts = urlsplit(target.smtp)
     host, secure = parts.hostname or "", parts.scheme == "smtps"
+    import smtplib  # here: most daemons send no mail, and all start sooner without it
+
     made = messages.email(message, sender=target.sender[0], to=target.email)
     context = ssl.create_default_context()
     try:
