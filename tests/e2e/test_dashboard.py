@@ -356,3 +356,23 @@ def test_first_paint_and_traffic(browser: webdriver.Chrome, make_pair: MakePair,
     rate = octets / (time.monotonic() - began)
     print(f"{rate / 1024:.2f} KiB/s with 100 tunnels, a heartbeat a second each")
     assert 0 < rate < 5 * 1024
+
+
+def test_an_agents_page_is_read_only_without_a_token(
+    browser: webdriver.Chrome, make_pair: MakePair, service: SampleService
+) -> None:
+    (port,) = free_ports(1)
+    pair = make_pair({"app": service.url}, agent={**QUICK, "metrics": {"listen": f"{LOOPBACK}:{port}"}})
+    guests = Visitors(pair)
+    guests.come("seen")
+    try:
+        browser.get(f"http://{LOOPBACK}:{port}/dashboard")
+        wait(browser, lambda: text(browser, "#live-text") == "Live, read only", 30)
+        wait(browser, lambda: [row[0].split("\n")[0] for row in rows(browser, "streams")] == ["/events?id=seen"])
+        (tunnel,) = rows(browser, "tunnels")
+        assert tunnel[0].split("\n") == ["app", service.url]
+        assert not [
+            one for one in browser.find_elements("css selector", "td button") if one.text in ("Cancel", "Reconnect")
+        ]
+    finally:
+        guests.leave()
