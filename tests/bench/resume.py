@@ -17,8 +17,9 @@ from tests.bench.measures import MIB, Numbers, Run
 from tests.support import usage
 from tests.support.daemons import Agent, Pair, Server
 from tests.support.faults import FaultyRelay
+from tests.support.flooding import KINDS, FloodingService, flooded
 from tests.support.processes import Process, python_module
-from tests.support.services import SampleService
+from tests.support.services import SampleService, ToldService
 from tests.support.sockets import short_dir
 
 __all__ = ["bounded", "outage", "resume_cost", "resume_gap", "stampede"]
@@ -34,7 +35,7 @@ class _Behind:
     def __init__(
         self,
         folder: Path,
-        service: SampleService,
+        service: ToldService,
         relay: FaultyRelay,
         *,
         server: dict[str, Any] | None = None,
@@ -222,47 +223,54 @@ async def outage(run: Run) -> Numbers:
 
 
 async def bounded(run: Run) -> Numbers:
-    """Downloads that nobody reads and uploads without an end, as many streams as a tunnel has, and an outage amid them.
+    """Floods of all kinds that nobody reads, as many as a tunnel has streams by default, and an outage amid them.
 
     What both hold is bounded by `limits.memory` (64 MiB here), whatever the windows and buffers would allow together:
-    some 400 MiB. Resident memory is read, and so what a stream costs besides (its connections, parser, and what the
-    allocator keeps) is in it: 64 KiB each at most.
+    some 400 MiB. Resident memory is read, with all that a stream costs besides and what the allocator keeps.
     """
     streams, memory = 1000, {"limits": {"memory": "64MiB", "stall": 0, "max_streams": 2000}, "log": {"level": "info"}}
-    with short_dir() as folder:
-        async with FaultyRelay(0) as relay:
-            it = await asyncio.to_thread(_Behind, folder, run.service, relay, server=memory, **memory)
-            try:
-                before = it.memories()
-                visits = [await _unread(it.where, number) for number in range(streams)]
-                most = await _watch(it, 3.0, before)
-                relay.refuse = True
-                relay.cut()
-                most = await _watch(it, run.plan.outage, most)
-                relay.refuse = False
-                await asyncio.to_thread(it.agent.process.wait_line, '"resumed":true', timeout=120)
-                most = await _watch(it, 3.0, most)
-                for writer in visits:
-                    writer.transport.abort()
-            finally:
-                it.discard()
+    service = await asyncio.to_thread(FloodingService)
+    try:
+        with short_dir() as folder:
+            async with FaultyRelay(0) as relay:
+                it = await asyncio.to_thread(_Behind, folder, service, relay, server=memory, **memory)
+                try:
+                    most, before, left = await _bounded(it, relay, streams, run.plan.outage)
+                finally:
+                    it.discard()
+    finally:
+        service.stop()
     return {
         "streams": float(streams),
+        "left": float(left),
         "agent_mib": (most[0] - before[0]) / MIB,
         "server_mib": (most[1] - before[1]) / MIB,
     }
 
 
-async def _unread(where: Where, number: int) -> asyncio.StreamWriter:
-    """A download whose visitor reads nothing, or an upload as fast as it is taken."""
-    _, writer = await asyncio.open_connection("127.0.0.1", where.port, limit=1024)
-    prefix, head = where.prefix, f"Host: {where.host}\r\n"
-    if number % 2:
-        writer.write(f"GET {prefix}/bytes?n={256 * MIB} HTTP/1.1\r\n{head}\r\n".encode())
-    else:
-        writer.write(f"POST {prefix}/upload HTTP/1.1\r\n{head}Content-Length: {256 * MIB}\r\n\r\n".encode())
-        writer.write(bytes(4 * MIB))
-    return writer
+async def _bounded(
+    it: _Behind, relay: FaultyRelay, streams: int, outage: float
+) -> tuple[tuple[int, int], tuple[int, int], int]:
+    """(the most resident bytes of agent and server, those before, streams that are open at the end)."""
+    where = it.where
+    async with flooded(where.port, where.prefix, len(KINDS)):  # the first of each kind loads what it needs
+        await asyncio.to_thread(_seen, it, len(KINDS))
+    before = it.memories()
+    async with flooded(where.port, where.prefix, streams):
+        most = await _watch(it, 20.0, before)
+        relay.refuse = True
+        relay.cut()
+        most = await _watch(it, outage, most)
+        relay.refuse = False
+        await asyncio.to_thread(it.agent.process.wait_line, '"resumed":true', timeout=120)
+        most = await _watch(it, 5.0, most)
+        left = len(await asyncio.to_thread(it.agent.streams))
+    return await _watch(it, 3.0, most), before, left
+
+
+def _seen(it: _Behind, count: int) -> None:
+    """Wait until the agent has that many streams."""
+    it.agent.process.wait_until(lambda: len(it.agent.streams()) >= count, timeout=60, what=f"{count} streams")
 
 
 async def _watch(it: _Behind, seconds: float, most: tuple[int, int]) -> tuple[int, int]:

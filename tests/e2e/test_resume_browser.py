@@ -1,6 +1,5 @@
 """Chromium's own EventSource while the tunnel's connection is cut again and again: the page never learns of it."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +13,12 @@ from tests.support.services import SampleService
 __all__ = ["browser"]
 
 WATCH = """
-window.errors = 0; window.seen = [];
+window.errors = 0; window.seen = []; window.last = 0;
 source.addEventListener("error", () => window.errors++);
-source.addEventListener("message", event => window.seen.push(Number(event.lastEventId)));
+source.addEventListener("message", event => {
+    window.last = performance.now();
+    window.seen.push(Number(event.lastEventId));
+});
 """
 
 
@@ -37,8 +39,10 @@ def test_twenty_cuts_without_one_error_in_the_page(browser, cuttable: Cuttable, 
     for number in range(20):
         outages.append(cuttable.cut(reset=number % 2 == 0))
         before = int(browser.title)
-        WebDriverWait(browser, 10, poll_frequency=0.02).until(lambda driver, so_far=before: int(driver.title) > so_far)
-        time.sleep(0.03 * (number % 4))  # at another place between two events each time
+        page = WebDriverWait(browser, 10, poll_frequency=0.005)
+        page.until(lambda driver, so_far=before: int(driver.title) > so_far)
+        place = 12 * (number % 4)  # ms behind an event: at another place between two each time
+        page.until(lambda driver, place=place: driver.execute_script(f"return performance.now() - last >= {place}"))
     seen = browser.execute_script("return window.seen")
     assert browser.execute_script("return window.errors") == 0
     assert seen == list(range(seen[0], seen[0] + len(seen)))

@@ -26,6 +26,7 @@ from tunneld.server.principals import OPEN
 from tunneld.server.registry import Registry
 from tunneld.wire.http1 import RequestHead
 from tunneld.wire.http_server import ServerConnection
+from tunneld.wire.short_reads import ShortReads
 from tunneld.wire.ws_protocol import WebSocket
 
 __all__ = ["SEEDS", "TARGETS", "ingress", "v2", "v3"]
@@ -103,6 +104,7 @@ class _Visited:
 
     draining = False
     limits = _LIMITS
+    reads = ShortReads(MemoryBudget())
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()

@@ -44,7 +44,7 @@ def counted(session: Session) -> int:
     """Bytes that a session holds, and that its process's budget must know of."""
     replay = session._replay
     kept = replay.data_held + replay.control_held if replay is not None else 0
-    return kept + sum(stream.pending for stream in session.streams.values())
+    return kept + sum(stream.held for stream in session.streams.values())
 
 
 def pattern(request_id: str, direction: str, start: int, count: int) -> bytes:

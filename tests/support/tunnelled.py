@@ -78,7 +78,7 @@ async def tunnelled_to(service: str, **kwargs: Any) -> AsyncIterator[Tunnelled]:
         assert not proxy.pool.open
         assert not proxy.pool.idle
         assert not proxy.pool.connecting
-        assert proxy.holders.budget.held == sum(stream.pending for stream in made.joined.agent.streams.values())
+        assert proxy.holders.budget.held == sum(stream.held for stream in made.joined.agent.streams.values())
         opened = [request_id for kind, request_id, _ in changes if kind == "stream_opened"]
         closed = [request_id for kind, request_id, _ in changes if kind == "stream_closed"]
         assert sorted(opened) == sorted(closed)

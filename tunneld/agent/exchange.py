@@ -20,6 +20,7 @@ from tunneld.protocol.headers import BadHeader, is_encoded, is_event_stream
 from tunneld.protocol.messages import Headers, Open
 from tunneld.protocol.sse import EventCounter
 from tunneld.protocol.streams import MAX_INFORMATIONAL, HeadTooLarge, Stream
+from tunneld.protocol.windows import PIECE
 from tunneld.wire.http_client import AnswerReader, BadAnswer
 from tunneld.wire.ws_upgrade import checked_answer, is_upgrade, new_key, offered
 
@@ -176,6 +177,7 @@ class Exchange(Record):
 
     def _hold(self, size: int) -> None:
         """Bytes of the upload wait for the service. Over the limit those that have waited the longest must go."""
+        size += PIECE
         self._held += size
         holders = self._proxy.holders
         holders.budget.add(size)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 from tunneld.config.service import Service
 from tunneld.wire.closewatch import CloseWatch
 from tunneld.wire.http_client import AnswerReader, AnswerSink, BadAnswer
+from tunneld.wire.short_reads import UNCOUNTED
 from tunneld.wire.sockets import descriptor, reset
 from tunneld.wire.turns import LARGE, let_others
 
@@ -122,10 +123,11 @@ class Connection(asyncio.Protocol):
         blocked: the service takes no bytes at present.
         paused: reading from it is paused; its close is watched meanwhile.
         reused: it has carried an exchange before this one.
+        short: it is read a little at a time (wire/short_reads.py).
         tls: what the kernel holds of it is not what will be read.
     """
 
-    __slots__ = ("_fd", "_loop", "_pool", "blocked", "paused", "reader", "reused", "tls", "transport", "user")
+    __slots__ = ("_fd", "_loop", "_pool", "blocked", "paused", "reader", "reused", "short", "tls", "transport", "user")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, pool: Pool | None) -> None:
         self._loop = loop
@@ -137,6 +139,7 @@ class Connection(asyncio.Protocol):
         self.blocked = False
         self.paused = False
         self.reused = False
+        self.short = False
         self.tls = False
 
     # -- what a user does ------------------------------------------------------------------------------
@@ -145,7 +148,12 @@ class Connection(asyncio.Protocol):
         """Send a request's head; its answer goes to `reader`."""
         self.user = user
         self.reader = reader
+        self._mind_memory(reading=not self.paused)
         self.write(head)
+
+    def _mind_memory(self, *, reading: bool) -> None:
+        if self._pool is not None and self.transport is not None:
+            self.short = self._pool.reads.mind(self.transport, self, short=self.short, reading=reading)
 
     def write(self, data: bytes) -> None:
         """Send bytes of the request; look at `blocked` afterwards."""
@@ -171,6 +179,7 @@ class Connection(asyncio.Protocol):
         if self.paused:
             self._unwatch()
             if self.transport is not None and not self.transport.is_closing():
+                self._mind_memory(reading=False)
                 self.transport.resume_reading()
 
     def leave(self, *, reusable: bool) -> None:
@@ -194,6 +203,8 @@ class Connection(asyncio.Protocol):
         assert transport is not None
         self.user = self.reader = None
         if self._pool is not None:
+            if self.short:
+                self._pool.reads.set(transport, self, short=False, reading=True)
             self._pool.forget(self)
         return transport
 
@@ -230,6 +241,8 @@ class Connection(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]
         self._fd = descriptor(transport)
         self.tls = transport.get_extra_info("sslcontext") is not None
+        assert self.transport is not None
+        self.transport.set_write_buffer_limits(high=UNCOUNTED)
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""

@@ -10,6 +10,8 @@ from collections import deque
 
 from tunneld.agent.deadlines import Deadlines
 from tunneld.agent.origin import Connection, Origin, User, why
+from tunneld.protocol.windows import MemoryBudget
+from tunneld.wire.short_reads import ShortReads
 
 __all__ = ["IDLE", "IDLE_UNSAFE", "MAX_CONNECTING", "MAX_IDLE", "Pool"]
 
@@ -31,11 +33,16 @@ class Pool:
     Args:
         loop: runs it.
         origin: where to connect.
+        budget: of the process's memory; None: there is none.
+
+    Attributes:
+        reads: how the connections are read.
     """
 
-    __slots__ = ("_closed", "_idle", "_loop", "_open", "_origin", "_tasks", "_wanting")
+    __slots__ = ("_closed", "_idle", "_loop", "_open", "_origin", "_tasks", "_wanting", "reads")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, origin: Origin) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, origin: Origin, budget: MemoryBudget | None = None) -> None:
+        self.reads = ShortReads(budget or MemoryBudget())
         self._loop = loop
         self._origin = origin
         self._open: set[Connection] = set()
@@ -104,6 +111,7 @@ class Pool:
         """A connection is over."""
         self._open.discard(connection)
         self._idle.discard(connection)
+        self.reads.connections = len(self._open)
 
     def close(self) -> None:
         """Close what is idle, stop what is being made, keep nothing that is released later."""
@@ -134,6 +142,7 @@ class Pool:
         else:
             del self._tasks[user]
             self._open.add(connection)
+            self.reads.connections = len(self._open)
             user.connected(connection)
 
     def _made(self, user: User, task: asyncio.Task[None]) -> None:

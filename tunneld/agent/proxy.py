@@ -102,11 +102,11 @@ class Proxy:
         self.heads = Heads(service, headers or {})
         self.head_limit = 2 * _MAX_HEADER
         self.origin = Origin(service, tls=tls)
-        self.pool = Pool(loop, self.origin)
         self.connects: Deadlines[Exchange] = Deadlines(loop, limits.connect_timeout, Exchange.connect_expired)
         self.answers: Deadlines[Exchange] = Deadlines(loop, limits.response_timeout, Exchange.answer_expired)
         self.stalls: Deadlines[Exchange | SocketExchange] = Deadlines(loop, limits.stall / STALL_CHECKS, _stall_check)
         self.holders = holders or Holders(MemoryBudget(limits.memory))
+        self.pool = Pool(loop, self.origin, self.holders.budget)
         self.log_queries = False
         #: Looks into its streams; None: nobody may.
         self.inspector: Inspector | None = None
@@ -174,6 +174,7 @@ class Proxy:
         exchange = Exchange(self, stream, request, ended)
         self.exchanges[stream.request_id] = exchange
         self.totals.streams += 1
+        self.holders.budget.opened()
         if self._on_change is not None:
             self._on_change("stream_opened", exchange, "")
         exchange.start(request)
@@ -251,6 +252,7 @@ class Proxy:
         self.exchanges.pop(exchange.request_id, None)
         if self.inspector is not None and (seen := self.inspector.find(exchange.request_id)) is not None:
             seen.over(exchange.reason)
+        self.holders.budget.closed()
         totals = self.totals
         totals.bytes_in += exchange.bytes_in
         totals.bytes_out += exchange.bytes_out

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from tunneld.agent.record import STALL_CHECKS, Record
 from tunneld.protocol.messages import Open
 from tunneld.protocol.streams import Stream
+from tunneld.protocol.windows import PIECE
 from tunneld.wire.ws_bridge import Bridge
 from tunneld.wire.ws_hop import Hop
 
@@ -28,7 +29,7 @@ class SocketExchange(Record, Bridge):
         transport: of the service's connection, reading.
     """
 
-    __slots__ = ("_blocked_checks", "_ending", "_passed", "_proxy", "_untaken", "hop", "stream")
+    __slots__ = ("_blocked_checks", "_ending", "_held", "_passed", "_proxy", "_untaken", "hop", "stream")
 
     NEAR = "service"
     FAR = "visitor"
@@ -43,10 +44,12 @@ class SocketExchange(Record, Bridge):
         self.state = "streaming"
         self.started = was.started
         self.stream = stream
-        self.hop = Hop(asyncio.get_running_loop(), transport, client=True, user=self)
+        loop = asyncio.get_running_loop()
+        self.hop = Hop(loop, transport, client=True, user=self, reads=proxy.pool.reads)
         self._proxy = proxy
         self._ending = ""
         self._untaken = 0  # credit that is withheld until the service takes bytes
+        self._held = 0  # bytes of memory that it stands for
         self._passed = 0
         self._blocked_checks = 0
 
@@ -103,11 +106,12 @@ class SocketExchange(Record, Bridge):
         self._proxy.stalls.discard(self)
         untaken, self._untaken = self._untaken, 0
         if untaken:
-            self._let_go(untaken)
+            self._let_go()
             self.stream.took(untaken)
 
-    def _let_go(self, size: int) -> None:
-        self._proxy.holders.budget.sub(size)
+    def _let_go(self) -> None:
+        held, self._held = self._held, 0
+        self._proxy.holders.budget.sub(held)
         self._proxy.holders.discard(self._give_up)
 
     def _give_up(self) -> None:
@@ -139,7 +143,8 @@ class SocketExchange(Record, Bridge):
 
     def _owe(self, size: int) -> None:
         self._untaken += size
-        self._proxy.holders.budget.add(size)
+        self._held += size + PIECE
+        self._proxy.holders.budget.add(size + PIECE)
         self._proxy.holders.add(self._give_up, slow=True)
 
     def _note(self, reason: str) -> None:
@@ -154,7 +159,6 @@ class SocketExchange(Record, Bridge):
         if not self.reason:
             self.reason = reason
             self.state = "closed"
-            untaken, self._untaken = self._untaken, 0
-            self._let_go(untaken)
+            self._let_go()
             self._proxy.holders.discard(self._held_up)
             self._proxy.over(self)

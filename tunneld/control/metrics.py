@@ -37,7 +37,7 @@ def _families(daemon: AgentDaemon) -> Iterable[Metric]:
     yield from _of_outages(tunnels)
     budget = daemon.holders.budget
     yield gauge("tunneld_memory_held_bytes", "Bytes that wait for a reader, the tunnel or an ACK.", (), [
-        ((), budget.held)
+        ((), budget.used)
     ])  # fmt: skip
     yield gauge("tunneld_memory_limit_bytes", "The most that may wait: limits.memory.", (), [((), budget.limit)])
     streams = [(tunnel.active_streams, tunnel.config.limits.max_streams) for tunnel in tunnels]

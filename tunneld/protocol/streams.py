@@ -41,6 +41,10 @@ MAX_INFORMATIONAL = 8
 #: A source is paused when this many bytes wait to be sent, and goes on when half of it is left.
 HIGH_WATER = 64 * 1024
 LOW_WATER = HIGH_WATER // 2
+#: So many chunks that wait become one: a small one costs more by itself than its bytes.
+_MANY = 64
+#: Bytes that a frame which waits costs in memory beside its credit.
+_SLOT = 64
 
 
 class Direction(IntEnum):
@@ -156,6 +160,7 @@ class Stream:
 
     __slots__ = (
         "_credit",
+        "_cut",
         "_first",
         "_frames",
         "_informational",
@@ -216,12 +221,18 @@ class Stream:
         self._first: Chunk | None = None  # what waits to be sent; nearly always one chunk, so `_more` seldom is
         self._more: deque[Chunk] | None = None
         self._frames: Frames | None = None
+        self._cut = 0  # bytes of what stands first that a message carries already: memory has them until the last does
         #: Bytes given to `send` that no message carries yet; of frames, what they cost.
         self.pending = 0
         self._trailers: Headers | None = None
         self._paused = False
 
     # -- what a consumer does --------------------------------------------------------------------------
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that what waits takes."""
+        return self.pending + self._cut + (_SLOT * len(self._frames.waiting) if self._frames is not None else 0)
 
     @property
     def stuck(self) -> bool:
@@ -273,6 +284,8 @@ class Stream:
             self._more = deque((data,))
         else:
             self._more.append(data)
+            if len(self._more) >= _MANY:
+                self._more = deque((b"".join(self._more),))
         size = len(data)
         self.pending = pending = self.pending + size
         outbox = self._outbox
@@ -298,7 +311,7 @@ class Stream:
             raise LocalError(f"stream {self.request_id}: a frame before HEAD 101 or after END")
         frames.waiting.append((first, payload))
         self.pending += len(payload) + LEAST
-        self._outbox.budget.held += len(payload) + LEAST
+        self._outbox.budget.held += len(payload) + LEAST + _SLOT
         if not self.in_ready and frames.can_go_on(self._credit):
             self.in_ready = True
             self._outbox.ready(self)
@@ -363,9 +376,9 @@ class Stream:
         """Drop what waits and let go of the consumer; the session has taken the stream off its table."""
         self.closed = True
         self._sending = self._receiving = _ENDED
+        self._outbox.budget.sub(self.held)
         self._first = self._more = self._frames = None
-        self._outbox.budget.sub(self.pending)
-        self.pending = 0
+        self.pending = self._cut = 0
         self._trailers = None
         self.sink = None
         self.when_sent = None
@@ -417,11 +430,11 @@ class Stream:
         """STOP came: drop what waits, answer END. Ignored when our direction has ended."""
         if self._sending is _ENDED:
             return
+        self._outbox.budget.sub(self.held)
         self._first = self._more = None
         if self._frames is not None:
             self._frames.waiting.clear()
-        self._outbox.budget.sub(self.pending)
-        self.pending = 0
+        self.pending = self._cut = 0
         self._paused = False
         self._trailers = None
         self._outbox.end(self, [])
@@ -455,6 +468,9 @@ class Stream:
         if self._more is None and size == len(first):
             taken = (first,)
             self._first = None
+            if self._cut:
+                self._outbox.budget.held -= self._cut
+                self._cut = 0
         else:
             taken = self._take(size)
         self._credit -= size
@@ -467,31 +483,40 @@ class Stream:
     def _take(self, size: int) -> list[Chunk]:
         """Take `size` of the bytes that wait."""
         taken: list[Chunk] = []
-        chunk, more = self._first, self._more
+        chunk, more, cut = self._first, self._more, self._cut
         while size:
             assert chunk is not None
             if len(chunk) > size:
                 view = memoryview(chunk)  # a large chunk goes in several turns: its rest is not copied each time
                 taken.append(view[:size])
                 chunk = view[size:]
+                cut += size
                 break
             taken.append(chunk)
             size -= len(chunk)
             chunk = more.popleft() if more else None
+            cut = 0
         self._first = chunk
         if not more:
             self._more = None
+        self._outbox.budget.held += cut - self._cut
+        self._cut = cut
         return taken
 
     def _take_frame(self, frames: Frames, limit: int) -> tuple[Sequence[Chunk], int, bool]:
         """Take one frame of a WebSocket, or a piece of it."""
+        waiting = len(frames.waiting)
         taken = frames.take(limit, self._credit)
         if taken is None:
             return (), 0, False
         chunks, size, freed = taken
         self._credit -= size + COST
         self.pending -= freed
-        self._outbox.budget.held -= freed
+        if len(frames.waiting) < waiting:
+            self._outbox.budget.held -= freed + _SLOT + self._cut
+            self._cut = 0
+        else:
+            self._cut += freed
         self._mind_source()
         return chunks, size, not self.pending and self._trailers is not None
 

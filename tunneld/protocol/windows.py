@@ -10,7 +10,7 @@ from math import inf
 
 from tunneld.errors import RemoteError
 
-__all__ = ["MAX_CREDIT", "MIN_WINDOW", "Holders", "MemoryBudget", "ReceiveWindow"]
+__all__ = ["MAX_CREDIT", "MIN_WINDOW", "PIECE", "STREAM", "Holders", "MemoryBudget", "ReceiveWindow"]
 
 #: A smaller wish is raised to this, a smaller configuration refused (bytes).
 MIN_WINDOW = 16 * 1024
@@ -18,6 +18,11 @@ MIN_WINDOW = 16 * 1024
 MAX_CREDIT = 2**31 - 1
 #: Bytes: a smaller piece of credit is returned only where it is half a window.
 _STEP = 128 * 1024
+#: Bytes that a stream costs while nothing waits for it: its objects and those of its connection (measured: see
+#: tests/bench, `bounded`), and what may wait uncounted: the first `UNCOUNTED` in its transport, many small pieces.
+STREAM = 16 * 1024
+#: Bytes that a piece costs beside its bytes while a transport keeps it: many of one byte must count, too.
+PIECE = 256
 
 
 class ReceiveWindow:
@@ -97,16 +102,18 @@ class MemoryBudget:
 
     Attributes:
         held: bytes; whoever is in a hurry changes it without `add` and `sub`.
+        streams: how many are open. What each costs by itself is taken off the limit.
         near_at: bytes from which memory is short: windows shrink, and sources are read one piece at a time.
     """
 
-    __slots__ = ("_limit", "held", "near_at")
+    __slots__ = ("_limit", "_most", "held", "near_at", "streams")
 
     #: The share of the limit from which memory is short.
     NEAR = 0.75
 
     def __init__(self, limit: float = inf) -> None:
         self.held = 0
+        self.streams = 0
         self.limit = limit
 
     @property
@@ -117,7 +124,30 @@ class MemoryBudget:
     @limit.setter
     def limit(self, limit: float) -> None:
         self._limit = limit
-        self.near_at = limit * self.NEAR
+        self._divide()
+
+    def _divide(self) -> None:
+        self._most = self._limit - self.streams * STREAM
+        self.near_at = self._most * self.NEAR
+
+    def opened(self) -> None:
+        """A stream more is open."""
+        self.streams += 1
+        self._divide()
+
+    def closed(self) -> None:
+        """A stream is over."""
+        self.streams -= 1
+        self._divide()
+
+    @property
+    def used(self) -> int:
+        """Bytes held, and what the streams cost."""
+        return self.held + self.streams * STREAM
+
+    def fits(self, count: int) -> bool:
+        """Whether `count` bytes more may be held."""
+        return self.held + count <= self._most
 
     def add(self, count: int) -> None:
         """`count` bytes more are held."""
@@ -135,7 +165,7 @@ class MemoryBudget:
     @property
     def over(self) -> bool:
         """So much is held that the streams stalled for the longest must go."""
-        return self.held > self._limit
+        return self.held > self._most
 
 
 class Holders:

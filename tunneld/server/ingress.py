@@ -36,6 +36,7 @@ from tunneld.server.visitors.rules import Grant
 from tunneld.telemetry.metrics import StreamCounts
 from tunneld.wire.http1 import RequestHead
 from tunneld.wire.http_server import ServerConnection
+from tunneld.wire.short_reads import ShortReads
 from tunneld.wire.tls import Certificate
 from tunneld.wire.ws_hop import Hop
 from tunneld.wire.ws_upgrade import VERSION, asked, request_fields
@@ -151,6 +152,7 @@ class Ingress:
         counts: streams that ended, for the metrics.
         budget: bytes that the process holds, of `limits.memory`.
         holders: for whom, where a stream can be ended for it.
+        reads: how visitors' connections are read.
         legacy: the older dialect's addresses; None: there are none.
         replays: event streams whose visitors may come back.
         desk: lets visitors in to protected tunnels.
@@ -177,6 +179,7 @@ class Ingress:
         self.counts = StreamCounts()
         self.budget = budget or MemoryBudget(config.limits.memory)
         self.holders = Holders(self.budget)
+        self.reads = ShortReads(self.budget)
         self.replays = Replays(self.budget, config.sse.replay_total)
         self.guard = Guard(config.limits)
         self._counted: dict[ServerConnection, bool] = {}  # whether its address may have it too
@@ -223,6 +226,7 @@ class Ingress:
     def opened(self, connection: ServerConnection) -> None:
         """A visitor connected."""
         self.connections.add(connection)
+        self.reads.connections += 1
         if self.limits.address_connections:
             listener = connection.listener
             assert isinstance(listener, Listener)
@@ -236,6 +240,7 @@ class Ingress:
     def closed(self, connection: ServerConnection) -> None:
         """A connection is over, or became a tunnel's."""
         self.connections.discard(connection)
+        self.reads.connections -= 1
         if self._counted.pop(connection, None) is not None:
             self.guard.disconnected(connection.address)
         if self._left is not None:
@@ -248,6 +253,7 @@ class Ingress:
     def hop_begins(self, hop: Hop, address: str | None) -> None:
         """A connection became a WebSocket's; `address`: it goes on counting as one of its."""
         self.hops.add(hop)
+        self.reads.connections += 1
         if address is not None:
             self.guard.connected(address)
             self._counted_hops[hop] = address
@@ -255,6 +261,7 @@ class Ingress:
     def hop_gone(self, hop: Hop) -> None:
         """A WebSocket's connection is over."""
         self.hops.discard(hop)
+        self.reads.connections -= 1
         if (address := self._counted_hops.pop(hop, None)) is not None:
             self.guard.disconnected(address)
         if self._left is not None:
@@ -439,6 +446,7 @@ class Ingress:
         self.exchanges[request.request_id] = exchange
         if grant is not None:
             self.desk.enter(request.request_id, tunnel, grant, client)
+        self.budget.opened()
         connection.begin(exchange)
         exchange.start()
 
@@ -541,6 +549,7 @@ class Ingress:
         self.guard.leave(exchange.request_id)
         self.desk.leave(exchange.request_id)
         if self.exchanges.pop(exchange.request_id, None) is not None:
+            self.budget.closed()
             self.counts.over(exchange.kind, exchange.reason, monotonic() - exchange.started, exchange.request_id)
             self._ended.streams += 1
             self._ended.bytes_in += exchange.bytes_in

@@ -114,7 +114,7 @@ class LegacyStream:
 
     def _hold(self, size: int) -> bool:
         budget = self._connection.budget
-        if budget.held + size > budget.limit:
+        if not budget.fits(size):
             return False
         budget.add(size)
         self._held += size

@@ -59,7 +59,7 @@ class SocketVisit(Visit, Bridge):
         self.status = 101
         self.started = started
         self.stream = stream
-        self.hop = Hop(ingress.loop, transport, client=False, user=self)
+        self.hop = Hop(ingress.loop, transport, client=False, user=self, reads=ingress.reads)
         self._ending = ""
         self._timer: asyncio.TimerHandle | None = None  # until it is looked whether the visitor takes anything
         self._passed = 0

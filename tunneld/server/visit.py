@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tunneld.protocol.headers import Headers, lower, to_visitor
 from tunneld.protocol.messages import Open
+from tunneld.protocol.windows import PIECE
 from tunneld.server.events import EventBody
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Visit:
         self.reason = ""
         self._events: EventBody | None = None
         self._owed = 0  # bytes whose credit waits until the visitor takes some
-        self._ahead = 0  # bytes that wait for the visitor although their credit went back
+        self._ahead = 0  # bytes held for the visitor that no credit goes back for: it did, or they are what pieces cost
         self._partial = 0  # bytes of an event that is not whole yet
 
     @property
@@ -136,7 +137,8 @@ class Visit:
     def _owe(self, size: int) -> None:
         """Bytes wait in the visitor's transport."""
         self._owed += size
-        self._ingress.holds(self, size)
+        self._ahead += PIECE
+        self._ingress.holds(self, size + PIECE)
 
     def _settle(self) -> None:
         self._ingress.released(self, self._owed + self._ahead)

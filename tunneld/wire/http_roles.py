@@ -11,6 +11,7 @@ from tunneld.protocol.headers import Headers
 if TYPE_CHECKING:
     from tunneld.wire.http1 import RequestHead
     from tunneld.wire.http_server import ServerConnection
+    from tunneld.wire.short_reads import ShortReads
 
 __all__ = ["Consumer", "HttpLimits", "Service"]
 
@@ -74,6 +75,7 @@ class Service(Protocol):
 
     loop: asyncio.AbstractEventLoop
     draining: bool  #: no answer keeps its connection alive
+    reads: ShortReads  #: how connections are read, and where what waits in them counts
 
     @property
     def limits(self) -> HttpLimits:

@@ -19,6 +19,7 @@ from tunneld.wire.closewatch import CloseWatch
 from tunneld.wire.http1 import CHUNKED, ChunkedBody, early_fault, parse_request
 from tunneld.wire.http_answer import BUSY, CLOSING, HEAD, IDLE, LINGERING, OFFERED, OVER, AnswerSide
 from tunneld.wire.http_roles import Consumer, Service
+from tunneld.wire.short_reads import UNCOUNTED
 from tunneld.wire.tls import Certificate, peer_certificate
 from tunneld.wire.turns import LARGE, let_others
 
@@ -47,9 +48,11 @@ class ServerConnection(AnswerSide):
         "_deadline",
         "_fd",
         "_hold",
+        "_kept",
         "_mark",
         "_pumping",
         "_reading",
+        "_short",
         "_slow",
         "_timer",
         "_timer_at",
@@ -64,6 +67,8 @@ class ServerConnection(AnswerSide):
         self.address = ""
         self._buffer: bytearray | None = None  # input that waits: part of a head, held body, pipelined requests
         self._chunked: ChunkedBody | None = None
+        self._kept = 0  # bytes of it, as they were counted last
+        self._short = False  # it is read a little at a time
         self._hold = False  # the consumer takes no body for now
         self._reading = True
         self._fd = -1  # watched for its close while reading is paused
@@ -85,6 +90,7 @@ class ServerConnection(AnswerSide):
         if self._body:
             self._hold = True
             self._update_reading()
+            self._count()
 
     def resume_body(self) -> None:
         """Go on reading the request's body."""
@@ -110,6 +116,7 @@ class ServerConnection(AnswerSide):
         self._phase = OFFERED
         leftover, self._buffer = bytes(self._buffer or b""), None
         self._update_reading()
+        self._count()
         return leftover
 
     @property
@@ -151,6 +158,9 @@ class ServerConnection(AnswerSide):
         self._write(encode_head("HTTP/1.1 101 Switching Protocols", headers))
         early = bytes(self._buffer or b"")
         self.consumer = None
+        if self._short:
+            self._short = False
+            self.service.reads.set(self.transport, self, short=False, reading=self._reading and not self._yields)
         self._leave(OVER)
         self.service.closed(self)
         return self.transport, early, self._yields or not self._reading
@@ -178,6 +188,9 @@ class ServerConnection(AnswerSide):
         peer = transport.get_extra_info("peername")
         self.address = (normal_address(peer[0]) or peer[0]) if isinstance(peer, tuple) else ""
         self.service.opened(self)
+        assert self.transport is not None
+        self.transport.set_write_buffer_limits(high=UNCOUNTED)
+        self._short = self.service.reads.mind(self.transport, self, short=False, reading=False)
         limits = self.service.limits  # the first head is due at once, not some time after a request
         self._arm(min(limits.header_timeout, limits.idle_timeout))
 
@@ -222,6 +235,14 @@ class ServerConnection(AnswerSide):
             self._consume(data)
         self._pumping = False
         self._update_reading()
+        self._count()
+
+    def _count(self) -> None:
+        """Input that waits is held for somebody who does not take it."""
+        kept = len(self._buffer) if self._buffer is not None else 0
+        if kept != self._kept:
+            self.service.reads.budget.held += kept - self._kept
+            self._kept = kept
 
     def _consume(self, data: bytes) -> None:
         if self._phase == BUSY:
@@ -282,6 +303,7 @@ class ServerConnection(AnswerSide):
         """Answer what is no request, once, and end."""
         self._phase = BUSY
         self._buffer = None
+        self._count()
         self._body = -1  # whatever comes is dropped
         self._discard = True
         self._keep = False
@@ -358,6 +380,7 @@ class ServerConnection(AnswerSide):
             if self._timer is not None and not self.congested and self._phase == BUSY:
                 self._deadline = time.monotonic() + self.service.limits.body_timeout  # what was held here is not late
             self._unwatch()
+            self._short = self.service.reads.mind(transport, self, short=self._short, reading=False)
             transport.resume_reading()
         else:
             transport.pause_reading()
@@ -401,6 +424,7 @@ class ServerConnection(AnswerSide):
         self.consumer = None
         self._phase = LINGERING
         self._buffer = None
+        self._count()
         self._hold = False
         self._chunked = None
         self._update_reading()
@@ -438,6 +462,7 @@ class ServerConnection(AnswerSide):
     def _leave(self, phase: int) -> None:
         self._phase = phase
         self._buffer = None
+        self._count()
         self._chunked = None
         self._unwatch()
         if self._timer is not None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from tunneld.wire.closewatch import CloseWatch
+from tunneld.wire.short_reads import ShortReads
 from tunneld.wire.sockets import descriptor, not_taken, reset
 from tunneld.wire.turns import LARGE, let_others
 from tunneld.wire.ws_codec import CLOSE, FIN, ClientEncoder, encode_close, encode_plain
@@ -56,6 +57,7 @@ class Hop(asyncio.Protocol):
         transport: taken over by `begin`.
         client: whether this end is the client, and masks.
         user: is told what comes.
+        reads: how it is read, and where what waits here counts.
 
     Attributes:
         congested: the transport holds more than it should: what is written waits.
@@ -72,10 +74,13 @@ class Hop(asyncio.Protocol):
         "_fd",
         "_half_closed",
         "_impatience",
+        "_kept",
         "_loop",
         "_over",
         "_reader",
         "_reading",
+        "_reads",
+        "_short",
         "_timer",
         "_told",
         "_transport",
@@ -89,12 +94,21 @@ class Hop(asyncio.Protocol):
     )
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, *, client: bool, user: HopUser
+        self,
+        loop: asyncio.AbstractEventLoop,
+        transport: asyncio.Transport,
+        *,
+        client: bool,
+        user: HopUser,
+        reads: ShortReads,
     ) -> None:
         self._loop = loop
         self._transport = transport
         self._client = client
         self._user = user
+        self._reads = reads
+        self._short = False  # it is read a little at a time
+        self._kept = 0  # octets that came and wait here, as they were counted last
         self._reader = FrameReader(masked=not client, frame=self._frame)
         self._encode: Callable[[int, Sequence[bytes | memoryview], int], bytes] = (
             ClientEncoder() if client else encode_plain
@@ -150,6 +164,8 @@ class Hop(asyncio.Protocol):
         if reader.held:
             reader.go_on()
             self._mind_fault()
+        if reader.waiting != self._kept:
+            self._count()
         if not reader.held:
             self._read_on()
 
@@ -201,6 +217,14 @@ class Hop(asyncio.Protocol):
             self._pause()
         elif len(data) >= LARGE and self._reading and not self._over:
             let_others(self._loop, self._transport, self._goes_on)
+        if reader.waiting != self._kept:
+            self._count()
+
+    def _count(self) -> None:
+        """What waits here is held for somebody who does not take it."""
+        waiting = self._reader.waiting
+        self._reads.budget.held += waiting - self._kept
+        self._kept = waiting
 
     def _goes_on(self) -> bool:
         return self._reading
@@ -242,6 +266,7 @@ class Hop(asyncio.Protocol):
         self._reading = True
         self._unwatch()
         if not self._transport.is_closing():
+            self._short = self._reads.mind(self._transport, self, short=self._short, reading=False)
             self._transport.resume_reading()
 
     def _closed_while_paused(self, events: int) -> None:
@@ -282,6 +307,7 @@ class Hop(asyncio.Protocol):
         """See asyncio."""
         self._leave()
         self._reader.release()
+        self._count()
         self._tell_lost()
         self._user.gone()
 

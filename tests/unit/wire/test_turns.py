@@ -12,8 +12,10 @@ from types import SimpleNamespace
 import pytest
 
 from tunneld.agent.origin import Connection
+from tunneld.protocol.windows import MemoryBudget
 from tunneld.wire.http_client import AnswerReader
 from tunneld.wire.http_server import ServerConnection
+from tunneld.wire.short_reads import ShortReads
 from tunneld.wire.turns import ROUNDS_ALONE, SHARE
 from tunneld.wire.ws_codec import BINARY, ClientEncoder
 from tunneld.wire.ws_hop import Hop
@@ -92,7 +94,7 @@ def websocket(loop, transport, flooded) -> Iterator[bytes]:
 
 
 def hop(loop, transport, flooded) -> Iterator[bytes]:
-    Hop(loop, transport, client=False, user=flooded).begin(b"", paused=True)
+    Hop(loop, transport, client=False, user=flooded, reads=ShortReads(MemoryBudget())).begin(b"", paused=True)
     return repeat(ClientEncoder()(BINARY, (bytes(FRAME),)))
 
 
@@ -105,7 +107,15 @@ def upload(loop, transport, flooded) -> Iterator[bytes]:
         connection.begin(flooded)
 
     quiet = lambda *_: None  # noqa: E731
-    service = SimpleNamespace(loop=loop, draining=False, limits=limits, request=request, opened=quiet, closed=quiet)
+    service = SimpleNamespace(
+        loop=loop,
+        draining=False,
+        limits=limits,
+        reads=ShortReads(MemoryBudget()),
+        request=request,
+        opened=quiet,
+        closed=quiet,
+    )
     protocol = ServerConnection(service, None)
     transport.set_protocol(protocol)
     protocol.connection_made(transport)

@@ -91,7 +91,7 @@ def _of_limits(daemon: ServerDaemon) -> Iterable[Metric]:
     yield counter("tunneld_limit_hits", "How often each limit was hit.", ("limit",), [
         ((limit,), count) for limit, count in sorted(ingress.guard.hits.all().items())
     ])  # fmt: skip
-    yield gauge("tunneld_held_bytes", "Held for slow readers and for resume.", (), [((), ingress.budget.held)])
+    yield gauge("tunneld_held_bytes", "Held for slow readers and for resume.", (), [((), ingress.budget.used)])
     yield gauge("tunneld_held_bytes_limit", "What may be held (limits.memory).", (), [((), limits.memory)])
     busy = Counter(exchange.tunnel.name for exchange in ingress.exchanges.values())
     shares = [count / found.max_streams for name, count in busy.items() if (found := daemon.registry.find(name))]

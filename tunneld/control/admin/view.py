@@ -147,7 +147,7 @@ class ServerView:
                 "tunnels": len(daemon.registry),
                 "streams": len(daemon.ingress.exchanges),
                 "connections": len(daemon.ingress.connections) + len(daemon.connections),
-                "memory": daemon.ingress.budget.held,
+                "memory": daemon.ingress.budget.used,
             },
         }
 
