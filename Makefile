@@ -51,7 +51,7 @@ run: $(VENV)/.run
 	@exec $(BIN)/python -m tunneld demo
 
 test: $(VENV)/.dev
-	$(PYTEST) -n $(TESTERS) --dist loadgroup
+	$(PYTEST) -n $(TESTERS) --dist loadfile
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check --quiet .
@@ -60,7 +60,7 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml tunneld tunnelctl
 	$(BIN)/python -m tests.support.audit
-	$(PYTEST) -n $(TESTERS) --dist loadgroup
+	$(PYTEST) -n $(TESTERS) --dist loadfile
 
 fmt: $(VENV)/.dev
 	$(BIN)/ruff format .
