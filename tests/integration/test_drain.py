@@ -202,6 +202,7 @@ def test_without_a_drain_timeout_the_end_is_at_once(folder: Path, service: Sampl
         pair.discard()
 
 
+@pytest.mark.timeout(60)  # three programs start in turn, and the agent waits for as long as the server asked it to
 def test_a_server_that_restarts_gets_its_agents_back(folder: Path, service: SampleService) -> None:
     pair = begin(folder, service, 0.3)
     try:
@@ -217,7 +218,7 @@ def test_a_server_that_restarts_gets_its_agents_back(folder: Path, service: Samp
         server.assert_clean()
         agent.wait_line("going_away", after=mark)
         pair.server.restart()
-        agent.wait_line("✓ Tunnel established: app", after=mark)
+        agent.wait_line("✓ Tunnel established: app", after=mark, timeout=30)
         assert httpx.get(pair.url("app", "/small")).status_code == 200
         pair.close()
     finally:

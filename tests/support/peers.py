@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import itertools
 import json
@@ -118,8 +119,12 @@ async def answering(answer: Callable[[str], bytes]) -> AsyncIterator[tuple[str, 
     Yields its address and the times of its requests.
     """
     times: list[float] = []
+    open_now: dict[asyncio.StreamWriter, asyncio.Task[Any]] = {}
 
     async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        open_now[writer] = task
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             times.append(asyncio.get_running_loop().time())
@@ -129,12 +134,21 @@ async def answering(answer: Callable[[str], bytes]) -> AsyncIterator[tuple[str, 
         except (OSError, asyncio.IncompleteReadError):
             pass
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        del open_now[writer]
 
     server = await asyncio.start_server(play, LOOPBACK, 0)
     try:
         yield f"ws://{LOOPBACK}:{server.sockets[0].getsockname()[1]}", times
     finally:
         server.close()
+        for _ in range(3):  # what was just accepted becomes a connection, and a task of it
+            await asyncio.sleep(0)
+        while open_now:  # a dial may come as the test ends: nothing of it is left to the collector
+            for writer in open_now:
+                writer.transport.abort()
+            await asyncio.wait(list(open_now.values()))
 
 
 def accept_key(key: str) -> str:
