@@ -318,13 +318,17 @@ class WithHandshakes(Sessions):
                 joined.deliver(who, old)
 
 
-_MANY = settings(max_examples=80, stateful_step_count=60, deadline=None)
+_MANY = settings(max_examples=200, stateful_step_count=60, deadline=None)
+_LONG = [pytest.mark.timeout(120)]  # of a machine that others use, too
 TestInvariants1And2WithResume = Sessions.TestCase
 TestInvariants1And2WithResume.settings = _MANY
+TestInvariants1And2WithResume.pytestmark = _LONG
 TestInvariants1And2WithoutResume = WithoutResume.TestCase
 TestInvariants1And2WithoutResume.settings = _MANY
+TestInvariants1And2WithoutResume.pytestmark = _LONG
 TestInvariants1And2WithHandshakes = WithHandshakes.TestCase
 TestInvariants1And2WithHandshakes.settings = _MANY
+TestInvariants1And2WithHandshakes.pytestmark = _LONG
 
 
 def _opened(joined: Joined, *, ended: bool = False) -> tuple[Side, Side]:
@@ -473,7 +477,8 @@ _MESSAGES = st.one_of(
     inputs=st.lists(_MESSAGES, max_size=20),
     writes=st.lists(st.booleans(), max_size=20),
 )
-@settings(max_examples=200, deadline=None)
+@pytest.mark.timeout(60)
+@settings(max_examples=400, deadline=None)
 def test_invariant_4_any_input_is_a_valid_transition_or_an_error_with_a_code(
     role: str, grace: float, inputs: list[bytes | StreamCancel], writes: list[bool]
 ) -> None:
