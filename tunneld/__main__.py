@@ -212,6 +212,17 @@ def _expose(arguments: Arguments) -> int:
     )
 
 
+def _login_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("url", metavar="URL", help="the server, wss://HOST")
+    parser.add_argument("--token-file", metavar="FILE", help="the credential (default: TUNNELD_TOKEN, else stdin)")
+
+
+def _login(arguments: Arguments) -> int:
+    from tunneld.agent.logins import login
+
+    return login(arguments.url, token_file=arguments.token_file)
+
+
 # -- explain -----------------------------------------------------------------------------------------------------------
 
 
@@ -263,6 +274,7 @@ COMMANDS: dict[Words, Command] = {
     ("server", "backup"): Command(
         "copy the store, while the server runs", _store_arguments("backup"), _on_store("backup")
     ),
+    ("login",): Command("store a server and its token for `tunneld expose`", _login_arguments, _login),
     ("expose",): Command("one tunnel with no file and no daemon, until Ctrl-C", _expose_arguments, _expose),
 }
 """Every verb. A later one is a row here."""

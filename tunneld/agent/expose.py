@@ -11,8 +11,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from tunneld.agent.daemon import AgentDaemon
+from tunneld.agent.logins import saved
 from tunneld.config.agent import AgentConfig
 from tunneld.config.load import load_tunnel
+from tunneld.config.secrets import TOKEN_VARIABLE
 from tunneld.errors import ConfigError
 from tunneld.lifecycle import run as run_loop
 from tunneld.lifecycle import serve
@@ -32,13 +34,19 @@ def configuration(service: str, *, name: str | None, server: str | None, token_f
     Args:
         service: a port of this machine, or an address as in a file.
         name: None: a new one.
-        server: None: that of ``TUNNELD_SERVER``, else `DEFAULT_SERVER`.
-        token_file: None: the credential is in ``TUNNELD_TOKEN``, or none is needed.
+        server: None: that of ``TUNNELD_SERVER``, else the one that `tunneld login` stored, else `DEFAULT_SERVER`.
+        token_file: None: ``TUNNELD_TOKEN``, else what `tunneld login` stored for that server, if anything.
 
     Raises:
         ConfigError: with one line a fault.
     """
-    url = server or os.environ.get("TUNNELD_SERVER") or DEFAULT_SERVER
+    url = server or os.environ.get("TUNNELD_SERVER")
+    stored = saved()
+    if stored is not None and url in (None, stored[0]):
+        url = stored[0]
+        if token_file is None and not os.environ.get(TOKEN_VARIABLE):
+            token_file = stored[1]
+    url = url or DEFAULT_SERVER
     link: dict[str, Any] = {"url": url} | ({"token_file": token_file} if token_file else {})
     try:
         agent = AgentConfig.model_validate({"server": link, "drain_timeout": _DRAIN})
