@@ -28,7 +28,7 @@ _WITH_VALUE = frozenset(
     {
         *("--socket", "--instance", "--server", "--token-file", "--ca-file"),
         *("--tunnel", "--kind", "--path", "--older-than", "--idle"),
-        *("--for", "--heartbeat", "--keepalive", "--since", "--interval"),
+        *("--for", "--heartbeat", "--keepalive", "--access", "--since", "--interval"),
         *("--config", "--sse", "--bundle"),
     }
 )  # of any verb: what follows one of these is no verb
@@ -85,7 +85,6 @@ def _of_open(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--for", dest="lifetime", metavar="TIME", help="close it by itself after 30m, 2h, …")
     parser.add_argument("--heartbeat", metavar="TIME", help="seconds between two heartbeats")
     parser.add_argument("--keepalive", metavar="TIME", help="quiet after which event streams get a comment; 0: never")
-
     parser.add_argument("--access", metavar="WHO", help="open, key (one is made and shown), or basic:HTPASSWD-FILE")
 
 
