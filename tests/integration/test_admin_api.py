@@ -585,7 +585,7 @@ async def test_tunnelctl_speaks_to_a_server(tmp_path: Path) -> None:
         for line, status_, words in (
             (["status", "--token-file", str(wrong)], 2, "chmod 600"),
             (["status", "--token-file", "/no/such"], 2, "no such file"),
-            (["reconnect", "app"], 2, "reconnect is an agent's"),
+            (["drain"], 2, "drain is an agent's"),
             (["status", "--socket", "/x"], 2, "not both"),
         ):
             found = await ctl(*line)
