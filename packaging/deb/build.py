@@ -78,8 +78,11 @@ def environment(source: Path, root: Path, pip: list[str]) -> Path:
     quiet = ("--quiet", "--disable-pip-version-check", "--no-input", "--no-warn-conflicts", "--root-user-action=ignore")
     run(*pip, "install", *quiet, "--no-compile", "--target", site, source, env={**os.environ, "PYTHONHASHSEED": "0"})
     shutil.rmtree(site / "bin", ignore_errors=True)  # the dependencies' own programs
-    for record in site.glob("*.dist-info/direct_url.json"):  # where this tree was
-        record.unlink()
+    for origin in site.glob("*.dist-info/direct_url.json"):  # where this tree was
+        origin.unlink()
+        record = origin.with_name("RECORD")
+        lines = record.read_text().splitlines(keepends=True)
+        record.write_text("".join(line for line in lines if "/direct_url.json," not in line))
     for name, module in PROGRAMS.items():
         text = f"#!/{PRIVATE}/bin/python3 -I\nimport sys\n\nfrom {module} import main\n\nsys.exit(main())\n"
         put(root / "usr/bin" / name, text, mode=0o755)
