@@ -24,7 +24,7 @@ from tests.support.running import (
 from tests.support.sockets import LOOPBACK, free_port
 from tunneld.agent.checking import ServiceCheck
 from tunneld.control.admin.states import tunnel_state
-from tunneld.control.admin.view import _tunnel
+from tunneld.control.admin.view import tunnel_info
 from tunneld.protocol.messages import Connected, ProbeSettings, Wishes
 from tunneld.server.daemon import ServerDaemon
 
@@ -69,7 +69,7 @@ async def service() -> AsyncIterator[tuple[Service, str]]:
 def tunnel_of(server: ServerDaemon) -> Any:
     known = server.registry.find("app")
     assert known is not None
-    return _tunnel(known, 0, monotonic())
+    return tunnel_info(known, 0, monotonic())
 
 
 QUICK = {"heartbeat": {"interval": 30, "timeout": 0.2, "min": 0.01}}
