@@ -359,13 +359,21 @@ async def test_a_real_alertmanager_takes_it_and_lets_it_go(folder: Path) -> None
         target = WebhookTarget(webhook=f"http://{LOOPBACK}:{port}/api/v2/alerts", shape="alertmanager")
         async with delivering(target) as (_, put), httpx.AsyncClient() as client:
             assert (await put(MESSAGE)).fault is None
-            held = (await client.get(f"http://{LOOPBACK}:{port}/api/v2/alerts")).json()
-            assert [(one["labels"]["alertname"], one["labels"]["subject"], one["status"]["state"]) for one in held] == [
-                ("tunnel_down", "a", "active")
-            ]
+            await _held(client, port, [("tunnel_down", "a", "active")])
             over = Message("tunnel_down", "resolved", time(), MESSAGE.source, MESSAGE.alerts)
             assert (await put(over)).fault is None
-            held = (await client.get(f"http://{LOOPBACK}:{port}/api/v2/alerts?active=true")).json()
-            assert held == []
+            await _held(client, port, [])
     finally:
         process.discard()
+
+
+async def _held(client: httpx.AsyncClient, port: int, wanted: list[tuple[str, str, str]]) -> None:
+    """Wait until Alertmanager shows these active alerts: it takes a message before it has put it in its place."""
+    held: list[tuple[str, str, str]] = []
+    for _ in range(200):
+        said = (await client.get(f"http://{LOOPBACK}:{port}/api/v2/alerts?active=true")).json()
+        held = [(one["labels"]["alertname"], one["labels"]["subject"], one["status"]["state"]) for one in said]
+        if held == wanted:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(held)
