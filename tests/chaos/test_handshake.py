@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from tests.chaos.world import World
-from tests.support.witness import Seen, Witness
+from tests.support.witness import KINDS, Seen, Witness
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
 #: Offsets that a run tries of each direction unless it is to be thorough.
@@ -59,6 +59,32 @@ class Listener:
         await self.task
 
 
+class Others:
+    """A download, an upload and a long poll beside the events.
+
+    Args:
+        anew: each begins again when it is whole, until `over`. Not where new requests are refused for a while.
+    """
+
+    def __init__(self, world: World, *, anew: bool = True) -> None:
+        self._world = world
+        self._over = not anew
+        self.tasks = [asyncio.ensure_future(self._again(kind)) for kind in KINDS if kind != "sse"]
+
+    async def _again(self, kind: str) -> int:
+        turns = 0
+        while not (turns and self._over):
+            seen = await self._world.visit(kind)[1]
+            assert seen.outcome == "whole", f"{kind}: {seen}"
+            turns += 1
+        return turns
+
+    async def over(self) -> None:
+        """Wait for those under way; each kind must have been whole, and at least once."""
+        self._over = True
+        assert all(await asyncio.wait_for(asyncio.gather(*self.tasks), 30))
+
+
 async def recorded(world: World, listener: Listener) -> dict[str, int]:
     """The bytes each way of one whole resume, until an event came through it."""
     world.relay.cut()
@@ -78,6 +104,7 @@ async def test_cut_at_byte_offsets(world: World, direction: str, seed: int, requ
     listener = Listener(world, f"cut-{direction}")
     await listener.more(1)
     until = (await recorded(world, listener))[direction]
+    others = Others(world)
     for at in offsets(seed, direction, until, request.config.getoption("thorough")):
         dials = world.relay.dials
         world.relay.cut_next = (direction, at)
@@ -87,6 +114,7 @@ async def test_cut_at_byte_offsets(world: World, direction: str, seed: int, requ
             await asyncio.wait_for(world.relay.accepted.wait(), 10)
             world.relay.cut_next = None
         await listener.more(2)
+    await others.over()
     await listener.leave()
     assert world.opened(f"cut-{direction}") == 1
 
@@ -96,6 +124,7 @@ async def test_split_at_byte_offsets(world: World, direction: str, seed: int, re
     listener = Listener(world, f"split-{direction}")
     await listener.more(1)
     until = (await recorded(world, listener))[direction]
+    others = Others(world)
     for at in offsets(seed, direction, until, request.config.getoption("thorough")):
         world.relay.split_next = (direction, at)
         world.relay.accepted.clear()
@@ -103,6 +132,7 @@ async def test_split_at_byte_offsets(world: World, direction: str, seed: int, re
         await asyncio.wait_for(world.relay.accepted.wait(), 10)
         await listener.more(2)
     world.relay.split_next = None
+    await others.over()
     await listener.leave()
     assert world.opened(f"split-{direction}") == 1
 
@@ -110,7 +140,8 @@ async def test_split_at_byte_offsets(world: World, direction: str, seed: int, re
 async def test_cut_again_and_again_before_the_agent_says_anything(world: World) -> None:
     """`connected` is lost many times in a row: every token that it carried is lost with it."""
     listener = Listener(world, "storm")
-    await listener.more(1)
+    others = Others(world, anew=False)
+    await listener.more(10)  # by then the others are under way, and far from their ends
     for _ in range(30):
         dials = world.relay.dials
         world.relay.cut_next = ("down", 180)  # the upgrade's answer, and the beginning of `connected`
@@ -120,5 +151,6 @@ async def test_cut_again_and_again_before_the_agent_says_anything(world: World) 
             await asyncio.wait_for(world.relay.accepted.wait(), 10)
         world.relay.cut_next = None
     await listener.more(3)
+    await others.over()
     await listener.leave()
     assert world.opened("storm") == 1
