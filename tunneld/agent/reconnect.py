@@ -139,8 +139,13 @@ class Backoff:
     def _bound(self, failures: int) -> float:
         return max(self._initial, min(self._maximum, self._initial * 2.0 ** min(max(0, failures - 1), 60)))
 
-    def delay(self, now: float, verdict: Verdict) -> float:
-        """Seconds until the next dial, after a dial or a connection that ended with this verdict."""
+    def delay(self, now: float, verdict: Verdict, *, kept: float | None = None) -> float:
+        """Seconds until the next dial, after a dial or a connection that ended with this verdict.
+
+        Args:
+            kept: seconds for which a session is still kept; None: none is. No wait of our own choice is longer than
+                a third of it: a long one after a short outage would sleep through what is left of the grace.
+        """
         since, self._stands_since = self._stands_since, None
         if since is not None and now - since >= self._bound(self._failures):
             self._failures = 0
@@ -154,4 +159,7 @@ class Backoff:
         self._failures += 2 if verdict.fault and not self._failures else 1
         if self._failures == 1:
             return spacing
-        return max(spacing, self._uniform(self._initial, self._bound(self._failures)))
+        bound = self._bound(self._failures)
+        if kept is not None and kept > 0:
+            bound = max(self._initial, min(bound, kept / 3))
+        return max(spacing, self._uniform(self._initial, bound))

@@ -140,6 +140,7 @@ class AgentTunnel:
         self._spared_until = 0.0
         self._hurried = False  # a dial now is worth more than the backoff
         self._draining = False
+        self._token: str | None = None  # the credential of the last dial
         self._dialling: asyncio.Timeout | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._leaving = False  # the server said goaway
@@ -165,7 +166,7 @@ class AgentTunnel:
         try:
             while (verdict := await self._one_connection()) is not None:
                 self._note(verdict)
-                await self._pause(self._backoff.delay(monotonic(), verdict))
+                await self._pause(self._backoff.delay(monotonic(), verdict, kept=self._kept()))
         finally:
             looking.cancel()
             self._drop("shutdown")
@@ -376,7 +377,9 @@ class AgentTunnel:
         number = next(self._identity.dials)
         try:
             async with asyncio.timeout(None) as self._dialling:  # `_cut_dial` ends it
-                pipe = await open_pipe(self._dial(), self.name)
+                dial = self._dial()
+                self._token = dial.token
+                pipe = await open_pipe(dial, self.name)
         except DIAL_ERRORS as error:
             if self._is_closing():
                 return None
@@ -407,6 +410,12 @@ class AgentTunnel:
             self._asked = False
             if self._expired:
                 self._end_session("peer_lost")
+
+    def _kept(self) -> float | None:
+        """Seconds that the session without a connection is still kept for; None where there is none."""
+        if self._session is None or self._lost_at is None:
+            return None
+        return self._lost_at + self._session.settings.grace - monotonic()
 
     def _hurry(self) -> None:
         """Dial as soon as two dials may follow each other."""
@@ -475,7 +484,7 @@ class AgentTunnel:
 
     def _link_secret(self) -> bytes:
         """What shared addresses are signed with: of the credential, so that they outlive this process."""
-        token = self._dial().token
+        token = self._token
         return secret_of(token.encode() if token else self._identity.instance.encode(), self.name)
 
     def share(self, path: str, until: int) -> str:

@@ -59,6 +59,20 @@ def test_a_connection_that_breaks_as_soon_as_it_is_made_is_not_dialled_at_the_sh
     assert backoff.delay(now + 100, LOST) == 0
 
 
+def test_no_wait_sleeps_through_the_grace_of_a_session_that_is_kept() -> None:
+    for grace in (60.0, 20.0, 3.0):
+        backoff, now, dials = Backoff(0.5, 60, high), 0.0, 0
+        backoff.dialled(now)
+        while now < grace:
+            wait = backoff.delay(now, LOST, kept=grace - now)
+            assert 0.5 <= wait <= max(0.5, (grace - now) / 3)
+            now += wait
+            backoff.dialled(now)
+            dials += now < grace
+        assert dials >= 4
+        assert backoff.delay(now, LOST, kept=grace - now) > 0.5  # it is over: as without one
+
+
 def test_a_fault_waits_even_the_first_time() -> None:
     backoff = Backoff(0.5, 60, high)
     backoff.dialled(0)
