@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import ssl
 import subprocess
 import tarfile
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,8 +19,9 @@ import pytest
 from tests.support.daemons import Pair
 from tests.support.processes import ROOT, clean_environment, python_module
 from tests.support.services import SampleService
-from tests.support.sockets import LOOPBACK, free_port, short_dir
+from tests.support.sockets import LOOPBACK, certificate, free_port, short_dir
 from tunnelctl.doctor import stream
+from tunnelctl.doctor.browsers import tabs
 from tunnelctl.doctor.bundle import masked
 from tunnelctl.doctor.findings import without_secrets
 
@@ -56,9 +60,11 @@ def test_it_looks_at_the_whole_way_and_finds_the_service_that_is_gone(pair: Pair
     found = findings(told)
     assert (status, told["status"]) == (1, "fail")
     well = {"socket", "agent", "config", "tunnel demo", "dns", "tcp", "mtu", "server", "token", "clock", "service demo"}
+    well |= {"browsers"}
     assert {check for check, one in found.items() if one["status"] == "ok"} >= well
     assert found["tunnel gone"]["detail"] == "connected, but connection refused."
     assert found["service gone"]["status"] == "fail"
+    assert "six tabs with an open event stream block the seventh" in found["browsers"]["detail"]
     assert all(one["advice"] for one in found.values() if one["status"] in ("warn", "fail"))
     assert TOKEN not in json.dumps(told)
     shown = pair.agent.tunnelctl("doctor", timeout=40)
@@ -236,3 +242,28 @@ def test_a_stream_through_a_real_tunnel_is_measured_against_the_agent(pair: Pair
     found = findings(told)
     assert status == 0
     assert found["sse-buffering"]["detail"].startswith("1 events of 1 that the agent sent arrived")
+
+
+@pytest.mark.parametrize(("speaks", "status"), [(["h2", "http/1.1"], "ok"), (["http/1.1"], "warn")])
+def test_six_tabs_are_told_of_where_no_http_2_is_spoken(tmp_path: Path, speaks: list[str], status: str) -> None:
+    made = certificate(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(made.cert, made.key)
+    context.set_alpn_protocols(speaks)
+
+    def serve(listener: socket.socket) -> None:
+        with listener.accept()[0] as plain, context.wrap_socket(plain, server_side=True) as secured:
+            secured.recv(1)
+
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        answering = threading.Thread(target=serve, args=(listener,))
+        answering.start()
+        found = tabs(f"https://{LOOPBACK}:{listener.getsockname()[1]}/t/a", ca_file=str(made.cert))
+        answering.join(10)
+    assert (found.check, found.status) == ("browsers", status)
+    assert ("packaging/proxies" in found.advice) is (status == "warn")
+
+
+def test_a_plain_public_address_is_told_of_too() -> None:
+    assert tabs("http://tunnel.example.org/t/a").status == "warn"
+    assert tabs("http://demo.localhost:8440/t/a").status == "ok"

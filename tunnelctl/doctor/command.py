@@ -11,6 +11,7 @@ from typing import Any
 
 from tunnelctl.client import Client
 from tunnelctl.doctor import bundle, here, stream, there
+from tunnelctl.doctor.browsers import tabs
 from tunnelctl.doctor.findings import Finding, fail, report
 from tunnelctl.render import Screen, clean, parse_duration, to_json
 from tunneld.errors import TunneldError, UsageError
@@ -83,6 +84,9 @@ def _all(client: Client, args: argparse.Namespace, add: Callable[[list[Finding]]
         )
     else:
         add([fail("server", "No server is known.", "Write `server: {url: wss://…}` into the file.")])
+    public = [str(one["public_url"]) for one in (status or {}).get("tunnels", ()) if one.get("public_url")]
+    if public:
+        add([tabs(public[0], ca_file=server.get("ca_file"))])
     tunnels = [one for one in config.get("tunnels") or () if isinstance(one, dict)]
     known = {one.get("name") for one in tunnels}
     tunnels += [one for one in (status or {}).get("tunnels", ()) if one["name"] not in known]
