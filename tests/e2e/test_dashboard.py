@@ -6,8 +6,9 @@ import socket
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -31,17 +32,25 @@ def folder() -> Iterator[Path]:
         yield path
 
 
-@pytest.fixture(scope="module")
-def browser(module_folder: Path) -> Iterator[webdriver.Chrome]:
+@contextmanager
+def chromium(profile: Path) -> Iterator[webdriver.Chrome]:
     """A headless Chromium that writes down what it asks for and what its console says."""
     options = webdriver.ChromeOptions()
     options.binary_location = need("chromium", APT)
-    for flag in [*FLAGS, f"--user-data-dir={module_folder / 'dashboard-profile'}"]:
+    for flag in [*FLAGS, f"--user-data-dir={profile}"]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     made = webdriver.Chrome(options=options, service=webdriver.ChromeService(need("chromedriver", APT)))
-    yield made
-    made.quit()
+    try:
+        yield made
+    finally:
+        made.quit()
+
+
+@pytest.fixture(scope="module")
+def browser(module_folder: Path) -> Iterator[webdriver.Chrome]:
+    with chromium(module_folder / "dashboard-profile") as made:
+        yield made
 
 
 class Visitors:
@@ -335,16 +344,36 @@ def test_axe_finds_nothing_serious(browser: webdriver.Chrome, visitors: Visitors
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
+PAINT = """
+const first = performance.getEntriesByName("first-contentful-paint")[0];
+const blocking = performance.getEntriesByType("resource").filter((each) => each.renderBlockingStatus === "blocking");
+return first && [first.startTime, blocking.map((each) => each.name)];
+"""
+
+
+@pytest.mark.timeout(150)
+def test_the_first_paint_of_a_browser_that_was_just_started(visitors: Visitors, folder: Path) -> None:
+    page = f"http://{LOOPBACK}:{visitors.pair.server.admin_port}/dashboard"
+    paints: list[float] = []
+    # The page on its first load by a profile that was never used; a loaded machine is given more turns.
+    while len(paints) < 5 or (median(paints) >= 300 and len(paints) < 15):
+        with chromium(folder / f"cold-{len(paints)}") as cold:
+            cold.get(page)
+            took, blocking = wait(cold, lambda cold=cold: cold.execute_script(PAINT))
+            assert blocking == []  # the page alone is waited for
+            paints.append(took)
+    print(f"cold first paints: {', '.join(f'{each:.0f}' for each in paints)} ms")
+    assert median(paints) <= 300
+
+
 def test_first_paint_and_traffic(browser: webdriver.Chrome, make_pair: MakePair, service: SampleService) -> None:
     pair = make_pair({f"tunnel-{index:03}": service.url for index in range(100)}, agent=QUICK)
     paints = []
     while len(paints) < 10 and min(paints, default=1000) >= 300:  # a loaded machine is given more turns
         show(browser, pair)
-        paints.append(
-            browser.execute_script("return performance.getEntriesByName('first-contentful-paint')[0].startTime")
-        )
+        paints.append(browser.execute_script(PAINT)[0])
     print(f"first paint after {', '.join(f'{each:.0f}' for each in paints)} ms")
-    assert min(paints) < 300
+    assert min(paints) <= 300
     wait(browser, lambda: text(browser, "#sum-online") == "100 of 100")
     browser.get_log("performance")
     began, octets = time.monotonic(), 0

@@ -4,8 +4,10 @@ import asyncio
 import json
 import re
 import time
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +52,19 @@ async def test_the_page_and_its_files() -> None:
         policy = page.headers["content-security-policy"]
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy
-        assert not re.search(r"<script>|<style| style=| on[a-z]+=", page.text)
+        assert not re.search(r"<script>| style=| on[a-z]+=", page.text)
+        (style,) = re.findall(r"<style>(.*?)</style>", page.text, re.DOTALL)
+        assert f"'sha256-{b64encode(sha256(style.encode()).digest()).decode()}'" in policy
         named = re.findall(r'(?:src|href)="(dashboard/[^"]+)"', page.text)
         script = (await client.get("/dashboard/app.js")).text
         named += [f"dashboard/{name}" for name in re.findall(r'from "\./([^"]+)"', script)]
+        named += re.findall(r'"(dashboard/[^"]+)"', (await client.get("/dashboard/curves.js")).text)
         assert {"dashboard/icon.svg", "dashboard/feed.js", "dashboard/uPlot.iife.min.js"} <= set(named)
         for name in named:
             found = await client.get(f"/{name}")
             assert (found.status_code, found.headers["x-content-type-options"]) == (200, "nosniff"), name
+            again = await client.get(f"/{name}", headers={"If-None-Match": found.headers["etag"]})
+            assert (again.status_code, again.content) == (304, b"")
         assert not re.search(r"(src|href)=.?https?:", page.text)
         assert (await client.get("/dashboard/", follow_redirects=True)).text == page.text
         assert (await client.get("/dashboard/nothing.js")).status_code == 404

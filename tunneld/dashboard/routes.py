@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from tunneld.dashboard.feed import Feed
-from tunneld.dashboard.files import FILES, PAGE, SAFETY, content
+from tunneld.dashboard.files import FILES, PAGE, content, fields, is_known
 from tunneld.dashboard.history import SPANS
 from tunneld.dashboard.sampler import Sampler
 
@@ -76,19 +76,24 @@ class Dashboard:
 
     async def _get_page(self, request: Request) -> Response:
         # Without the token there is the page alone, which asks for it.
-        status = 401 if request.scope.get("state", {}).get("anonymous") else 200
-        challenge = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-        return Response(self._files["index.html"], status, {**SAFETY, **challenge}, "text/html")
+        if request.scope.get("state", {}).get("anonymous"):
+            headers = {**fields("index.html"), "WWW-Authenticate": "Bearer"}
+            return Response(self._files["index.html"], 401, headers)
+        return self._file("index.html", request)
 
     async def _redirect(self, request: Request) -> Response:
         return RedirectResponse("../dashboard", 308)
 
     async def _get_file(self, request: Request) -> Response:
         name = request.path_params["name"]
-        found = self._files.get(name)
-        if found is None:
+        if name not in self._files:
             return Response("There is no such file.\n", 404, media_type="text/plain")
-        return Response(found, 200, SAFETY, FILES[name])
+        return self._file(name, request)
+
+    def _file(self, name: str, request: Request) -> Response:
+        if is_known(name, request.scope["headers"]):
+            return Response(None, 304, fields(name))
+        return Response(self._files[name], 200, fields(name))
 
     async def _get_sparks(self, request: Request) -> Response:
         names = [brief.name for brief in self._source.briefs()[:_SPARKS]]
@@ -139,7 +144,9 @@ class _FeedResponse(Response):
     def __init__(self, dashboard: Dashboard, about: dict[str, Any]) -> None:
         self.status_code = 200
         self.background = None
-        self.init_headers({"Content-Type": "text/event-stream", **SAFETY, "Cache-Control": "no-store"})
+        self.init_headers(
+            {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+        )
         self._dashboard = dashboard
         self._about = about
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tunneld.dashboard.files import FILES, early, is_file
+from tunneld.dashboard.files import FILES, early, fields, is_file
 
 HEAD = "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:8441\r\nAccept: */*\r\n\r\n"
 PEER = ("127.0.0.1", 5)
@@ -24,6 +24,24 @@ def test_the_page_and_its_files(path: str) -> None:
     assert f"Content-Length: {len(body)}".encode() in head
     assert b"Content-Security-Policy: default-src 'none'" in head
     assert is_file(path)
+
+
+def test_what_the_caller_has_already_is_not_sent_again() -> None:
+    def status(tags: str) -> bytes:
+        answer = early(HEAD.format(path="/dashboard").replace("Accept: */*", tags).encode(), PEER, anybody)
+        assert answer is not None
+        return answer.split(b" ")[1]
+
+    tag = fields("index.html")["ETag"]
+    assert status(f"If-None-Match: {tag}") == b"304"
+    assert status(f'If-None-Match: "another", W/{tag}') == b"304"
+    assert status("If-None-Match: *") == b"304"
+    assert status(f"If-None-Match: {fields('app.js')['ETag']}") == b"200"
+    known = early(
+        HEAD.format(path="/dashboard/app.js").replace("Accept: */*", "If-None-Match: *").encode(), PEER, anybody
+    )
+    assert known is not None
+    assert known.endswith(b"\r\n\r\n")
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,22 @@ function clock(at, long) {
   return new Intl.DateTimeFormat("en", { ...options, hourCycle: "h23" }).format(at * 1000);
 }
 
+// uPlot and its style, fetched when there is the first curve to draw: half of the page's bytes, and not needed before.
+let library;
+function fetchLibrary() {
+  library ??= Promise.all(
+    [
+      element("script", { src: "dashboard/uPlot.iife.min.js" }),
+      element("link", { rel: "stylesheet", href: "dashboard/uPlot.min.css" }),
+    ].map((node) => new Promise((done, failed) => {
+      node.addEventListener("load", done);
+      node.addEventListener("error", failed);
+      document.head.append(node);
+    })),
+  );
+  return library;
+}
+
 // The three large curves of one tunnel.
 export class Plots {
   constructor(places, format) {
@@ -68,9 +84,11 @@ export class Plots {
   }
 
   // data: {t, step, rtt, loss, in, out}, as the history tells it.
-  show(data) {
+  async show(data) {
     const fresh = !this.data || this.data.step !== data.step;
     this.data = data;
+    await fetchLibrary();
+    if (this.data !== data) return; // another was chosen meanwhile
     if (fresh || !this.plots.rtt) this.build();
     else this.fill();
   }
@@ -128,8 +146,7 @@ export class Plots {
   }
 
   build() {
-    if (!this.data) return;
-    document.getElementById("plot-style").media = "all";
+    if (!this.data || !window.uPlot) return;
     for (const plot of Object.values(this.plots)) plot.destroy();
     const columns = this.columns();
     const long = this.data.step >= 600;
