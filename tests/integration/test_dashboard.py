@@ -3,19 +3,23 @@
 import asyncio
 import json
 import re
+import subprocess
+import sys
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import httpx
 
 from tests.integration.test_admin_api import CHANGE, busy, hosted, problem, token_file
 from tests.support.running import settled
-from tunneld.dashboard.routes import MAX_VIEWERS
+from tunneld.config.common import DashboardConfig
+from tunneld.dashboard.source import Brief
 
 
 class Reader:
@@ -144,7 +148,8 @@ async def test_a_reconnect_keeps_the_session_and_stands_on_the_timeline() -> Non
         assert stream["state"] == "streaming"
         problem(await client.post("/api/v1/tunnels/nix/reconnect", headers=CHANGE), "no_such_tunnel")
         problem(await client.post("/api/v1/tunnels/app/reconnect"), "web_page_refused")
-        (brief,) = host.watched.briefs()
+        assert host.sampler is not None
+        (brief,) = host.sampler.source.briefs()
         host.sampler.sample(brief)
         async with feed(client) as reader:
             outages = [event for event in (await reader.next())["events"] if "seconds" in event]
@@ -163,13 +168,56 @@ async def test_a_feed_ends_when_the_server_stops() -> None:
         await asyncio.gather(host.stop(), _to_the_end(reader))
 
 
-async def test_a_crowd_of_pages_is_refused() -> None:
-    async with hosted() as (_, client), AsyncExitStack() as pages:
-        readers = [await pages.enter_async_context(feed(client)) for _ in range(MAX_VIEWERS)]
+async def test_no_more_pages_than_viewers_may_be_open() -> None:
+    async with hosted(dashboard={"viewers": 2}) as (_, client), AsyncExitStack() as pages:
+        readers = [await pages.enter_async_context(feed(client)) for _ in range(2)]
         for reader in readers:
             await reader.next()
         answer = await client.get("/dashboard/feed")
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "10")
+        assert "2 pages" in answer.text
+        assert "dashboard.viewers" in answer.text
+        await pages.aclose()
+
+        async def is_let_in() -> bool:
+            async with client.stream("GET", "/dashboard/feed") as again:
+                return again.status_code == 200
+
+        async with asyncio.timeout(10):
+            while not await is_let_in():  # until the daemon has noticed that the others left
+                pass
+
+
+async def test_the_past_of_no_more_tunnels_and_events_than_configured_is_kept() -> None:
+    bounds = {"tunnels": 2, "events": 3}
+    async with hosted(dashboard=bounds) as (host, client):
+        assert host.sampler is not None
+        for name in ("one", "two", "app"):
+            for state in ("offline", "online"):
+                host.sampler.sample(Brief(name, state, 0, 0, 0))
+        assert set(host.sampler.history.sparks(["one", "two", "app"], host.sampler.now())) == {"two", "app"}
+        async with feed(client) as reader:
+            assert len((await reader.next())["events"]) == 3
+    assert (DashboardConfig().tunnels, DashboardConfig().events, DashboardConfig().viewers) == (1000, 2000, 16)
+
+
+def test_an_agent_without_metrics_listen_and_a_server_without_admin_load_no_dashboard() -> None:
+    code = """
+        import sys
+        link = {"url": "ws://localhost"}
+        from tunneld.config.agent import AgentConfig
+        from tunneld.config.server import ServerConfig
+        from tunneld.control.host import AgentHost
+        AgentHost(AgentConfig.model_validate({"server": link}), None)
+        print(sorted(name for name in sys.modules if name.startswith("tunneld.dashboard.")))
+        from tunneld.control.admin.host import ServerHost
+        server = {"admin": False, "store": "memory:", "auth": {"mode": "open"}}
+        print(ServerHost(ServerConfig.model_validate(server), None).sampler)
+        AgentHost(AgentConfig.model_validate({"server": link, "metrics": {"listen": "127.0.0.1:0"}}), None)
+        print("tunneld.dashboard.history" in sys.modules)
+    """
+    done = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout.splitlines() == ["[]", "None", "True"]
 
 
 async def _to_the_end(reader: Reader) -> None:

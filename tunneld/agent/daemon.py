@@ -38,7 +38,7 @@ __all__ = ["AgentDaemon", "Applied", "Running"]
 log = logging.getLogger("tunneld.agent")
 
 #: Sections of the file that hold from the next start only.
-_RESTART_SECTIONS = frozenset({"control", "metrics", "telemetry"})
+_RESTART_SECTIONS = frozenset({"control", "metrics", "dashboard", "telemetry"})
 #: What `resume` and two of the limits wait for.
 _NEXT_SESSION = "resume: holds for a tunnel from its next session on"
 

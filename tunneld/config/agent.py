@@ -20,6 +20,7 @@ from tunneld.config.alerts import AlertRule, check_unique
 from tunneld.config.common import (
     Bytes,
     Count,
+    DashboardConfig,
     EventBytes,
     Faults,
     FilePath,
@@ -374,6 +375,7 @@ class AgentConfig(Model):
     metrics: MetricsConfig = MetricsConfig()
     quality: QualityConfig = QualityConfig()
     inspection: InspectionConfig = InspectionConfig()
+    dashboard: DashboardConfig = DashboardConfig()
     log: LogConfig = LogConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     alerts: tuple[AlertRule, ...] = ()

@@ -25,6 +25,7 @@ __all__ = [
     "MIN_WINDOW",
     "Bytes",
     "Count",
+    "DashboardConfig",
     "EventBytes",
     "Faults",
     "FilePath",
@@ -187,6 +188,20 @@ class QualityConfig(Model):
     excellent: GradeConfig = GradeConfig(rtt=0.06, jitter=0.015, loss=0.002)
     good: GradeConfig = GradeConfig(rtt=0.15, jitter=0.04, loss=0.01)
     fair: GradeConfig = GradeConfig(rtt=0.3, jitter=0.1, loss=0.05)
+
+
+class DashboardConfig(Model):
+    """Bounds of the dashboard.
+
+    Attributes:
+        tunnels: whose past is remembered for 24 hours, about 6 KiB each; of more those go that are gone for longest.
+        events: changes of state and outages that are remembered, of all tunnels.
+        viewers: pages that may be open at a time; beyond it the answer is 503.
+    """
+
+    tunnels: Count = 1000
+    events: Count = 2000
+    viewers: Count = 16
 
 
 class LogConfig(Model):

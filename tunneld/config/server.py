@@ -14,6 +14,7 @@ from tunneld.config import addresses
 from tunneld.config.common import (
     Bytes,
     Count,
+    DashboardConfig,
     EventBytes,
     Faults,
     FilePath,
@@ -318,6 +319,7 @@ class ServerConfig(Model):
     drain_timeout: Span = 30.0
     limits: ServerLimits = ServerLimits()
     quality: QualityConfig = QualityConfig()
+    dashboard: DashboardConfig = DashboardConfig()
     trusted_proxies: tuple[Annotated[IPv4Network | IPv6Network, BeforeValidator(addresses.network)], ...] = ()
     log: LogConfig = LogConfig()
 

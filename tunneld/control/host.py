@@ -12,15 +12,14 @@ from tunneld.alerts.watch import AlertWatch
 from tunneld.config.agent import AgentConfig
 from tunneld.control.alerting import AgentFacts
 from tunneld.control.listener import ControlServer
-from tunneld.control.reading import ReadingServer
-from tunneld.control.watched import WatchedAgent
-from tunneld.dashboard.history import History
-from tunneld.dashboard.sampler import Sampler, clock
 from tunneld.lifecycle import main
 from tunneld.telemetry.trail import Trail
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+
+    from tunneld.control.reading import ReadingServer
+    from tunneld.dashboard.sampler import Sampler
 
 __all__ = ["AgentHost", "run"]
 
@@ -41,10 +40,9 @@ class AgentHost:
         self._trail = Trail(lambda: self.agent.config.log.audit)
         control = config.control
         self._reading: ReadingServer | None = None
+        self._sampler: Sampler | None = None
         if config.metrics.listen is not None:
-            self._reading = ReadingServer(config.metrics, self._make_reading)
-        self._watched = WatchedAgent(self.agent)
-        self._sampler = Sampler(self._watched, History(), now=clock())
+            self._open_dashboard(config)
         self._control = ControlServer(
             self._make,
             Path(control.socket),
@@ -67,7 +65,7 @@ class AgentHost:
                 await self._reading.start()
             await self.agent.start()
             self._watch.start()
-            if self._reading is not None:
+            if self._sampler is not None and self.metrics_address is not None:
                 self._sampler.start()
         except BaseException:
             await self._stop_answering()
@@ -86,7 +84,8 @@ class AgentHost:
             await self._stop_answering()
 
     async def _stop_answering(self) -> None:
-        await self._sampler.stop()
+        if self._sampler is not None:
+            await self._sampler.stop()
         if self._reading is not None:
             await self._reading.stop()
         await self._control.stop()
@@ -111,6 +110,15 @@ class AgentHost:
         """Call `leave` when the agent is asked to drain and go."""
         self.agent.leave = leave
 
+    def _open_dashboard(self, config: AgentConfig) -> None:
+        """Where a dashboard is served, and only there: an agent at rest remembers nothing."""
+        from tunneld.control.reading import ReadingServer
+        from tunneld.control.watched import WatchedAgent
+        from tunneld.dashboard.sampler import remember
+
+        self._reading = ReadingServer(config.metrics, self._make_reading)
+        self._sampler = remember(WatchedAgent(self.agent), config.dashboard)
+
     def _make(self) -> FastAPI:
         """In a thread, at the first connection."""
         from tunneld.control.app import create_app
@@ -124,8 +132,14 @@ class AgentHost:
         from tunneld.control.view import AgentView
         from tunneld.dashboard.routes import Dashboard
 
+        assert self._sampler is not None
         app = create_app(AgentView(self.agent, self._watch), reading=True, secret=secret)
-        dashboard = Dashboard(self._watched, self._sampler, api="v1", may_change=lambda scope: secret is not None)
+        dashboard = Dashboard(
+            self._sampler,
+            api="v1",
+            viewers=self.agent.config.dashboard.viewers,
+            may_change=lambda scope: secret is not None,
+        )
         dashboard.mount(app)
         return app
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import isnan, nan
 from typing import Any
 
+from tunneld.config.common import DashboardConfig
 from tunneld.telemetry.outages import Outage, Outages
 
 __all__ = ["PERIOD", "SPANS", "Event", "History"]
@@ -22,6 +23,7 @@ PERIOD = 10.0
 SPANS = ((10, 90), (60, 120), (600, 144))
 """(seconds of a point, points) of each ring, the finest first."""
 COLUMNS = ("rtt", "loss", "in", "out")
+_DEFAULTS = DashboardConfig()
 _WORST = 2  # of the columns, so many keep the worst of their time; the others the mean
 
 
@@ -129,14 +131,13 @@ class History:
     """Of all tunnels of one daemon.
 
     Args:
-        tunnels: remembered at most; of others those go first that are gone for the longest time.
-        events: remembered at most, of all tunnels.
+        bounds: how much is remembered.
     """
 
-    def __init__(self, *, tunnels: int = 1000, events: int = 2000) -> None:
-        self._most = tunnels
+    def __init__(self, bounds: DashboardConfig = _DEFAULTS) -> None:
+        self._most = bounds.tunnels
         self._known: dict[str, _Known] = {}  # the one sampled last stands last
-        self.events: deque[Event] = deque(maxlen=events)
+        self.events: deque[Event] = deque(maxlen=bounds.events)
         self.newest = 0
 
     def __len__(self) -> int:

@@ -20,16 +20,12 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
 
-    from tunneld.dashboard.source import Source
-
 __all__ = ["Dashboard"]
 
 TICK = 1.0
 """Seconds between two messages of the feed."""
 KEEPALIVE = 5
 """Ticks without a message after which a comment shows that the feed lives."""
-MAX_VIEWERS = 16
-"""Pages that may be open."""
 _SPARKS = 300  # tunnels whose curves one answer holds
 
 
@@ -37,19 +33,25 @@ class Dashboard:
     """The routes of one daemon's dashboard.
 
     Args:
-        source: the daemon.
-        sampler: of its past; another starts and stops it.
+        sampler: of the daemon's past; another starts and stops it.
         api: where the API's calls are, relative to the page: ``api/v1`` or ``v1``.
+        viewers: pages that may be open at a time.
         may_change: whether the caller of that request may cancel and reconnect.
     """
 
     def __init__(
-        self, source: Source, sampler: Sampler, *, api: str, may_change: Callable[[Mapping[str, Any]], bool]
+        self,
+        sampler: Sampler,
+        *,
+        api: str,
+        viewers: int,
+        may_change: Callable[[Mapping[str, Any]], bool],
     ) -> None:
-        self._source = source
+        self._source = sampler.source
         self._sampler = sampler
         self._api = api
         self._may_change = may_change
+        self._most = viewers
         self._viewers: set[asyncio.Event] = set()
         self._closed = False
         self._files = {name: content(name) for name in FILES}
@@ -106,42 +108,44 @@ class Dashboard:
         return _json(self._sampler.history.curves(name, self._sampler.now(), int(span)))
 
     async def _get_feed(self, request: Request) -> Response:
-        if self._closed or len(self._viewers) >= MAX_VIEWERS:
-            text = f"{MAX_VIEWERS} pages of this dashboard are open already; close one.\n"
+        if self._closed or len(self._viewers) >= self._most:
+            text = f"{self._most} pages of this dashboard are open already (dashboard.viewers); close one.\n"
             return Response(text, 503, {"Retry-After": "10"}, "text/plain")
-        return _FeedResponse(self, {"api": self._api, "changes": self._may_change(request.scope)})
+        ended = asyncio.Event()
+        self._viewers.add(ended)  # before anything waits: a crowd that comes at once is counted too
+        return _FeedResponse(self, {"api": self._api, "changes": self._may_change(request.scope)}, ended)
+
+    def leave(self, ended: asyncio.Event) -> None:
+        """One page less."""
+        self._viewers.discard(ended)
 
     async def stream(self, about: dict[str, Any], send: Callable[[bytes], Any], ended: asyncio.Event) -> None:
         """Send one page what there is and what changes, until it leaves or the daemon stops."""
         feed = Feed(self._source, self._sampler.history, _encode)
         now = self._sampler.now
-        self._viewers.add(ended)
         quiet = 0
-        try:
-            await send(_event("all", feed.snapshot(now()) | about))
-            while not ended.is_set():
-                try:
-                    async with asyncio.timeout(TICK):
-                        await ended.wait()
-                except TimeoutError:
-                    pass
-                if ended.is_set():
-                    return
-                quiet += 1
-                if changes := feed.tick(now()):
-                    quiet = 0
-                    await send(_event("tick", changes))
-                elif quiet >= KEEPALIVE:
-                    quiet = 0
-                    await send(b":\n\n")
-        finally:
-            self._viewers.discard(ended)
+        await send(_event("all", feed.snapshot(now()) | about))
+        while not ended.is_set():
+            try:
+                async with asyncio.timeout(TICK):
+                    await ended.wait()
+            except TimeoutError:
+                pass
+            if ended.is_set():
+                return
+            quiet += 1
+            if changes := feed.tick(now()):
+                quiet = 0
+                await send(_event("tick", changes))
+            elif quiet >= KEEPALIVE:
+                quiet = 0
+                await send(b":\n\n")
 
 
 class _FeedResponse(Response):
     """Server-sent events to one page."""
 
-    def __init__(self, dashboard: Dashboard, about: dict[str, Any]) -> None:
+    def __init__(self, dashboard: Dashboard, about: dict[str, Any], ended: asyncio.Event) -> None:
         self.status_code = 200
         self.background = None
         self.init_headers(
@@ -149,15 +153,20 @@ class _FeedResponse(Response):
         )
         self._dashboard = dashboard
         self._about = about
+        self._ended = ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one reader (ASGI)."""
-        ended = asyncio.Event()
+        try:
+            await self._serve(receive, send)
+        finally:
+            self._dashboard.leave(self._ended)
 
+    async def _serve(self, receive: Receive, send: Send) -> None:
         async def watch() -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass
-            ended.set()
+            self._ended.set()
 
         async def write(data: bytes) -> None:
             await send({"type": "http.response.body", "body": data, "more_body": True})
@@ -165,7 +174,7 @@ class _FeedResponse(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async with asyncio.TaskGroup() as group:
             watcher = group.create_task(watch(), name="dashboard: reader")
-            await self._dashboard.stream(self._about, write, ended)
+            await self._dashboard.stream(self._about, write, self._ended)
             watcher.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable
 from time import monotonic, time
 
+from tunneld.config.common import DashboardConfig
 from tunneld.dashboard.history import PERIOD, History
 from tunneld.dashboard.source import Brief, Source
 
-__all__ = ["Sampler", "clock"]
+__all__ = ["Sampler", "clock", "remember"]
 
 _AT_ONCE = 25  # tunnels that are looked at before the loop turns
 
@@ -18,6 +19,11 @@ def clock() -> Callable[[], float]:
     """Seconds since the epoch that never go back, whatever is done to the machine's clock."""
     offset = time() - monotonic()
     return lambda: monotonic() + offset
+
+
+def remember(source: Source, config: DashboardConfig) -> Sampler:
+    """What writes a daemon's past, within the bounds of its configuration."""
+    return Sampler(source, History(config), now=clock())
 
 
 class Sampler:
@@ -33,7 +39,7 @@ class Sampler:
     def __init__(self, source: Source, history: History, *, now: Callable[[], float], period: float = PERIOD) -> None:
         self.history = history
         self.now = now
-        self._source = source
+        self.source = source
         self._period = period
         self._task: asyncio.Task[None] | None = None
 
@@ -50,7 +56,7 @@ class Sampler:
 
     def sample(self, brief: Brief) -> None:
         """Note one tunnel."""
-        rtt, loss = self._source.measured(brief.name)
+        rtt, loss = self.source.measured(brief.name)
         self.history.sample(
             brief.name,
             self.now(),
@@ -59,12 +65,12 @@ class Sampler:
             loss=loss,
             bytes_in=brief.bytes_in,
             bytes_out=brief.bytes_out,
-            outages=self._source.outages(brief.name),
+            outages=self.source.outages(brief.name),
         )
 
     async def _run(self) -> None:
         while True:
-            for index, brief in enumerate(self._source.briefs(), 1):
+            for index, brief in enumerate(self.source.briefs(), 1):
                 self.sample(brief)
                 if index % _AT_ONCE == 0:
                     await asyncio.sleep(0)

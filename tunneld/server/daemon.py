@@ -44,7 +44,7 @@ _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _COME_BACK = 1.0
 _BACK_A_SECOND = 500
 #: Sections of the file that hold from the next start only.
-RESTART_SECTIONS = frozenset({"listen", "admin", "public_url", "domain", "tls", "store"})
+RESTART_SECTIONS = frozenset({"listen", "admin", "dashboard", "public_url", "domain", "tls", "store"})
 
 
 class ServerDaemon:

@@ -1,5 +1,6 @@
 import sys
 
+from tunneld.config.common import DashboardConfig
 from tunneld.dashboard.history import SPANS, History, Ring
 from tunneld.telemetry.outages import Outages
 
@@ -82,7 +83,7 @@ def test_outages_from_before_the_first_sample_are_told() -> None:
 
 
 def test_memory_is_bounded_by_tunnels_and_events() -> None:
-    history = History(tunnels=10, events=20)
+    history = History(DashboardConfig(tunnels=10, events=20))
     for index in range(100):
         sample(history, T0 + index, name=f"t{index % 50}", state="online" if index % 2 else "offline")
     assert len(history) == 10

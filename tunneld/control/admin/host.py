@@ -11,8 +11,7 @@ from tunneld.control.admin.keeper import Keeper
 from tunneld.control.admin.listener import AdminListener, admin_secret, warn_if_exposed
 from tunneld.control.admin.watched import WatchedServer
 from tunneld.dashboard.files import early
-from tunneld.dashboard.history import History
-from tunneld.dashboard.sampler import Sampler, clock
+from tunneld.dashboard.sampler import Sampler, remember
 from tunneld.lifecycle import main
 from tunneld.server.daemon import ServerDaemon
 from tunneld.telemetry.trail import Trail
@@ -45,9 +44,12 @@ class ServerHost:
             most=admin.max_failures,
             window=admin.failure_window,
         )
-        self._admin = AdminListener(config, self._make, self._early) if config.admin is not None else None
-        self.watched = WatchedServer(self.server)
-        self.sampler = Sampler(self.watched, History(), now=clock())
+        self._admin: AdminListener | None = None
+        #: Writes the dashboard's past; None: no dashboard is served.
+        self.sampler: Sampler | None = None
+        if config.admin is not None:
+            self._admin = AdminListener(config, self._make, self._early)
+            self.sampler = remember(WatchedServer(self.server), config.dashboard)
 
     @property
     def drain_timeout(self) -> float:
@@ -72,6 +74,7 @@ class ServerHost:
             except BaseException:
                 await self.server.stop()
                 raise
+        if self.sampler is not None:
             self.sampler.start()
 
     async def drain(self) -> None:
@@ -82,7 +85,8 @@ class ServerHost:
         """End all."""
         if self._admin is not None:
             await self._admin.stop()
-        await self.sampler.stop()
+        if self.sampler is not None:
+            await self.sampler.stop()
         await self.server.stop()
 
     async def reload(self) -> object:
@@ -118,7 +122,9 @@ class ServerHost:
         from tunneld.control.admin.view import ServerView
         from tunneld.dashboard.routes import Dashboard
 
-        dashboard = Dashboard(self.watched, self.sampler, api="api/v1", may_change=may_change)
+        assert self.sampler is not None
+        viewers = self.server.config.dashboard.viewers
+        dashboard = Dashboard(self.sampler, api="api/v1", viewers=viewers, may_change=may_change)
         return create_admin_app(ServerView(self.server, self._trail), self._keeper, dashboard)
 
 
