@@ -9,13 +9,18 @@ import resource
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from time import monotonic
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from tunneld.config.advice import otlp_missing
+from tunneld.config.common import TelemetryConfig
 from tunneld.errors import ConfigError
 from tunneld.telemetry import logs
 from tunneld.telemetry.systemd import Notifier
 
-__all__ = ["Daemon", "die", "main", "raise_descriptor_limit", "run", "serve", "warn_about_descriptors"]
+if TYPE_CHECKING:
+    from tunneld.telemetry.traces import Tracer
+
+__all__ = ["Daemon", "die", "main", "raise_descriptor_limit", "run", "serve", "tracer", "warn_about_descriptors"]
 
 log = logging.getLogger("tunneld.daemon")
 _T = TypeVar("_T")
@@ -75,6 +80,18 @@ def warn_about_descriptors(available: int, wanted: int, what: str) -> None:
             wanted,
             available,
         )
+
+
+def tracer(telemetry: TelemetryConfig, *, role: str) -> Tracer | None:
+    """What makes this daemon's traces; None, which costs nothing: there are none. On the loop."""
+    if telemetry.otlp is None:
+        return None
+    if (missing := otlp_missing(telemetry)) is not None:
+        log.warning("telemetry.otlp: %s", missing, extra={"key": "telemetry.otlp"})
+        return None
+    from tunneld.telemetry.traces import Tracer
+
+    return Tracer(telemetry.otlp, role=role, queue=telemetry.queue, timeout=telemetry.timeout, sample=telemetry.sample)
 
 
 def run(main: Callable[[], Coroutine[Any, Any, _T]]) -> _T:

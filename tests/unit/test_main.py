@@ -169,11 +169,14 @@ def test_check_says_what_is_wrong_line_by_line(tmp_path: Path, capsys: Capture) 
 def test_check_warns_and_refuses_open_secrets(tmp_path: Path, capsys: Capture) -> None:
     token = tmp_path / "token"
     path = tmp_path / "f.yaml"
-    path.write_text(f"server: {{url: wss://h, token_file: {token}}}\ntelemetry: {{otlp: http://127.0.0.1:4318}}\n")
+    path.write_text(
+        f"server: {{url: wss://h, token_file: {token}}}\n"
+        "tunnels: [{name: a, service: http://h, access: {mode: login}}]\n"
+    )
     assert main(["check", str(path)]) == 0
     out, err = capsys.readouterr()
     assert "OK" in out
-    assert f"{path}: warning: telemetry.otlp: has no effect yet" in err
+    assert f"{path}: warning: tunnels[a].access.mode: has no effect yet" in err
     assert f"server.token_file: {token}: no such file yet" in err
     token.write_text("tnl_x")
     token.chmod(0o644)

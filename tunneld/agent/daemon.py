@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic, time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunneld.agent import handover
 from tunneld.agent.exchange import Exchange
@@ -26,12 +26,15 @@ from tunneld.config.agent import AgentConfig, TunnelConfig
 from tunneld.config.load import Changes, agent_token, diff, later_keys, load_agent
 from tunneld.config.proxies import proxy_for
 from tunneld.errors import ConfigError, VisitorError
-from tunneld.lifecycle import raise_descriptor_limit, warn_about_descriptors
+from tunneld.lifecycle import raise_descriptor_limit, tracer, warn_about_descriptors
 from tunneld.protocol.windows import Holders, MemoryBudget
 from tunneld.telemetry import logs
 from tunneld.telemetry.lag import LoopLag
 from tunneld.telemetry.metrics import StreamCounts
 from tunneld.wire.tls import client_context
+
+if TYPE_CHECKING:
+    from tunneld.telemetry.traces import Tracer
 
 __all__ = ["AgentDaemon", "Applied", "Running"]
 
@@ -97,6 +100,8 @@ class AgentDaemon:
         self.counts = StreamCounts()
         #: How late this process runs what is due.
         self.lag = LoopLag()
+        #: Makes the traces; None: there are none.
+        self.tracer: Tracer | None = None
         self._events_of_gone = 0
         #: Whose bytes this process holds, against `limits.memory`.
         self.holders = Holders(MemoryBudget(config.limits.memory))
@@ -135,6 +140,9 @@ class AgentDaemon:
         warn_about_descriptors(descriptors, descriptors_needed(self.config), what)
         for key in later_keys(self.config):
             log.warning("%s has no effect yet: its work comes with a later version.", key, extra={"key": key})
+        self.tracer = tracer(self.config.telemetry, role="agent")
+        if self.tracer is not None:
+            self._stack.push_async_callback(self.tracer.close)
         self._stack.callback(WakeWatch(self._woke).close)
         self.lag.start()
         self._stack.callback(self.lag.stop)
@@ -325,6 +333,7 @@ class AgentDaemon:
             holders=self.holders,
         )
         proxy.log_queries = self.config.log.queries
+        proxy.tracer = self.tracer
         proxy.inspect(self.config.inspection if config.inspect else None)
         tunnel = AgentTunnel(
             config,

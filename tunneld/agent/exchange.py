@@ -314,6 +314,7 @@ class Exchange(Record):
             return
         self._proxy.answers.discard(self)
         self._proxy.counts.first_byte.observe(time.monotonic() - self.started, self.request_id)
+        self.status = status
         self._answered = True
         self._head = None
         self.state = "streaming"

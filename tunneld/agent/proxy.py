@@ -8,8 +8,9 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tunneld.agent import tracing
 from tunneld.agent.deadlines import Deadlines
 from tunneld.agent.exchange import Exchange
 from tunneld.agent.heads import Heads
@@ -27,6 +28,9 @@ from tunneld.protocol.streams import NOBODY, Sink, Stream
 from tunneld.protocol.windows import Holders, MemoryBudget
 from tunneld.telemetry.metrics import StreamCounts
 from tunneld.wire.ws_hop import CLOSE_TIMEOUT, Hop
+
+if TYPE_CHECKING:
+    from tunneld.telemetry.traces import Tracer
 
 __all__ = ["OnChange", "Proxy", "Totals"]
 
@@ -110,6 +114,8 @@ class Proxy:
         self.log_queries = False
         #: Looks into its streams; None: nobody may.
         self.inspector: Inspector | None = None
+        #: Makes a span of each request; None: nobody wants them.
+        self.tracer: Tracer | None = None
         self._headers = dict(headers or {})
         self._failing = ""  # the code of the last failure, while nothing has gone well since
         self._max_streams = limits.max_streams
@@ -171,6 +177,8 @@ class Proxy:
             self._count("refused")
             stream.cancel("refused")
             return NOBODY
+        if self.tracer is not None:
+            request = tracing.begin(self.tracer, request, self.service, self.name)
         exchange = Exchange(self, stream, request, ended)
         self.exchanges[stream.request_id] = exchange
         self.totals.streams += 1
@@ -252,6 +260,8 @@ class Proxy:
         self.exchanges.pop(exchange.request_id, None)
         if self.inspector is not None and (seen := self.inspector.find(exchange.request_id)) is not None:
             seen.over(exchange.reason)
+        if self.tracer is not None:
+            tracing.end(self.tracer, exchange)
         self.holders.budget.closed()
         totals = self.totals
         totals.bytes_in += exchange.bytes_in

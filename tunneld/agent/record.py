@@ -33,6 +33,7 @@ class Record:
         bytes_in: of the body, visitor to service.
         bytes_out: of the body, service to visitor.
         counter: of an SSE answer whose events can be told apart; None: it is none.
+        status: of the service's answer, once its head has come; 0 before.
         reason: why it ended; empty while it has not. ``done``, or one of the protocol's REASONS.
         code: of the problem document that was the answer; empty when the service's own answer was.
     """
@@ -51,6 +52,7 @@ class Record:
         "request_id",
         "started",
         "state",
+        "status",
         "tunnel",
     )
 
@@ -66,6 +68,7 @@ class Record:
         self.bytes_in = 0
         self.bytes_out = 0
         self.counter: EventCounter | None = None
+        self.status = 0
         self.reason = ""
         self.code = ""
 

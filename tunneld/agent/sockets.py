@@ -42,6 +42,7 @@ class SocketExchange(Record, Bridge):
         super().__init__(was.tunnel, Open(was.request_id, was.method, was.path, [], was.client))
         self.kind = "websocket"
         self.state = "streaming"
+        self.status = 101
         self.started = was.started
         self.stream = stream
         loop = asyncio.get_running_loop()

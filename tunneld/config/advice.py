@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from tunneld.config.agent import AgentConfig
-from tunneld.config.common import Model
+from tunneld.config.common import Model, TelemetryConfig
 from tunneld.config.secrets import refuse_open_secret
 from tunneld.config.server import CertificateConfig, ServerConfig
 from tunneld.errors import ConfigError
 
-__all__ = ["descriptor_limit", "descriptors_needed", "later_keys", "secret_faults", "warnings"]
+__all__ = ["descriptor_limit", "descriptors_needed", "later_keys", "otlp_missing", "secret_faults", "warnings"]
 
 #: Descriptors that a process needs besides those of streams and tunnels.
 _OWN_DESCRIPTORS = 64
@@ -22,24 +24,12 @@ _OWN_DESCRIPTORS = 64
 _Wanted = Callable[[object], bool]
 
 
-def _any(value: object) -> bool:
-    """The key asks for something by standing there."""
-    return value is not None
-
-
-def _on(value: object) -> bool:
-    """The key asks for something unless it is off: false, 0, empty."""
-    return bool(value)
-
-
 def _login(value: object) -> bool:
     return value == "login"
 
 
 # Keys of CONTRACT whose work comes with a later issue: remove a row here when its work is there.
-_AGENT: dict[str, _Wanted] = {
-    "telemetry.otlp": _any,
-}
+_AGENT: dict[str, _Wanted] = {}
 _TUNNEL: dict[str, _Wanted] = {
     "access.mode": _login,
 }
@@ -67,6 +57,21 @@ def _is_set(model: Model, path: str, wanted: _Wanted) -> bool:
             return False
         here = getattr(here, key)
     return wanted(here)
+
+
+def otlp_missing(telemetry: TelemetryConfig) -> str | None:
+    """What `telemetry.otlp` lacks to work, and how to get it; None: nothing, or it is off."""
+    if telemetry.otlp is None:
+        return None
+    try:
+        if find_spec("opentelemetry.exporter.otlp.proto.http") and find_spec("opentelemetry.sdk"):
+            return None
+    except ModuleNotFoundError:  # a package above them
+        pass
+    return (
+        "there are no traces: the packages of the extra `otlp` are not installed. Get them with "
+        f"`pip install 'tunneld[otlp]'` for {sys.executable} (pipx: `pipx inject tunneld 'tunneld[otlp]'`)"
+    )
 
 
 def descriptors_needed(config: AgentConfig | ServerConfig) -> int:
@@ -138,6 +143,8 @@ def secret_faults(config: AgentConfig | ServerConfig) -> list[str]:
 def warnings(config: AgentConfig | ServerConfig) -> list[str]:
     """What is valid and yet may not be what was meant, one line each."""
     found = [f"{key}: has no effect yet; its work comes with a later release" for key in later_keys(config)]
+    if (missing := otlp_missing(config.telemetry)) is not None:
+        found.append(f"telemetry.otlp: {missing}")
     files = _secret_files(config) + _public_files(config)
     found += [f"{key}: {path}: no such file yet" for key, path in files if not os.access(path, os.F_OK)]
     limit, needed = descriptor_limit(), descriptors_needed(config)

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from tunneld.config.access import AccessConfig
-from tunneld.config.addresses import http_url, proxy_url, server_url
+from tunneld.config.addresses import proxy_url, server_url
 from tunneld.config.alerts import AlertRule, check_unique
 from tunneld.config.common import (
     Bytes,
@@ -37,6 +37,7 @@ from tunneld.config.common import (
     SocketPath,
     Span,
     StreamCount,
+    TelemetryConfig,
     Text,
     WindowBytes,
     parse_address,
@@ -58,7 +59,6 @@ __all__ = [
     "ServerLink",
     "ServiceCheckConfig",
     "SseConfig",
-    "TelemetryConfig",
     "TunnelConfig",
     "default_control_socket",
 ]
@@ -352,12 +352,6 @@ class MetricsConfig(Model):
 
     listen: Annotated[AddressConfig, BeforeValidator(parse_address)] | None = None
     token_file: FilePath | None = None
-
-
-class TelemetryConfig(Model):
-    """Where traces go: `otlp` is an OTLP/HTTP address; None: nowhere."""
-
-    otlp: Annotated[str, BeforeValidator(http_url)] | None = None
 
 
 class AgentConfig(Model):

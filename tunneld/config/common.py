@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
+from tunneld.config.addresses import http_url
 from tunneld.config.units import (
     Duration,
     Size,
@@ -50,6 +51,7 @@ __all__ = [
     "SocketPath",
     "Span",
     "StreamCount",
+    "TelemetryConfig",
     "Text",
     "WindowBytes",
     "parse_address",
@@ -220,3 +222,19 @@ class LogConfig(Model):
     queries: Flag = False
     audit: FilePath | None = None
     burst: LineCount = 5000
+
+
+class TelemetryConfig(Model):
+    """OpenTelemetry traces; they need the extra ``otlp``.
+
+    Attributes:
+        otlp: address of the collector that takes OTLP over HTTP; None: there are no traces.
+        queue: spans that may wait for it; more are lost.
+        timeout: seconds that it has to take some, tries again included.
+        sample: share of new traces that are recorded; a visitor that brings its own says for itself.
+    """
+
+    otlp: Annotated[str, BeforeValidator(http_url)] | None = None
+    queue: Count = 2048
+    timeout: Interval = 10.0
+    sample: Share = 1.0

@@ -34,6 +34,7 @@ from tunneld.config.common import (
     SocketPath,
     Span,
     StreamCount,
+    TelemetryConfig,
     Text,
     WindowBytes,
 )
@@ -322,6 +323,7 @@ class ServerConfig(Model):
     dashboard: DashboardConfig = DashboardConfig()
     trusted_proxies: tuple[Annotated[IPv4Network | IPv6Network, BeforeValidator(addresses.network)], ...] = ()
     log: LogConfig = LogConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
 
     @field_validator("listen", mode="after")
     @classmethod

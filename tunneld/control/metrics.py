@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, get_args
 from tunneld.agent.daemon import AgentDaemon
 from tunneld.control.models import STREAM_KINDS, TunnelState
 from tunneld.protocol.quality import GRADES
-from tunneld.telemetry.metrics import counter, descriptors, gauge, histogram, near, render
+from tunneld.telemetry.metrics import counter, descriptors, gauge, histogram, near, of_traces, render, spans
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -42,7 +42,10 @@ def _families(daemon: AgentDaemon) -> Iterable[Metric]:
     yield gauge("tunneld_memory_limit_bytes", "The most that may wait: limits.memory.", (), [((), budget.limit)])
     streams = [(tunnel.active_streams, tunnel.config.limits.max_streams) for tunnel in tunnels]
     fullest = max(streams, key=_share, default=(0, 0))
-    yield near([("memory", budget.held, budget.limit), ("tunnel_streams", *fullest), descriptors()])
+    yield near(
+        [("memory", budget.held, budget.limit), ("tunnel_streams", *fullest), descriptors(), spans(daemon.tracer)]
+    )
+    yield from of_traces(daemon.tracer)
     yield histogram("tunneld_loop_lag_seconds", "How late timers run.", (), [((), daemon.lag.seen)])
 
 

@@ -13,7 +13,7 @@ from tunneld.config.advice import descriptors_needed
 from tunneld.config.load import diff, later_keys, load_server
 from tunneld.config.server import ListenConfig, ServerConfig
 from tunneld.errors import ConfigError, VisitorError
-from tunneld.lifecycle import raise_descriptor_limit, warn_about_descriptors
+from tunneld.lifecycle import raise_descriptor_limit, tracer, warn_about_descriptors
 from tunneld.protocol.frames import max_message
 from tunneld.protocol.handshake import Bounds
 from tunneld.protocol.headers import lower
@@ -44,7 +44,7 @@ _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _COME_BACK = 1.0
 _BACK_A_SECOND = 500
 #: Sections of the file that hold from the next start only.
-RESTART_SECTIONS = frozenset({"listen", "admin", "dashboard", "public_url", "domain", "tls", "store"})
+RESTART_SECTIONS = frozenset({"listen", "admin", "dashboard", "public_url", "domain", "tls", "store", "telemetry"})
 
 
 class ServerDaemon:
@@ -114,6 +114,7 @@ class ServerDaemon:
             max_tunnels=limits.max_tunnels, max_waiting=limits.max_waiting, urls=self._urls, quality=config.quality
         )
         self.ingress = Ingress(config, self.registry, connect_tunnel=self._offered, ready=self._is_ready)
+        self.ingress.tracer = tracer(config.telemetry, role="server")
         self.ingress.desk.one_owner = self._has_one_owner
         labels = Labels(self.access.store, taken=self._is_an_agents, most=limits.v2_clients)
         await labels.refresh()
@@ -150,6 +151,8 @@ class ServerDaemon:
             self._gone.clear()
             await self._gone.wait()
         await self.access.stop()
+        if self.ingress.tracer is not None:
+            await self.ingress.tracer.close()
 
     def _sent_away(self) -> list[tuple[TunnelConnection | LegacyConnection, float]]:
         """Every agent, and the seconds after which it may come back: all at once would be a stampede."""

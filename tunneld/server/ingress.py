@@ -15,7 +15,7 @@ from email.utils import formatdate
 from functools import lru_cache
 from ipaddress import ip_address
 from time import monotonic
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
 
 from tunneld.config.server import ListenConfig, ServerConfig, ServerLimits
@@ -23,6 +23,7 @@ from tunneld.errors import VisitorError
 from tunneld.protocol.headers import Headers, accepts_event_stream, client_address, get, to_service
 from tunneld.protocol.messages import Open
 from tunneld.protocol.windows import Holders, MemoryBudget
+from tunneld.server import tracing
 from tunneld.server.exchange import Exchange
 from tunneld.server.limits import Guard
 from tunneld.server.problems import problem
@@ -40,6 +41,9 @@ from tunneld.wire.short_reads import ShortReads
 from tunneld.wire.tls import Certificate
 from tunneld.wire.ws_hop import Hop
 from tunneld.wire.ws_upgrade import VERSION, asked, request_fields
+
+if TYPE_CHECKING:
+    from tunneld.telemetry.traces import Tracer
 
 __all__ = ["Ingress", "LegacyAddresses", "Listener", "Totals", "TunnelOffer"]
 
@@ -156,6 +160,7 @@ class Ingress:
         legacy: the older dialect's addresses; None: there are none.
         replays: event streams whose visitors may come back.
         desk: lets visitors in to protected tunnels.
+        tracer: makes a span of each request; None: nobody wants them.
     """
 
     def __init__(
@@ -186,6 +191,7 @@ class Ingress:
         self._registry = registry
         registry.pace = self.guard.pace
         self.desk = Desk(self, config)
+        self.tracer: Tracer | None = None
         registry.access_changed = self.desk.changed
         self._connect_tunnel = connect_tunnel
         self._ready = ready
@@ -430,7 +436,21 @@ class Ingress:
             headers = request_fields(headers)
         if grant is not None:
             headers += grant.headers
-        request = Open(self.new_id(), head.method, path, headers, client)
+        request_id = self.new_id()
+        if self.tracer is not None:
+            headers = tracing.begin(
+                self.tracer,
+                request_id,
+                headers,
+                method=head.method,
+                path=path,
+                prefix=prefix,
+                scheme=listener.scheme,
+                host=head.host,
+                client=client,
+                tunnel=tunnel.name,
+            )
+        request = Open(request_id, head.method, path, headers, client)
         exchange = Exchange(
             self,
             connection,
@@ -551,6 +571,8 @@ class Ingress:
         if self.exchanges.pop(exchange.request_id, None) is not None:
             self.budget.closed()
             self.counts.over(exchange.kind, exchange.reason, monotonic() - exchange.started, exchange.request_id)
+            if self.tracer is not None:
+                tracing.end(self.tracer, exchange)
             self._ended.streams += 1
             self._ended.bytes_in += exchange.bytes_in
             self._ended.bytes_out += exchange.bytes_out

@@ -21,9 +21,11 @@ from tunneld import __version__
 if TYPE_CHECKING:
     from prometheus_client.core import Exemplar, Metric
 
+    from tunneld.telemetry.traces import Tracer
+
 __all__ = [
     "CONTENT_TYPE", "LATENCY", "LIFE", "QUICK", "Histogram", "StreamCounts", "counter", "descriptors", "gauge",
-    "histogram", "near", "render",
+    "histogram", "near", "of_traces", "render", "spans",
 ]  # fmt: skip
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -201,6 +203,18 @@ def near(rows: Iterable[tuple[str, float, float]]) -> Metric:
     help_ = "Share of a limit that is used; of one for each tunnel, the most."
     shares = [((limit,), used / most) for limit, used, most in rows if most]
     return gauge("tunneld_limit_used_ratio", help_, ("limit",), shares)
+
+
+def of_traces(tracer: Tracer | None) -> Iterable[Metric]:
+    """What became of spans; nothing where there are no traces."""
+    if tracer is not None:
+        rows = [(("sent",), tracer.sent), (("lost",), tracer.lost)]
+        yield counter("tunneld_trace_spans", "Spans of traces, by what became of them.", ("outcome",), rows)
+
+
+def spans(tracer: Tracer | None) -> tuple[str, float, float]:
+    """The row of `near` for spans that wait."""
+    return ("trace_spans", tracer.waiting, tracer.limit) if tracer is not None else ("trace_spans", 0, 0)
 
 
 def descriptors() -> tuple[str, float, float]:

@@ -78,8 +78,10 @@ async def test_a_credential_that_cannot_be_read_stops_it_before_it_dials(tmp_pat
 
 
 async def test_keys_whose_work_comes_later_are_named_once(lines: Book) -> None:
-    async with running_agent("ws://127.0.0.1:1", telemetry={"otlp": "http://127.0.0.1:4318"}):
-        assert len(lines.find("telemetry.otlp")) == 1
+    async with running_agent(
+        "ws://127.0.0.1:1", tunnels=[{"name": "a", "service": "http://127.0.0.1:1", "access": {"mode": "login"}}]
+    ):
+        assert len(lines.find("tunnels[a].access.mode")) == 1
 
 
 async def test_draining_twice_is_one_drain(lines: Book) -> None:

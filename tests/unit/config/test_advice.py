@@ -1,5 +1,7 @@
 from typing import Any
 
+import pytest
+
 from tests.unit.config.conftest import Write
 from tunneld.config import advice
 from tunneld.config.agent import AgentConfig
@@ -14,17 +16,13 @@ def test_keys_that_ask_for_later_work_are_named() -> None:
     config = agent(
         sse={"replay": "5m", "recover": True},
         resume={"grace": "10s"},
-        telemetry={"otlp": "http://127.0.0.1:4318"},
         alerts=[{"when": "tunnel_down"}],
         tunnels=[
             {"name": "a", "service": "http://h", "inspect": True, "access": {"mode": "login"}},
             {"name": "b", "service": "http://h", "sse": {"recover": True}},
         ],
     )
-    assert advice.later_keys(config) == [
-        "telemetry.otlp",
-        "tunnels[a].access.mode",
-    ]
+    assert advice.later_keys(config) == ["tunnels[a].access.mode"]
 
 
 def test_keys_that_ask_for_nothing_are_not_named() -> None:
@@ -58,6 +56,15 @@ def test_warnings_are_about_what_may_not_be_meant() -> None:
     assert advice.warnings(missing) == ["server.token_file: /no/token: no such file yet"]
     authority = agent(server={"url": "wss://tunnel.example.org", "ca_file": "/no/ca.pem"})
     assert "server.ca_file: /no/ca.pem: no such file yet" in advice.warnings(authority)
+
+
+def test_traces_without_their_packages_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = agent(telemetry={"otlp": "http://127.0.0.1:4318"}, tunnels=[{"name": "a", "service": "http://h"}])
+    assert advice.warnings(config) == []
+    monkeypatch.setattr(advice, "find_spec", lambda name: None)
+    [warning] = advice.warnings(config)
+    assert "pip install 'tunneld[otlp]'" in warning
+    assert advice.otlp_missing(agent().telemetry) is None
 
 
 def test_descriptors_are_counted() -> None:

@@ -12,7 +12,7 @@ from tunneld.control.admin.states import tunnel_state
 from tunneld.control.models import STREAM_KINDS
 from tunneld.protocol.quality import GRADES
 from tunneld.server.daemon import ServerDaemon
-from tunneld.telemetry.metrics import counter, descriptors, gauge, histogram, near, render
+from tunneld.telemetry.metrics import counter, descriptors, gauge, histogram, near, of_traces, render, spans
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -100,7 +100,9 @@ def _of_limits(daemon: ServerDaemon) -> Iterable[Metric]:
         ("tunnels", len(daemon.registry), limits.max_tunnels),
         ("tunnel_streams", max(shares, default=0.0), 1.0),
         descriptors(),
+        spans(ingress.tracer),
     ])  # fmt: skip
+    yield from of_traces(ingress.tracer)
     yield histogram("tunneld_loop_lag_seconds", "How late timers run.", (), [((), daemon.lag.seen)])
     yield gauge("tunneld_tunnels_limit", "Tunnels that may be known (limits.max_tunnels).", (), [
         ((), limits.max_tunnels)
