@@ -316,6 +316,24 @@ CODES: dict[str, Code] = _table(
         "Register with another server_key, or with the token that it was first registered with.",
     ),
     (
+        "no_such_server",
+        404,
+        "No server of yours is registered with that server_key, and no tunnel of yours has that name.",
+        "Register first, and call with the token of the same owner.",
+    ),
+    (
+        "no_such_permission",
+        404,
+        "You gave no permission with that id.",
+        "Look at GET /permissions/SERVER_KEY, or `tunnelctl access list NAME`.",
+    ),
+    (
+        "too_many_permissions",
+        409,
+        "The tunnel has as many permissions as it may, and all of them hold.",
+        "Revoke some, or raise limits.permissions in the server's configuration.",
+    ),
+    (
         "v2_refused",
         403,
         "This server does not serve clients of the older dialect.",

@@ -506,7 +506,7 @@ async def test_a_message_of_the_greatest_size_passes() -> None:
 async def test_unknown_messages_are_ignored() -> None:
     async with world() as (_, client, guest):
         await client.say("hello", version=3)
-        await client.say("register_api_key", api_key="a key")
+        await client.say("unregister", what="nothing")
         guest.get("/t/my-server/a")
         await client.respond(await client.request())
         assert (await guest.answer()).status == 200

@@ -250,6 +250,7 @@ class ServerLimits(Model):
         address_connections: open at a time; those of trusted proxies are not counted.
         passwords: of visitors, that are remembered as good (a keyed hash of each).
         password_checks: that may wait for their turn.
+        permissions: of one tunnel, those that have ended among them until their room is needed.
     """
 
     max_tunnels: Count = 10_000
@@ -282,6 +283,7 @@ class ServerLimits(Model):
     address_connections: Most = 0
     passwords: Count = 4096
     password_checks: Count = 100
+    permissions: Count = 1000
 
     @model_validator(mode="after")
     def _windows(self) -> Self:

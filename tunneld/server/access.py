@@ -12,6 +12,7 @@ from tunneld.errors import ConfigError, VisitorError
 from tunneld.server.auth import Gate
 from tunneld.server.credentials import Credentials
 from tunneld.server.names import StoredNames
+from tunneld.server.permissions import Permissions
 from tunneld.server.store.interface import Store
 from tunneld.server.store.service import SqlStore
 
@@ -31,15 +32,24 @@ class Access:
     Args:
         config: the server's; `configure` changes it, but not the store.
         changed: called after credentials changed or ended: look who is still welcome.
+        permitted: called with the name of a tunnel for whose visitors other permissions hold.
         store: None: the one that the configuration names.
     """
 
-    def __init__(self, config: ServerConfig, *, changed: Callable[[], None], store: Store | None = None) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        *,
+        changed: Callable[[], None],
+        permitted: Callable[[str], None] = lambda tunnel: None,
+        store: Store | None = None,
+    ) -> None:
         self.store: Store = store or SqlStore(config.store, waiting=config.limits.store_waiting)
         self.credentials = Credentials()
         self.gate = Gate(config, self.credentials)
         auth = config.auth
         self.names = StoredNames(self.store, self.credentials.get, rest=auth.name_rest, most=auth.max_names)
+        self.permissions = Permissions(self.store, most=config.limits.permissions, changed=permitted)
         #: Why the store could not be read the last time, a sentence; None: it could.
         self.fault: str | None = None
         self._changed = changed
@@ -66,12 +76,14 @@ class Access:
         if self._refreshing is not None:
             self._refreshing.cancel()
             await asyncio.wait([self._refreshing])
+        await self.permissions.close()
         await self.store.close()
 
     def configure(self, config: ServerConfig) -> None:
         """Let another configuration hold from now on, and look who is still welcome."""
         self.gate.configure(config)
         self.names.configure(rest=config.auth.name_rest, most=config.auth.max_names)
+        self.permissions.configure(most=config.limits.permissions)
         self._changed()
 
     async def refresh(self) -> None:
@@ -85,6 +97,7 @@ class Access:
     async def _read(self) -> None:
         self.credentials.replace(await self.store.tokens())
         await self.names.refresh()
+        await self.permissions.refresh()
         self.fault = None
 
     def _written(self) -> None:

@@ -23,6 +23,7 @@ from tunneld.server.auth import check_listeners
 from tunneld.server.ingress import Ingress, TunnelOffer
 from tunneld.server.legacy import LegacyConnection, LegacyPolicy
 from tunneld.server.legacy_door import LegacyDoor
+from tunneld.server.legacy_keys import LegacyKeys
 from tunneld.server.legacy_names import Labels
 from tunneld.server.listeners import Listeners
 from tunneld.server.principals import Principal
@@ -71,7 +72,7 @@ class ServerDaemon:
         self.registry: Registry
         self.ingress: Ingress
         self.reloading: list[Callable[[ServerConfig], Callable[[], None]]] = []
-        self.access = Access(config, changed=self._look_who_is_welcome)
+        self.access = Access(config, changed=self._look_who_is_welcome, permitted=self._look_who_may_visit)
         self._listeners = Listeners(config)
         self.public_url = config.public_url or ""
         self._legacy: LegacyDoor
@@ -118,7 +119,10 @@ class ServerDaemon:
         self.ingress.desk.one_owner = self._has_one_owner
         labels = Labels(self.access.store, taken=self._is_an_agents, most=limits.v2_clients)
         await labels.refresh()
-        self._legacy = self.ingress.legacy = LegacyDoor(self, labels)
+        keys = LegacyKeys(self.access.store)
+        await keys.refresh()
+        self._legacy = self.ingress.legacy = LegacyDoor(self, labels, keys)
+        self.ingress.desk.permissions = self.access.permissions
         await self._listeners.serve(lambda listener, tls: self.ingress.protocol_factory(listener, tls=tls))
         for listener, address in self.listening:
             log.info("Listening on %s for %s", address, " and ".join(listener.serve), extra={"address": address})
@@ -304,6 +308,16 @@ class ServerDaemon:
         """Credentials were changed, or one ended: tunnels of those that are good no longer close."""
         for connection in [one for one in self.connections if not self._is_welcome(one)]:
             connection.revoke()
+
+    def _look_who_may_visit(self, name: str) -> None:
+        """Other permissions hold for a tunnel: visitors that they let in no longer leave."""
+        tunnel = self.registry.find(name) if hasattr(self, "registry") else None
+        if tunnel is None:
+            return
+        if isinstance(tunnel.connection, LegacyConnection):
+            tunnel.connection.protect()
+        else:
+            self.ingress.desk.changed(tunnel)
 
     def _is_welcome(self, connection: TunnelConnection | LegacyConnection) -> bool:
         if isinstance(connection, LegacyConnection):

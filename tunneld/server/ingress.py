@@ -50,7 +50,7 @@ __all__ = ["Ingress", "LegacyAddresses", "Listener", "Totals", "TunnelOffer"]
 log = logging.getLogger("tunneld.ingress")
 
 _CONNECT = "/tunnel/connect"
-_REGISTER = "/register"
+_REGISTER, _PERMISSIONS = "/register", "/permissions"
 _IDS = 4096  # bytes of randomness taken at a time: 256 ids
 
 
@@ -135,8 +135,11 @@ class LegacyAddresses(Protocol):
     def register(self, connection: ServerConnection, head: RequestHead, address: str, token: str | None) -> None:
         """Serve ``POST /register``."""
 
+    def permit(self, connection: ServerConnection, head: RequestHead, address: str, token: str | None) -> None:
+        """Serve ``/permissions``."""
+
     def refuse(self, connection: ServerConnection, head: RequestHead, error: VisitorError) -> None:
-        """Answer a registration that is refused."""
+        """Answer a registration or a call of ``/permissions`` that is refused."""
 
 
 class Ingress:
@@ -341,7 +344,8 @@ class Ingress:
         if "?" in token or not token:
             raise VisitorError("not_found")
         token = unquote(token)
-        if head.target.partition("?")[0] not in (_CONNECT, _REGISTER):  # those judge it themselves
+        path = head.target.partition("?")[0]
+        if path not in (_CONNECT, _REGISTER) and not _permits(path):  # those judge it themselves
             legacy.admit(token, self._client(connection, head, listener) or "unix")
         if head.target.startswith("/t/") and listener.visitors:
             self._by_path(connection, head, listener)
@@ -358,6 +362,9 @@ class Ingress:
             return
         if path == _REGISTER and listener.tunnels and self.legacy is not None:
             self._register(connection, head, listener, self.legacy, token)
+            return
+        if _permits(path) and listener.tunnels and self.legacy is not None:
+            self._permit(connection, head, listener, self.legacy, token)
             return
         if path not in ("/healthz", "/readyz"):
             raise VisitorError("not_found")
@@ -385,6 +392,19 @@ class Ingress:
             return
         try:
             legacy.register(connection, head, self._client(connection, head, listener), token)
+        except VisitorError as error:
+            legacy.refuse(connection, head, error)
+
+    def _permit(
+        self,
+        connection: ServerConnection,
+        head: RequestHead,
+        listener: Listener,
+        legacy: LegacyAddresses,
+        token: str | None,
+    ) -> None:
+        try:
+            legacy.permit(connection, head, self._client(connection, head, listener), token)
         except VisitorError as error:
             legacy.refuse(connection, head, error)
 
@@ -620,6 +640,11 @@ class Ingress:
                     await self._left.wait()
         except TimeoutError:
             pass
+
+
+def _permits(path: str) -> bool:
+    """Whether that is an address of the older dialect's permissions."""
+    return path == _PERMISSIONS or path.startswith("/permissions/")
 
 
 def _unknown(name: str) -> VisitorError:

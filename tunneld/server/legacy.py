@@ -36,15 +36,16 @@ from tunneld.protocol.messages import HeartbeatSettings, Open, SseSettings
 from tunneld.protocol.session import TEXT
 from tunneld.protocol.streams import Sink
 from tunneld.protocol.windows import MemoryBudget
+from tunneld.server.legacy_keys import MAX_KEYS
 from tunneld.server.legacy_stream import LegacyStream
 from tunneld.server.principals import Principal
 from tunneld.server.registry import Seen, SessionDirectory, Tunnel
+from tunneld.server.visitors.rules import Rules
 
 __all__ = ["LegacyConnection", "LegacyPolicy"]
 
 log = logging.getLogger("tunneld.tunnels")
 
-_MAX_KEYS = 16  # keys of visitors that one connection may register; the newest hold
 _STAMPS = 64  # pings that may wait for their pong
 #: Close code of a refusal that is no error of the protocol.
 _REFUSED = 1008
@@ -83,6 +84,7 @@ class LegacyConnection:
         policy: asked anew at each reload.
         registry: of names.
         budget: of the process, for requests that wait to be whole, or to be written.
+        rules: who may visit the tunnel that it serves, given the keys that it registered: none yet, those of before.
         forget: called with this connection when it is over.
 
     Attributes:
@@ -105,6 +107,7 @@ class LegacyConnection:
         policy: Callable[[], LegacyPolicy],
         registry: SessionDirectory,
         budget: MemoryBudget,
+        rules: Callable[[LegacyConnection], Rules],
         forget: Callable[[LegacyConnection], None],
     ) -> None:
         self.name = name
@@ -122,6 +125,7 @@ class LegacyConnection:
         self._pipe = pipe
         self._read_policy = policy
         self._registry = registry
+        self._rules = rules
         self._forget = forget
         self._queue: deque[tuple[bytes, LegacyStream | None]] = deque()  # while the pipe is full
         self._pong: bytes | None = None  # the newest answer to a ping, while the pipe is full
@@ -146,6 +150,7 @@ class LegacyConnection:
         tunnel.take(self, resumed=False)
         tunnel.proof.begin(asked=False, resumed=False)
         tunnel.principal = self.principal
+        tunnel.protect(self._rules(self))  # before it takes a visitor
         self._write(encode_connected(self.name, tunnel.public_url))
         log.info("✓ Tunnel established: %s", self.name, extra={**self._fields(), "title": self.title})
         tunnel.serve(self, self.policy.heartbeat, self.policy.sse)
@@ -176,6 +181,11 @@ class LegacyConnection:
     def reconnect(self) -> None:
         """An operator asks for another connection."""
         self._pipe.abort()
+
+    def protect(self) -> None:
+        """Other keys or permissions hold: whoever they do not let in has to leave."""
+        if self.tunnel is not None and self.tunnel.connection is self:
+            self.tunnel.protect(self._rules(self))
 
     def revoke(self) -> None:
         """Its credential is good no longer."""
@@ -339,12 +349,15 @@ class LegacyConnection:
             log.debug("💓 Heartbeat acknowledged for %s", self.name, extra={"tunnel": self.name, "rtt_s": trip})
 
     def _take_key(self, said: ApiKey) -> None:
-        """Kept as its hash: it says which visitors may come, once access by key is there."""
+        """Visitors need it from now on, or another that was registered. Kept as its hash."""
+        if not said.api_key:
+            return
         digest = sha256(said.api_key.encode()).digest()
         self.api_keys.pop(digest, None)
         self.api_keys[digest] = None
-        if len(self.api_keys) > _MAX_KEYS:
+        if len(self.api_keys) > MAX_KEYS:
             del self.api_keys[next(iter(self.api_keys))]
+        self.protect()
 
     def closed(self, code: int | None, reason: str) -> None:
         """The WebSocket is gone: the last call."""

@@ -29,11 +29,14 @@ from tunneld.server.access import Access
 from tunneld.server.forms import Form
 from tunneld.server.ingress import Ingress, TunnelOffer
 from tunneld.server.legacy import LegacyConnection, LegacyPolicy
+from tunneld.server.legacy_keys import LegacyKeys, legacy_rules
 from tunneld.server.legacy_names import Labels
+from tunneld.server.legacy_permissions import PermissionsDoor
 from tunneld.server.principals import OPEN, Principal
 from tunneld.server.problems import problem
 from tunneld.server.registry import Registry
 from tunneld.server.store.records import Registration
+from tunneld.server.visitors.rules import Rules
 from tunneld.wire.http1 import RequestHead
 from tunneld.wire.http_server import ServerConnection
 from tunneld.wire.ws_accept import Acceptance
@@ -78,11 +81,14 @@ class LegacyDoor:
     Args:
         host: the server.
         labels: of their names.
+        keys: of their visitors.
     """
 
-    def __init__(self, host: LegacyHost, labels: Labels) -> None:
+    def __init__(self, host: LegacyHost, labels: Labels, keys: LegacyKeys) -> None:
         self._host = host
         self._labels = labels
+        self._keys = keys
+        self.permissions = PermissionsDoor(host, self)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
@@ -91,6 +97,7 @@ class LegacyDoor:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        await self._keys.close()
 
     # -- who may come ------------------------------------------------------------------------------------
 
@@ -127,25 +134,17 @@ class LegacyDoor:
         if name is None:
             raise VisitorError("bad_name", f"The query must carry one `name`: 1 to {MAX_NAME} printable characters.")
         accepting = Acceptance(head, subprotocols=(), require_subprotocol=False)
-        self._spawn(self._enter(offer, accepting, leftover, name, principal), "v2 connect")
+        self.spawn(self._enter(offer, accepting, leftover, name, principal), "v2 connect")
 
     async def _enter(
         self, offer: TunnelOffer, accepting: Acceptance, leftover: bytes, name: str, principal: Principal
     ) -> None:
         """Find the name's label, make it this owner's, and serve."""
-        access, registry = self._host.access, self._host.registry
-
-        def may_have(label: str) -> None:
-            access.gate.allowed(principal, label)
-            access.names.check(label, principal, time())
-            registry.check_owner(label, principal.id)
-            registry.check_room(label)
-
+        registry = self._host.registry
         label = self._labels.find(name) or name
         taken: VisitorError | None = None
         try:
-            label = await self._labels.claim(name, may_have)
-            await access.names.claim(label, principal, time())
+            label = await self.label_for(name, principal)
             self._check_holder(label, offer.client or "unix")
         except VisitorError as error:
             if error.code != "name_taken":
@@ -165,6 +164,7 @@ class LegacyDoor:
             policy=self._host.legacy_policy,
             registry=registry,
             budget=self._host.ingress.budget,
+            rules=self._rules,
             forget=self._host.forget,
         )
         self._host.adopt(served)
@@ -173,6 +173,28 @@ class LegacyDoor:
         else:
             served.refuse("name_taken", str(taken))
         pipe.handler = served
+
+    async def label_for(self, name: str, principal: Principal) -> str:
+        """The label of a name, made this owner's if it is nobody's; raises VisitorError when they may not have it."""
+        access, registry = self._host.access, self._host.registry
+
+        def may_have(label: str) -> None:
+            access.gate.allowed(principal, label)
+            access.names.check(label, principal, time())
+            registry.check_owner(label, principal.id)
+            registry.check_room(label)
+
+        label = await self._labels.claim(name, may_have)
+        await access.names.claim(label, principal, time())
+        return label
+
+    def _rules(self, connection: LegacyConnection) -> Rules:
+        """Who may visit the tunnel of a connection."""
+        owner, name = connection.principal.id, connection.name
+        if connection.api_keys:
+            self._keys.hold(owner, name, tuple(connection.api_keys))
+        permitted = connection.tunnel is not None and self._host.access.permissions.given(connection.tunnel)
+        return legacy_rules(name, self._keys.of(owner, name), permitted=permitted)
 
     def _check_holder(self, label: str, address: str) -> None:
         """Where nobody needs a credential, a live name is its address's."""
@@ -183,6 +205,10 @@ class LegacyDoor:
 
     # -- registration ------------------------------------------------------------------------------------
 
+    def permit(self, connection: ServerConnection, head: RequestHead, address: str, token: str | None) -> None:
+        """``/permissions``; raises VisitorError to be answered with."""
+        self.permissions.serve(connection, head, address, token)
+
     def register(self, connection: ServerConnection, head: RequestHead, address: str, token: str | None) -> None:
         """``/register``; raises VisitorError to be answered with."""
         principal = self.admit(token, address or "unix")
@@ -190,15 +216,15 @@ class LegacyDoor:
             self._host.ingress,
             connection,
             head,
-            whole=lambda form, body: self._spawn(self._register(form, body, principal, address), "v2 register"),
-            refuse=self._refuse,
+            whole=lambda form, body: self.spawn(self._register(form, body, principal, address), "v2 register"),
+            refuse=self.refuse_form,
         ).begin()
 
     async def _register(self, form: Form, body: bytes, principal: Principal, address: str) -> None:
         try:
             status, said = await self._registered(body, principal, address or "unix")
         except VisitorError as error:
-            self._refuse(form, error)
+            self.refuse_form(form, error)
             return
         form.answer(status, _json_headers(), json.dumps(said, ensure_ascii=False).encode())
 
@@ -243,7 +269,8 @@ class LegacyDoor:
         status, headers, body = self._refusal(head, error)
         self._host.ingress.answer_whole(connection, status, headers, body)
 
-    def _refuse(self, form: Form, error: VisitorError) -> None:
+    def refuse_form(self, form: Form, error: VisitorError) -> None:
+        """Answer an error in the dialect's shape."""
         form.answer(*self._refusal(form.head, error))
 
     def _refusal(self, head: RequestHead, error: VisitorError) -> tuple[int, Headers, bytes]:
@@ -254,7 +281,8 @@ class LegacyDoor:
         said = {"success": False, "error": error.code, "message": str(error), **json.loads(body)}
         return status, headers, json.dumps(said, ensure_ascii=False).encode()
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run it until the server stops."""
         task = self._host.ingress.loop.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -75,6 +75,11 @@ class StoredNames:
             return
         raise self._taken(held)
 
+    def owner(self, name: str) -> str | None:
+        """Whose it is; None: nobody's."""
+        held = self._names.get(name)
+        return held.owner if held is not None else None
+
     def known(self, name: str) -> bool:  # noqa: D102
         return name in self._names
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from tunneld.errors import ConfigError, VisitorError
-from tunneld.server.store import schema
+from tunneld.server.store import permitted, schema
 from tunneld.server.store.files import make_private, path_of
-from tunneld.server.store.records import AuditEntry, Limits, Name, Registration, Token
+from tunneld.server.store.records import AuditEntry, Limits, Name, Permission, Registration, Token
 
 __all__ = ["Database"]
 
@@ -214,6 +214,30 @@ class Database:
                 oldest = select(table.c.label).order_by(table.c.since, table.c.label).limit(excess)
                 connection.execute(delete(table).where(table.c.label.in_(oldest)))
             return name
+
+    # -- permissions -------------------------------------------------------------------------------------
+
+    def permissions(self) -> list[Permission]:  # noqa: D102
+        with self._reading() as connection:
+            return permitted.read(connection)
+
+    def keep_permissions(self, wanted: Sequence[Permission], dropped: Sequence[int]) -> list[Permission]:  # noqa: D102
+        with self._writing() as connection:
+            return permitted.keep(connection, wanted, dropped)
+
+    def visitor_keys(self) -> dict[tuple[str, str], tuple[bytes, ...]]:  # noqa: D102
+        with self._reading() as connection:
+            return permitted.keys(connection)
+
+    def keep_visitor_keys(self, owner: str, tunnel: str, digests: Sequence[bytes]) -> None:  # noqa: D102
+        with self._writing() as connection:
+            permitted.keep_keys(connection, owner, tunnel, digests)
+
+    def registration_of(self, key_digest: bytes) -> Registration | None:  # noqa: D102
+        table = schema.registrations
+        with self._reading() as connection:
+            row = connection.execute(select(table).where(table.c.key_digest == key_digest)).one_or_none()
+            return None if row is None else _registration(row)
 
     # -- audit -------------------------------------------------------------------------------------------
 

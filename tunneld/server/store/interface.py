@@ -6,12 +6,21 @@ Each raises VisitorError ``store_failed`` when it cannot be done now.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from tunneld.server.store.records import AuditEntry, Name, Registration, Token
+from tunneld.server.store.records import AuditEntry, Name, Permission, Registration, Token
 
-__all__ = ["AuditStore", "LabelStore", "NameStore", "RegistrationStore", "Store", "TokenStore"]
+__all__ = [
+    "AuditStore",
+    "LabelStore",
+    "NameStore",
+    "PermissionStore",
+    "RegistrationStore",
+    "Store",
+    "TokenStore",
+    "VisitorKeyStore",
+]
 
 
 class TokenStore(Protocol):
@@ -67,6 +76,33 @@ class RegistrationStore(Protocol):
     async def registration(self, registration_id: int) -> Registration | None:
         """One of them."""
 
+    async def registration_of(self, key_digest: bytes) -> Registration | None:
+        """The one of a `server_key`, by its hash."""
+
+
+class PermissionStore(Protocol):
+    """Who may visit which tunnel."""
+
+    async def permissions(self) -> list[Permission]:
+        """All of them, the oldest first."""
+
+    async def keep_permissions(self, wanted: Sequence[Permission], *, dropped: Sequence[int] = ()) -> list[Permission]:
+        """Keep new ones (of id 0) and changed ones, forget those of the ids `dropped`, all or nothing.
+
+        Returns:
+            `wanted`, with the ids that the new ones were given.
+        """
+
+
+class VisitorKeyStore(Protocol):
+    """Keys that let visitors in to tunnels of the older dialect, as hashes."""
+
+    async def visitor_keys(self) -> dict[tuple[str, str], tuple[bytes, ...]]:
+        """(owner, tunnel) -> the tunnel's, the oldest first."""
+
+    async def keep_visitor_keys(self, owner: str, tunnel: str, digests: Sequence[bytes]) -> None:
+        """Let these be all of a tunnel's."""
+
 
 class LabelStore(Protocol):
     """Which label the tunnel of each name of the older dialect has."""
@@ -92,7 +128,16 @@ class AuditStore(Protocol):
         """The newest first; `before` an id, for the next page."""
 
 
-class Store(TokenStore, NameStore, RegistrationStore, LabelStore, AuditStore, Protocol):
+class Store(
+    TokenStore,
+    NameStore,
+    RegistrationStore,
+    PermissionStore,
+    VisitorKeyStore,
+    LabelStore,
+    AuditStore,
+    Protocol,
+):
     """Everything."""
 
     async def open(self) -> None:

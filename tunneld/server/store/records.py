@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["AGENT", "READ", "WRITE", "AuditEntry", "Limits", "Name", "Registration", "Token"]
+__all__ = ["AGENT", "LEVELS", "READ", "WRITE", "AuditEntry", "Limits", "Name", "Permission", "Registration", "Token"]
 
 AGENT, READ, WRITE = "agent", "read", "write"
 """What a token is good for: opening tunnels; the admin API's calls that show; those that change, and show."""
@@ -98,6 +98,53 @@ class Registration:
     connection_url: str = ""
     created: float = 0.0
     updated: float = 0.0
+
+
+LEVELS = ("read_only", "read_write", "admin")
+"""What a permission allows, the least first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """That somebody, known by an e-mail address, may visit one tunnel.
+
+    Attributes:
+        id: a number that is never used again; 0 until it is kept.
+        tunnel: the tunnel's id.
+        owner: of the tunnel, who gave it; it holds while the tunnel is this one's.
+        server_id: the registration of the older dialect that it was given for; None: there was none.
+        email: in lower case.
+        level: one of `LEVELS`.
+        address: from which it was given.
+        activated: when that address first signed in.
+        user: who that was, as the sign-in calls them; None before.
+    """
+
+    id: int
+    tunnel: str
+    owner: str
+    server_id: int | None
+    email: str
+    level: str
+    granted: float
+    address: str = ""
+    activated: float | None = None
+    user: str | None = None
+    revoked: float | None = None
+    expires: float | None = None
+    notes: str = ""
+
+    def status(self, now: float) -> str:
+        """``pending``, ``active``, ``revoked`` or ``expired``."""
+        if self.revoked is not None:
+            return "revoked"
+        if self.expires is not None and self.expires <= now:
+            return "expired"
+        return "pending" if self.activated is None else "active"
+
+    def holds(self, now: float) -> bool:
+        """It lets somebody in."""
+        return self.revoked is None and (self.expires is None or self.expires > now)
 
 
 @dataclass(frozen=True, slots=True)

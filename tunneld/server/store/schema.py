@@ -14,14 +14,16 @@ __all__ = [
     "labels",
     "metadata",
     "names",
+    "permissions",
     "registrations",
     "tokens",
     "versions",
+    "visitor_keys",
 ]
 
-HEAD: Final = "0002"
+HEAD: Final = "0003"
 """The newest migration."""
-KNOWN: Final = frozenset({"0001", "0002"})
+KNOWN: Final = frozenset({"0001", "0002", "0003"})
 """Every migration: a file that names another one was written by a newer program."""
 APPLICATION_ID: Final = 0x746E6C64
 """Marks a SQLite file as ours (``PRAGMA application_id``): "tnld"."""
@@ -80,6 +82,36 @@ labels = Table(
     Column("name", Text, nullable=False),
     Column("since", Float, nullable=False),
     Index("labels_by_age", "since"),
+)
+
+#: Who may visit which tunnel, by e-mail address.
+permissions = Table(
+    "permissions",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("tunnel", String(63), nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("server_id", Integer),
+    Column("email", Text, nullable=False),
+    Column("level", String(16), nullable=False),
+    Column("granted", Float, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("activated", Float),
+    Column("user", Text),
+    Column("revoked", Float),
+    Column("expires", Float),
+    Column("notes", Text, nullable=False),
+    Index("permissions_once", "owner", "tunnel", "email", unique=True),
+    sqlite_autoincrement=True,
+)
+
+#: Of tunnels of the older dialect: hashes of what lets visitors in.
+visitor_keys = Table(
+    "visitor_keys",
+    metadata,
+    Column("owner", Text, primary_key=True),
+    Column("tunnel", String(63), primary_key=True),
+    Column("digests", LargeBinary, nullable=False),  # of 32 octets each, the oldest first
 )
 
 audit = Table(

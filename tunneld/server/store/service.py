@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tunneld.errors import VisitorError
-from tunneld.server.store.records import AuditEntry, Name, Registration, Token
+from tunneld.server.store.records import AuditEntry, Name, Permission, Registration, Token
 from tunneld.server.store.watching import Watch
 
 if TYPE_CHECKING:
@@ -104,6 +104,23 @@ class SqlStore:
 
     async def registration(self, registration_id: int) -> Registration | None:  # noqa: D102
         return await self._run(lambda database: database.registration(registration_id))
+
+    async def registration_of(self, key_digest: bytes) -> Registration | None:  # noqa: D102
+        return None if self._untouched else await self._run(lambda database: database.registration_of(key_digest))
+
+    async def permissions(self) -> list[Permission]:  # noqa: D102
+        return [] if self._untouched else await self._run(lambda database: database.permissions())
+
+    async def keep_permissions(  # noqa: D102
+        self, wanted: Sequence[Permission], *, dropped: Sequence[int] = ()
+    ) -> list[Permission]:
+        return await self._run(lambda database: database.keep_permissions(wanted, dropped))
+
+    async def visitor_keys(self) -> dict[tuple[str, str], tuple[bytes, ...]]:  # noqa: D102
+        return {} if self._untouched else await self._run(lambda database: database.visitor_keys())
+
+    async def keep_visitor_keys(self, owner: str, tunnel: str, digests: Sequence[bytes]) -> None:  # noqa: D102
+        await self._run(lambda database: database.keep_visitor_keys(owner, tunnel, digests))
 
     async def labels(self) -> dict[str, str]:  # noqa: D102
         return {} if self._untouched else await self._run(lambda database: database.labels())

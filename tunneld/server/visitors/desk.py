@@ -11,6 +11,7 @@ from tunneld.config.server import ServerConfig
 from tunneld.errors import VisitorError
 from tunneld.protocol.headers import Headers, get
 from tunneld.server.failures import Failures
+from tunneld.server.permissions import Permissions
 from tunneld.server.visitors.passwords import Passwords
 from tunneld.server.visitors.rules import READ_METHODS, Claim, Grant, Rules
 
@@ -83,11 +84,13 @@ class Desk:
         config: `configure` changes it.
 
     Attributes:
+        permissions: by e-mail address, that owners of tunnels gave; None: there are none.
         one_owner: all tunnels of this server are one owner's, so that they may share one origin.
     """
 
     def __init__(self, ingress: Reception, config: ServerConfig) -> None:
         self._ingress = ingress
+        self.permissions: Permissions | None = None
         self.one_owner: Callable[[], bool] = lambda: config.auth.mode == "open"
         limits, auth = config.limits, config.auth
         self.passwords = Passwords(remembered=limits.passwords, waiting=limits.password_checks)
