@@ -3,11 +3,15 @@
 import random
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from tests.support.sockets import short_dir
+
+if TYPE_CHECKING:
+    from tests.support.running import Book
 
 # A busy machine makes any example slow, and every test has its own limit.
 settings.register_profile("house", deadline=None)
@@ -44,3 +48,12 @@ def folder() -> Iterator[Path]:
     """A new folder with a path short enough for Unix sockets."""
     with short_dir() as path:
         yield path
+
+
+@pytest.fixture
+def lines() -> "Iterator[Book]":
+    """All that tunneld logs in this process, from debug on."""
+    from tests.support.running import book  # here: tests of packages run without tunneld's own modules
+
+    with book() as made:
+        yield made

@@ -20,16 +20,10 @@ from tests.e2e.conftest import MakePair, need
 from tests.e2e.test_browser import APT, FLAGS
 from tests.support.daemons import Pair
 from tests.support.services import SampleService
-from tests.support.sockets import LOOPBACK, free_ports, short_dir
+from tests.support.sockets import LOOPBACK, free_ports
 
 AXE = Path(__file__).parent / "node" / "node_modules" / "axe-core" / "axe.min.js"
 QUICK = {"heartbeat": {"interval": "1s", "timeout": "1s"}}
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with short_dir() as path:
-        yield path
 
 
 @contextmanager

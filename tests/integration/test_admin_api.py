@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import json
 import re
 import time
@@ -18,14 +17,14 @@ import httpx
 import pytest
 import yaml
 
+from tests.support.commands import Ran, tunnelctl
 from tests.support.daemons import Server
 from tests.support.legacy_client import legacy
 from tests.support.operators import Operator
 from tests.support.peers import peer
-from tests.support.running import Book, book, port_of, running_agent, settled
+from tests.support.running import Book, port_of, running_agent, settled
 from tests.support.sockets import LOOPBACK, certificate, free_ports, short_dir
 from tests.support.tunnelled import read_head, serving
-from tunnelctl.cli import main as tunnelctl_main
 from tunneld.config.server import ServerConfig
 from tunneld.control.admin.app import create_admin_app
 from tunneld.control.admin.host import ServerHost
@@ -70,12 +69,6 @@ def problem(answer: httpx.Response, code: str) -> dict[str, Any]:
     assert answer.status_code == CODES[code].status
     assert answer.headers["Content-Type"] == "application/problem+json"
     return answer.json()  # type: ignore[no-any-return]
-
-
-@pytest.fixture
-def lines() -> Iterator[Book]:
-    with book() as made:
-        yield made
 
 
 # -- the table: each call, each credential
@@ -534,26 +527,6 @@ async def test_on_a_unix_socket_and_over_tls(folder: Path) -> None:
 
 
 # -- tunnelctl
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a command left."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def tunnelctl(*line: str) -> Ran:
-    """`tunnelctl LINE`, in this process: nine starts of an interpreter take too long on a busy machine."""
-    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = tunnelctl_main(list(line))
-    out.flush()
-    err.flush()
-    said = [stream.buffer.getvalue().decode() for stream in (out, err)]  # type: ignore[attr-defined]
-    return Ran(status, *said)
 
 
 async def test_tunnelctl_speaks_to_a_server(tmp_path: Path) -> None:

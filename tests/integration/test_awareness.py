@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.daemons import Pair
 from tests.support.processes import Process
-from tests.support.running import Book, book, port_of, relay, running_agent, running_server, settled
+from tests.support.running import Book, port_of, relay, running_agent, running_server, settled
 from tests.support.services import SampleService
 from tests.support.sockets import LOOPBACK
 from tests.support.tunnelled import read_head, serving
@@ -24,12 +24,6 @@ INTERVAL, TIMEOUT = 1.0, 0.5
 SLACK = 1.0  # a shared machine's scheduling
 EARLY = 0.1  # a byte of the last ping may have come this long before the line went dead
 BEAT = {"heartbeat": {"interval": INTERVAL, "timeout": TIMEOUT}}
-
-
-@pytest.fixture
-def lines() -> Any:
-    with book() as made:
-        yield made
 
 
 @pytest.fixture

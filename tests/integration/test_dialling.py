@@ -21,12 +21,6 @@ from tests.support.sockets import LOOPBACK, Certificate, free_port
 NAME = "tunnel.test"  # resolves nowhere: only a proxy can know it
 
 
-@pytest.fixture
-def lines() -> Any:
-    with book() as made:
-        yield made
-
-
 def pair(made: Certificate) -> dict[str, str]:
     return {"cert": str(made.cert), "key": str(made.key)}
 

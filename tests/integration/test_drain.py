@@ -8,14 +8,13 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import httpx
 import pytest
 
 from tests.support.daemons import Pair
 from tests.support.peers import Peer, hello, peer
-from tests.support.running import Book, book, port_of, running_agent, running_server, settled, url_of
+from tests.support.running import Book, port_of, running_agent, running_server, settled, url_of
 from tests.support.services import SampleService
 from tests.support.sockets import LOOPBACK
 from tests.support.tunnelled import read_head, reply, serving
@@ -23,12 +22,6 @@ from tests.support.visitors import Curl, request_id
 from tunneld.protocol.frames import OPEN, split
 
 ABORTED = (18, 56)
-
-
-@pytest.fixture
-def lines() -> Any:
-    with book() as made:
-        yield made
 
 
 async def test_a_draining_agent_finishes_what_is_open_and_takes_nothing_new(lines: Book) -> None:

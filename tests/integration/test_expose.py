@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -12,13 +11,7 @@ import pytest
 from tests.support.daemons import Server
 from tests.support.processes import Process, python_module
 from tests.support.services import SampleService
-from tests.support.sockets import free_port, short_dir
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with short_dir() as made:
-        yield made
+from tests.support.sockets import free_port
 
 
 def exposed(*args: str, **environment: str) -> Process:

@@ -20,16 +20,10 @@ from tests.support.front import Client
 from tests.support.legacy_client import LegacyClient, forwarding, legacy, register
 from tests.support.loops import on_both_loops
 from tests.support.peers import peer
-from tests.support.running import Book, Entry, book, port_of, relay, running_server, settled
+from tests.support.running import Book, Entry, port_of, relay, running_server, settled
 from tests.support.services import SampleService
 from tests.support.sockets import LOOPBACK
 from tunneld.server.daemon import ServerDaemon
-
-
-@pytest.fixture
-def lines() -> Any:
-    with book() as made:
-        yield made
 
 
 def base_of(server: ServerDaemon) -> str:

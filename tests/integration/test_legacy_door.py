@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from time import time
 from typing import Any
@@ -20,18 +19,12 @@ from websockets.exceptions import InvalidStatus
 from tests.support.front import Client
 from tests.support.legacy_client import legacy, register
 from tests.support.peers import peer
-from tests.support.running import Book, book, port_of, running_server, settled
+from tests.support.running import Book, port_of, running_server, settled
 from tests.support.sockets import LOOPBACK
 from tunneld.server.daemon import ServerDaemon
 from tunneld.server.keys import new_token
 
 TOKENS: dict[str, Any] = {"auth": {"mode": "token"}}
-
-
-@pytest.fixture
-def lines() -> Iterator[Book]:
-    with book() as made:
-        yield made
 
 
 def base_of(server: ServerDaemon, token: str | None = None) -> str:

@@ -13,16 +13,10 @@ import pytest
 
 from tests.support.front import Client
 from tests.support.legacy_client import LegacyClient, legacy
-from tests.support.running import Book, Entry, book, port_of, running_server, settled
+from tests.support.running import Book, Entry, port_of, running_server, settled
 from tests.support.sockets import LOOPBACK
 from tunneld.server.daemon import ServerDaemon
 from tunneld.server.legacy_stream import HEAD_HOLD
-
-
-@pytest.fixture
-def lines() -> Any:
-    with book() as made:
-        yield made
 
 
 def base_of(server: ServerDaemon) -> str:

@@ -9,19 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import yaml
 
 from tests.support.processes import Process, python_module
-from tests.support.running import Book, book, port_of, running_agent, running_server
+from tests.support.running import Book, port_of, running_agent, running_server
 from tests.support.sockets import LOOPBACK, certificate, free_port
 from tests.support.tunnelled import read_head, reply, serving
-
-
-@pytest.fixture
-def lines() -> Any:
-    with book() as made:
-        yield made
 
 
 async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

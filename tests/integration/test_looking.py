@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,24 +12,12 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.running import Book, agent_settings, book, port_of, running_server, settled, url_of
-from tests.support.sockets import LOOPBACK, short_dir
+from tests.support.running import Book, agent_settings, port_of, running_server, settled, url_of
+from tests.support.sockets import LOOPBACK
 from tunneld.agent.inspection import Seen, Tap, masked
 from tunneld.config.agent import AgentConfig
 from tunneld.control.host import AgentHost
 from tunneld.protocol.messages import Open
-
-
-@pytest.fixture
-def lines() -> Iterator[Book]:
-    with book() as made:
-        yield made
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with short_dir() as made:
-        yield made
 
 
 class Service:

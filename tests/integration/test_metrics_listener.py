@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,25 +12,13 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.running import Book, agent_settings, book
-from tests.support.sockets import LOOPBACK, short_dir
+from tests.support.running import Book, agent_settings
+from tests.support.sockets import LOOPBACK
 from tunneld.config.agent import AgentConfig
 from tunneld.control.host import AgentHost
 from tunneld.errors import ConfigError
 
 SECRET = "the-scraper's-own"
-
-
-@pytest.fixture
-def lines() -> Iterator[Book]:
-    with book() as made:
-        yield made
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with short_dir() as made:
-        yield made
 
 
 @asynccontextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -13,7 +13,6 @@ import pytest
 from tests.support.running import (
     Book,
     agent_settings,
-    book,
     relay,
     running_agent,
     running_server,
@@ -27,12 +26,6 @@ from tunneld.control.admin.states import tunnel_state
 from tunneld.control.admin.view import tunnel_info
 from tunneld.protocol.messages import Connected, ProbeSettings, Wishes
 from tunneld.server.daemon import ServerDaemon
-
-
-@pytest.fixture
-def lines() -> Iterator[Book]:
-    with book() as made:
-        yield made
 
 
 class Service:

@@ -17,7 +17,6 @@ from tests.support.peers import peer
 from tests.support.running import (
     Book,
     agent_settings,
-    book,
     descriptors,
     port_of,
     relay,
@@ -30,12 +29,6 @@ from tests.support.running import (
 )
 from tests.support.sockets import LOOPBACK, free_port
 from tests.support.tunnelled import read_head, reply, serving
-
-
-@pytest.fixture
-def lines() -> Any:
-    with book() as made:
-        yield made
 
 
 @pytest.fixture

@@ -11,18 +11,12 @@ from typing import Any
 import pytest
 
 from tests.support.authority import Authority
-from tests.support.running import Book, book, port_of, running_server
+from tests.support.running import Book, port_of, running_server
 from tests.support.sockets import LOOPBACK, Certificate
 from tunneld.config.server import ServerConfig
 from tunneld.control.admin.host import ServerHost
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"
-
-
-@pytest.fixture
-def lines() -> Any:
-    with book() as made:
-        yield made
 
 
 def pair(made: Certificate) -> dict[str, str]:

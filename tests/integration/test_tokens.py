@@ -8,7 +8,7 @@ import re
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -21,7 +21,7 @@ from tests.support.daemons import Agent, Server
 from tests.support.operators import Operator
 from tests.support.peers import Peer, peer
 from tests.support.processes import ROOT, Process, clean_environment, eventually, python_module
-from tests.support.running import Book, book, port_of, running_agent, running_server, settled, url_of
+from tests.support.running import Book, port_of, running_agent, running_server, settled, url_of
 from tests.support.sockets import LOOPBACK, free_port
 from tests.support.tunnelled import reply, serving
 from tunneld.config.server import ServerConfig
@@ -37,12 +37,6 @@ def operator(tmp_path: Path) -> Operator:
 @pytest.fixture
 async def server(operator: Operator) -> AsyncIterator[ServerDaemon]:
     async with running_server(**operator.settings) as made:
-        yield made
-
-
-@pytest.fixture
-def lines() -> Iterator[Book]:
-    with book() as made:
         yield made
 
 

@@ -11,7 +11,6 @@ from tests.packages.building import before, environment, wheel_of
 from tests.support.daemons import Agent, Server
 from tests.support.processes import eventually
 from tests.support.services import SampleService, pattern
-from tests.support.sockets import short_dir
 from tests.support.visitors import Curl, request_id
 
 SERVED = 1024 * 1024
@@ -41,12 +40,6 @@ def older_agent(older: Path) -> type[Agent]:
             return [str(older / "tunneld"), *args]
 
     return Older
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with short_dir() as path:
-        yield path
 
 
 @pytest.fixture

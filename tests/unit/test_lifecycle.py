@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from tests.support.running import book
 from tunneld.errors import ConfigError
 from tunneld.lifecycle import die, raise_descriptor_limit, run, serve, warn_about_descriptors
 
@@ -63,12 +62,6 @@ async def until(work: Work, step: str, count: int = 1) -> None:
     async with asyncio.timeout(5):
         while work.steps.count(step) < count:
             await asyncio.sleep(0.001)
-
-
-@pytest.fixture
-def lines() -> Any:
-    with book() as made:
-        yield made
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

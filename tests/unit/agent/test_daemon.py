@@ -9,18 +9,12 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.running import Book, book, port_of, running_agent, running_server, tasks, url_of
+from tests.support.running import Book, port_of, running_agent, running_server, tasks, url_of
 from tests.support.sockets import LOOPBACK
 from tests.support.tunnelled import read_head, reply, serving
 from tunneld.agent.daemon import AgentDaemon
 from tunneld.config.agent import AgentConfig
 from tunneld.errors import ConfigError, VisitorError
-
-
-@pytest.fixture
-def lines() -> Any:
-    with book() as made:
-        yield made
 
 
 async def test_several_tunnels_count_together_and_apart(lines: Book) -> None:

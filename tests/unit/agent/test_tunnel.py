@@ -13,16 +13,10 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.support.peers import Peer, accept_key, answering, connected, serving_tunnels
-from tests.support.running import Book, book, running_agent, settled
+from tests.support.running import Book, running_agent, settled
 from tests.support.sockets import certificate, free_port
 from tunneld.agent.dialer import Dial
 from tunneld.errors import CODES
-
-
-@pytest.fixture
-def lines() -> Any:
-    with book() as made:
-        yield made
 
 
 def answer(status: str, *headers: str, body: bytes = b"") -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.running import Book, agent_settings, book, port_of, running_server, settled, url_of, written
+from tests.support.running import Book, agent_settings, port_of, running_server, settled, url_of, written
 from tests.support.sockets import LOOPBACK
 from tests.support.tunnelled import read_head, serving
 from tunneld import __version__
@@ -30,12 +30,6 @@ NOT_KNOWN = {
     "pings": 0,
     "pings_lost": 0,
 }
-
-
-@pytest.fixture
-def lines() -> Any:
-    with book() as made:
-        yield made
 
 
 @pytest.fixture

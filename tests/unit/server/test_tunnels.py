@@ -12,7 +12,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from tests.support.peers import Peer, hello, peer
-from tests.support.running import Book, book, port_of, running_server, settled, url_of
+from tests.support.running import Book, port_of, running_server, settled, url_of
 from tunneld.wire import ws_protocol
 
 
@@ -20,12 +20,6 @@ from tunneld.wire import ws_protocol
 def _short_closes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer that answers no close frame is waited for, and these are many."""
     monkeypatch.setattr(ws_protocol, "CLOSE_TIMEOUT", 0.1)
-
-
-@pytest.fixture
-def lines() -> Any:
-    with book() as made:
-        yield made
 
 
 async def test_hello_is_answered_with_what_holds(lines: Book) -> None:
