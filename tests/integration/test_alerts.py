@@ -8,12 +8,9 @@ import hmac
 import json
 import shutil
 import sys
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from email import message_from_bytes
-from email.policy import default as email_policy
 from pathlib import Path
 from time import time
 from typing import Any
@@ -22,31 +19,17 @@ import httpx
 import pytest
 
 from tests.support.processes import Process
-from tests.support.running import Book, agent_settings, book, settled
-from tests.support.sockets import LOOPBACK, accepts, free_port, free_ports, short_dir
+from tests.support.receivers import MESSAGE, Hook, delivering, hooked, listening
+from tests.support.running import Book, agent_settings, settled
+from tests.support.sockets import LOOPBACK, accepts, free_port, free_ports
 from tunneld.alerts import delivery, watch
-from tunneld.alerts.delivery import Delivery, Outcome
-from tunneld.alerts.messages import Message, Telling
+from tunneld.alerts.delivery import Outcome
+from tunneld.alerts.messages import Message
 from tunneld.config.agent import AgentConfig
-from tunneld.config.alerts import CommandTarget, EmailTarget, WebhookTarget
+from tunneld.config.alerts import CommandTarget, WebhookTarget
 from tunneld.control.host import AgentHost
 
 SECRET = "hook-secret"
-MESSAGE = Message(
-    "tunnel_down", "firing", time(), "host (agent)", (Telling("a", "The tunnel a is offline <why>.", time()),)
-)
-
-
-@pytest.fixture
-def lines() -> Iterator[Book]:
-    with book() as made:
-        yield made
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with short_dir() as made:
-        yield made
 
 
 @pytest.fixture(autouse=True)
@@ -56,51 +39,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery, "_FIRST", 0.02)
 
 
-class Hook:
-    """A receiver of webhooks: answers as `answers` says, the last of them for good."""
-
-    def __init__(self) -> None:
-        self.answers = ["200 OK"]
-        self.bodies: list[Any] = []
-        self.heads: list[str] = []
-        self.raw: list[bytes] = []
-        self.port = 0
-        self.came = asyncio.Event()
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            length = int(next(line for line in head.lower().splitlines() if line.startswith("content-length:"))[15:])
-            body = await reader.readexactly(length)
-            self.heads.append(head)
-            self.raw.append(body)
-            self.bodies.append(json.loads(body))
-            self.came.set()
-            answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-            if answer == "hang":
-                await reader.read()
-            else:
-                writer.write(
-                    f"HTTP/1.1 {answer}\r\nContent-Length: 0\r\nLocation: /x\r\nConnection: close\r\n\r\n".encode()
-                )
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
-
-    async def until(self, count: int) -> None:
-        while len(self.bodies) < count:
-            self.came.clear()
-            await self.came.wait()
-
-
 @pytest.fixture
 async def hook() -> AsyncIterator[Hook]:
-    made = Hook()
-    server = await asyncio.start_server(made.serve, LOOPBACK, 0)
-    made.port = server.sockets[0].getsockname()[1]
-    yield made
-    server.close()
+    async with listening() as made:
+        yield made
 
 
 @asynccontextmanager
@@ -116,27 +58,6 @@ async def hosted(folder: Path, alerts: list[Any], **more: Any) -> AsyncIterator[
             yield host, client
     finally:
         await host.stop()
-
-
-def hooked(hook: Hook, **keys: Any) -> dict[str, Any]:
-    return {"webhook": f"http://{LOOPBACK}:{hook.port}/secret-path", **keys}
-
-
-@asynccontextmanager
-async def delivering(target: Any) -> AsyncIterator[tuple[Delivery, Callable[[Message], Awaitable[Outcome]]]]:
-    """A delivery, and how a message to it went."""
-    made = Delivery(target)
-    made.start()
-
-    async def put(message: Message) -> Outcome:
-        done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        made.put(message, 60.0, done.set_result)
-        return await done
-
-    try:
-        yield made, put
-    finally:
-        await made.stop()
 
 
 async def test_a_tunnel_that_is_down_is_told_shown_and_over(folder: Path, hook: Hook, lines: Book) -> None:
@@ -196,12 +117,12 @@ async def test_a_reload_brings_other_rules_and_keeps_what_fires(folder: Path, ho
         await hook.until(1)
         config = host.agent.config
         more = AgentConfig(**agent_settings("ws://x", "http://x", {"alerts": [rule, {"when": "loss"}]})).alerts
-        host._watch.configure(more)
+        host._alerts.configure(more)
         await lines.wait("Alert tunnel_down")
         shown = (await client.get("/v1/alerts")).json()
         assert [one["name"] for one in shown["rules"]] == ["tunnel_down", "loss"]
         assert len(hook.bodies) == 1
-        host._watch.configure(())
+        host._alerts.configure(())
         assert (await client.get("/v1/alerts")).json() == {"alerts": [], "rules": [], "receivers": []}
         assert host.agent.config is config
 
@@ -275,65 +196,6 @@ async def test_a_program_that_hangs_is_ended_with_what_it_started(folder: Path, 
         assert (await put(MESSAGE)).fault == "not done within 0.5 s"
     child = Path(f"/proc/{mark.read_text().strip()}/stat")
     await settled(lambda: not child.exists() or ") Z " in child.read_text())
-
-
-@contextmanager
-def smtp_server(**options: Any) -> Iterator[tuple[int, list[Any]]]:
-    """A real SMTP server in a thread; its port, and the envelopes that it took."""
-    from aiosmtpd.controller import Controller
-
-    taken: list[Any] = []
-
-    class Handler:
-        async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
-            if address.startswith("nobody"):
-                return "550 no such user"
-            envelope.rcpt_tos.append(address)
-            return "250 OK"
-
-        async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
-            taken.append(envelope)
-            return "250 OK"
-
-    controller = Controller(Handler(), hostname=LOOPBACK, port=free_port(), **options)
-    controller.start()
-    try:
-        yield controller.port, taken
-    finally:
-        controller.stop()
-
-
-async def test_a_mail_arrives_at_a_real_smtp_server() -> None:
-    with smtp_server() as (port, taken):
-        target = EmailTarget.model_validate(
-            {
-                "email": ["ops@example.org", "dev@example.org"],
-                "from": "t@example.org",
-                "smtp": f"smtp://{LOOPBACK}:{port}",
-            }
-        )
-        async with delivering(target) as (_, put):
-            assert (await put(MESSAGE)).fault is None
-    (envelope,) = taken
-    assert (envelope.mail_from, envelope.rcpt_tos) == ("t@example.org", ["ops@example.org", "dev@example.org"])
-    mail = message_from_bytes(envelope.content, policy=email_policy)
-    assert mail["Subject"] == "[tunneld] firing: tunnel_down (a) on host (agent)"
-    assert "The tunnel a is offline <why>." in mail.get_content()  # type: ignore[attr-defined]
-
-
-async def test_a_mail_server_that_refuses_is_told(lines: Book, folder: Path) -> None:
-    secret = folder / "password"
-    secret.write_text("s3cret")
-    secret.chmod(0o600)
-    with smtp_server() as (port, taken):
-        base = {"smtp": f"smtp://{LOOPBACK}:{port}", "from": "t@example.org"}
-        async with delivering(EmailTarget.model_validate({"email": "nobody@example.org", **base})) as (_, put):
-            assert (await put(MESSAGE)).fault == "every recipient was refused (550)"
-        login = {"email": "ops@example.org", "user": "me", "password_file": str(secret), **base}
-        async with delivering(EmailTarget.model_validate(login)) as (_, put):
-            assert (await put(MESSAGE)).fault == "the server offers no TLS: the password is not sent"
-    assert taken == []
-    assert threading.active_count() < 20
 
 
 @pytest.mark.timeout(60)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from random import uniform
 from time import monotonic
 
+from tunneld.alerts.faults import Undelivered
 from tunneld.alerts.messages import Message
-from tunneld.alerts.sending import Undelivered, send, told
+from tunneld.alerts.sending import send, told
 from tunneld.config.alerts import CommandTarget, EmailTarget, WebhookTarget
 
 __all__ = ["Delivery", "Outcome"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
-__all__ = ["Facts", "TunnelFacts"]
+__all__ = ["Facts", "Gather", "TunnelFacts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +40,15 @@ class Facts:
     """The process now.
 
     Attributes:
-        tunnels: each.
+        tunnels: each; gone through once, and gathered as that is done where there may be many.
         limits: limit -> share that is used.
         expiries: what ends -> seconds until then, below 0 when it has.
     """
 
-    tunnels: tuple[TunnelFacts, ...] = ()
+    tunnels: Iterable[TunnelFacts] = ()
     limits: dict[str, float] = field(default_factory=dict)
     expiries: dict[str, float] = field(default_factory=dict)
+
+
+Gather = Callable[[Collection[str]], Facts]
+"""What gathers them, given the conditions that are asked for: no more need be known."""

@@ -7,8 +7,10 @@ import hmac
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.message import EmailMessage
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from email.message import EmailMessage
 
 __all__ = ["Message", "Telling", "alertmanager", "email", "plain", "signature", "slack"]
 
@@ -38,6 +40,7 @@ class Message:
         at: seconds of the epoch.
         source: host and role, for people and for labels.
         alerts: at least one.
+        more: that there are beside these.
         test: nothing is wrong: an operator tries it.
     """
 
@@ -46,12 +49,13 @@ class Message:
     at: float
     source: str
     alerts: tuple[Telling, ...]
+    more: int = 0
     test: bool = False
 
     @property
     def title(self) -> str:
         """One line for people."""
-        about = ", ".join(one.subject for one in self.alerts[:5]) + (" …" if len(self.alerts) > 5 else "")
+        about = ", ".join(one.subject for one in self.alerts[:5]) + (" …" if len(self.alerts) + self.more > 5 else "")
         return f"{'TEST ' if self.test else ''}{self.state}: {self.alert} ({about}) on {self.source}"
 
 
@@ -72,6 +76,7 @@ def plain(message: Message) -> dict[str, Any]:
         "alerts": [
             {"subject": one.subject, "message": one.message, "since": _iso(one.since)} for one in message.alerts
         ],
+        "more": message.more,
     }
 
 
@@ -79,6 +84,7 @@ def slack(message: Message) -> dict[str, Any]:
     """An incoming webhook of Slack's, or of those that take its shape (Mattermost, Discord's ``/slack``)."""
     sign = "🔴" if message.state == "firing" else "🟢"
     lines = [f"• {_escaped(one.message)}" for one in message.alerts]
+    lines += [f"• and {message.more} more"] if message.more else []
     return {"text": "\n".join([f"{sign} *{_escaped(message.title)}*", *lines])}
 
 
@@ -106,13 +112,19 @@ def alertmanager(message: Message, *, lasts: float) -> list[dict[str, Any]]:
 
 def email(message: Message, *, sender: str, to: tuple[str, ...]) -> EmailMessage:
     """The same for people's mailboxes."""
+    from email.message import EmailMessage  # here: most daemons send no mail
+    from email.utils import format_datetime, make_msgid
+
     made = EmailMessage()
     made["From"] = sender
     made["To"] = ", ".join(to)
     made["Subject"] = f"[tunneld] {message.title}".replace("\r", " ").replace("\n", " ")
+    made["Date"] = format_datetime(datetime.fromtimestamp(message.at, UTC))
+    made["Message-ID"] = make_msgid(domain=sender.rpartition("@")[2])
     made["Auto-Submitted"] = "auto-generated"
     made["X-Tunneld-Alert"] = message.alert
     lines = [f"{one.message}\n  since {_iso(one.since)}" for one in message.alerts]
+    lines += [f"and {message.more} more"] if message.more else []
     head = f"{message.title}, {_iso(message.at)}"
     made.set_content("\n".join([head, "", *lines, "", "`tunnelctl alerts` has all.", ""]))
     return made

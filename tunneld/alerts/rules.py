@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -12,6 +12,11 @@ from tunneld.alerts.facts import Facts, TunnelFacts
 from tunneld.config.alerts import AlertRule
 
 __all__ = ["Alert", "Engine", "Notice"]
+
+_OF_PROCESS = ("limit_near", "expiring")
+"""Conditions that no tunnel is needed for."""
+_STEPS = 60
+"""Steps of its window in which a count is remembered at most."""
 
 
 @dataclass(slots=True)
@@ -54,8 +59,14 @@ class _Counted:
         seen = self.seen
         if seen and value < seen[-1][1]:  # the tunnel was opened anew
             seen.clear()
-        if not seen or seen[-1][1] != value:
+        if not seen:
             seen.append((now, value))
+        elif seen[-1][1] != value:
+            # What follows soon is taken together, so that a count that rises all day is some steps, not one a second.
+            if len(seen) > 1 and now - seen[-1][0] < within / _STEPS:
+                seen[-1] = (seen[-1][0], value)
+            else:
+                seen.append((now, value))
         # The last value from before the window stays: it is what the rise counts from.
         while len(seen) > 1 and seen[1][0] <= now - within:
             seen.popleft()
@@ -71,9 +82,16 @@ class Engine:
 
     def __init__(self, rules: tuple[AlertRule, ...]) -> None:
         self.rules = rules
+        self.asked = frozenset(rule.when for rule in rules)
         self.active: dict[tuple[str, str], Alert] = {}
+        self._of_tunnels = [rule for rule in rules if rule.when not in _OF_PROCESS]
         self._counted: dict[tuple[str, str], _Counted] = {}
         self._first: dict[str, float] = {}  # rule -> since when a first message waits for others
+
+    def adopt(self, before: Engine, kept: Container[str]) -> None:
+        """Go on with what another engine knows by the rules of these names, which are its own too."""
+        self.active = {key: alert for key, alert in before.active.items() if key[0] in kept}
+        self._counted = {key: counted for key, counted in before._counted.items() if key[0] in kept}
 
     def feed(self, now: float, facts: Facts) -> list[Notice]:
         """Look at the facts; what is to be told now.
@@ -82,15 +100,29 @@ class Engine:
             now: monotonic seconds.
             facts: as they are then.
         """
-        notices: list[Notice] = []
+        return [notice for notice in self.look(now, facts) if notice is not None]
+
+    def look(self, now: float, facts: Facts) -> Iterator[Notice | None]:
+        """As `feed`, in steps: None after each tunnel, so that who has thousands can let others run meanwhile."""
+        holds: dict[str, dict[str, str]] = {rule.name: {} for rule in self.rules}
         for rule in self.rules:
-            holds = dict(self._holding(rule, now, facts))
-            over = self._settle(rule, now, holds)
+            if rule.when in _OF_PROCESS:
+                holds[rule.name].update(_of_process(rule, facts))
+        counted: dict[tuple[str, str], _Counted] = {}  # a tunnel that is known no longer is forgotten
+        for tunnel in facts.tunnels if self._of_tunnels else ():
+            for rule in self._of_tunnels:
+                if any(fnmatchcase(tunnel.name, glob) for glob in rule.tunnels):
+                    message = self._of_tunnel(rule, now, tunnel, counted)
+                    if message:
+                        holds[rule.name][tunnel.name] = message
+            yield None
+        self._counted = counted
+        for rule in self.rules:
+            over = self._settle(rule, now, holds[rule.name])
             if over and rule.resolved:
-                notices.append(Notice(rule, "resolved", tuple(over)))
+                yield Notice(rule, "resolved", tuple(over))
             if due := self._due(rule, now):
-                notices.append(Notice(rule, "firing", tuple(due)))
-        return notices
+                yield Notice(rule, "firing", tuple(due))
 
     def _settle(self, rule: AlertRule, now: float, holds: dict[str, str]) -> list[Alert]:
         """Bring the rule's alerts up to date; those that were told and are over."""
@@ -122,30 +154,11 @@ class Engine:
             alert.told = now
         return due
 
-    def _holding(self, rule: AlertRule, now: float, facts: Facts) -> Iterator[tuple[str, str]]:
-        """(subject, message) of all that the rule holds of."""
-        over = rule.over or 0.0
-        if rule.when == "limit_near":
-            for limit, used in facts.limits.items():
-                if used > over:
-                    yield limit, f"The limit {limit} is used to {used:.0%} (over {over:.0%})."
-        elif rule.when == "expiring":
-            for what, left in facts.expiries.items():
-                if left < over:
-                    yield (
-                        what,
-                        f"{what} ends in {_days(left)}." if left > 0 else f"{what} has ended {_days(-left)} ago.",
-                    )
-        else:
-            for tunnel in facts.tunnels:
-                if any(fnmatchcase(tunnel.name, glob) for glob in rule.tunnels):
-                    message = self._of_tunnel(rule, now, tunnel, over)
-                    if message:
-                        yield tunnel.name, message
-
-    def _of_tunnel(self, rule: AlertRule, now: float, tunnel: TunnelFacts, over: float) -> str:
+    def _of_tunnel(
+        self, rule: AlertRule, now: float, tunnel: TunnelFacts, counted: dict[tuple[str, str], _Counted]
+    ) -> str:
         """Why the rule holds of a tunnel; empty: it does not."""
-        name = tunnel.name
+        name, over = tunnel.name, rule.over or 0.0
         if rule.when == "tunnel_down":
             why = f": {tunnel.why.rstrip('.')}" if tunnel.why else ""
             return "" if tunnel.up else f"The tunnel {name} is {tunnel.state}{why}."
@@ -163,11 +176,27 @@ class Engine:
             loss = tunnel.loss
             return "" if loss is None or loss <= over else f"Loss on the connection of {name}: {loss:.1%} > {over:.1%}."
         value = tunnel.reconnects if rule.when == "reconnects" else tunnel.streams_lost
-        rise = self._counted.setdefault((rule.name, name), _Counted()).rise(now, value, rule.within)
+        key = (rule.name, name)
+        found = counted[key] = self._counted.get(key) or _Counted()
+        rise = found.rise(now, value, rule.within)
         if rise <= over:
             return ""
         what = f"reconnected {rise} times" if rule.when == "reconnects" else f"lost {rise} streams with their sessions"
         return f"The tunnel {name} {what} within {_span(rule.within)}."
+
+
+def _of_process(rule: AlertRule, facts: Facts) -> Iterator[tuple[str, str]]:
+    """(subject, message) of all that a rule holds of which is no tunnel."""
+    over = rule.over or 0.0
+    if rule.when == "limit_near":
+        for limit, used in facts.limits.items():
+            if used > over:
+                yield limit, f"The limit {limit} is used to {used:.0%} (over {over:.0%})."
+    else:
+        for what, left in facts.expiries.items():
+            if left < over:
+                ends = f"ends in {_days(left)}" if left > 0 else f"has ended {_days(-left)} ago"
+                yield what, f"{what[:1].upper()}{what[1:]} {ends}."
 
 
 def _days(seconds: float) -> str:

@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-import ssl
 from time import time
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from tunneld.alerts import messages
+from tunneld.alerts.faults import Undelivered, secret, trusting
 from tunneld.alerts.messages import Message
 from tunneld.config.alerts import CommandTarget, EmailTarget, WebhookTarget
-from tunneld.config.secrets import read_secret
-from tunneld.errors import ConfigError
 
-__all__ = ["Undelivered", "send", "told"]
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["send", "told"]
 
 _MOST = 16 * 1024
 """Bytes of an answer, or of a program's words, that are looked at."""
-
-
-class Undelivered(Exception):
-    """It did not arrive.
-
-    Args:
-        why: for people; names no secret.
-        final: trying again has no use.
-    """
-
-    def __init__(self, why: str, *, final: bool = False) -> None:
-        super().__init__(why)
-        self.final = final
 
 
 def told(target: WebhookTarget | CommandTarget | EmailTarget) -> str:
@@ -57,12 +46,23 @@ async def send(target: WebhookTarget | CommandTarget | EmailTarget, message: Mes
             elif isinstance(target, CommandTarget):
                 await _command(target, message)
             else:
-                await asyncio.to_thread(_email, target, message)
+                from tunneld.alerts.mail import send_mail  # most daemons send no mail
+
+                await send_mail(target, message)
     except TimeoutError:
         raise Undelivered(f"not done within {target.timeout:g} s") from None
 
 
+def _client(target: WebhookTarget) -> httpx.AsyncClient:
+    """Made in a thread: loading the library and the system's authorities takes the loop's time for other work."""
+    import httpx
+
+    verify = trusting(target.ca_file) if target.webhook.startswith("https:") else False
+    return httpx.AsyncClient(timeout=target.timeout, follow_redirects=False, verify=verify)
+
+
 async def _webhook(target: WebhookTarget, message: Message, lasts: float) -> None:
+    client = await asyncio.to_thread(_client, target)
     import httpx
 
     shape: object
@@ -75,10 +75,10 @@ async def _webhook(target: WebhookTarget, message: Message, lasts: float) -> Non
     body = messages.encoded(shape)
     headers = {"Content-Type": "application/json", "User-Agent": "tunneld", **target.headers}
     if target.secret_file is not None:
-        headers["X-Tunneld-Signature"] = messages.signature(_secret(target.secret_file), body, time())
+        headers["X-Tunneld-Signature"] = messages.signature(secret(target.secret_file), body, time())
     try:
         async with (
-            httpx.AsyncClient(timeout=target.timeout, follow_redirects=False) as client,
+            client,
             client.stream("POST", target.webhook, content=body, headers=headers) as answer,
         ):
             status = answer.status_code
@@ -128,52 +128,3 @@ def _kill(process: asyncio.subprocess.Process) -> None:
         os.killpg(process.pid, 9)
     except ProcessLookupError:
         pass
-
-
-def _email(target: EmailTarget, message: Message) -> None:
-    """In a thread: the library blocks."""
-    parts = urlsplit(target.smtp)
-    host, secure = parts.hostname or "", parts.scheme == "smtps"
-    import smtplib  # here: most daemons send no mail, and all start sooner without it
-
-    made = messages.email(message, sender=target.sender[0], to=target.email)
-    context = ssl.create_default_context()
-    try:
-        client: smtplib.SMTP
-        if secure:
-            client = smtplib.SMTP_SSL(host, parts.port or 465, timeout=target.timeout, context=context)
-        else:
-            client = smtplib.SMTP(host, parts.port or 25, timeout=target.timeout)
-        with client:
-            client.ehlo()
-            if not secure and client.has_extn("starttls"):
-                client.starttls(context=context)
-                client.ehlo()
-                secure = True
-            if target.user is not None and target.password_file is not None:
-                if not secure:
-                    raise Undelivered("the server offers no TLS: the password is not sent", final=True)
-                client.login(target.user, _secret(target.password_file))
-            refused = client.send_message(made)
-    except smtplib.SMTPRecipientsRefused as error:
-        codes = {code for code, _ in error.recipients.values()}
-        raise Undelivered(
-            f"every recipient was refused ({_codes(codes)})", final=min(codes, default=500) >= 500
-        ) from None
-    except smtplib.SMTPResponseException as error:
-        raise Undelivered(f"the server answered {error.smtp_code}", final=error.smtp_code >= 500) from None
-    except (OSError, smtplib.SMTPException) as error:
-        raise Undelivered(getattr(error, "strerror", None) or str(error) or type(error).__name__) from None
-    if refused:
-        raise Undelivered(f"refused for {', '.join(refused)}", final=True)
-
-
-def _codes(codes: set[int]) -> str:
-    return ", ".join(map(str, sorted(codes)))
-
-
-def _secret(path: str) -> str:
-    try:
-        return read_secret(path)
-    except ConfigError as error:
-        raise Undelivered("; ".join(error.faults), final=True) from None

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic, time
+from typing import Literal
 
 from tunneld.alerts.delivery import Delivery, Outcome
-from tunneld.alerts.facts import Facts
+from tunneld.alerts.facts import Gather
 from tunneld.alerts.messages import Message, Telling
 from tunneld.alerts.rules import Alert, Engine, Notice
-from tunneld.config.alerts import AlertRule, LogTarget
+from tunneld.config.alerts import AlertRule, LogTarget, WebhookTarget
 
 __all__ = ["AlertWatch", "Shown"]
 
@@ -21,6 +22,8 @@ log = logging.getLogger("tunneld.alerts")
 
 _EVERY = 1.0
 """Seconds between two looks."""
+_TURN = 0.002
+"""Seconds that a look holds the loop at a time."""
 _ONCE_LASTS = 86400.0
 """Seconds that a receiver may take a message for true that is never repeated."""
 
@@ -48,14 +51,14 @@ class AlertWatch:
         tell: called with (alert, state, subject, message) of each alert that is told: for the daemon's own events.
     """
 
-    def __init__(self, rules: tuple[AlertRule, ...], facts: Callable[[], Facts], *, role: str, tell: Tell) -> None:
+    def __init__(self, rules: tuple[AlertRule, ...], facts: Gather, *, role: str, tell: Tell) -> None:
         self._facts = facts
         self._tell = tell
         self._source = f"{socket.gethostname()} ({role})"
         self._engine = Engine(rules)
         self._deliveries: dict[str, list[Delivery]] = {}
         self._retired: list[asyncio.Task[None]] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._running = False
 
     @property
@@ -92,7 +95,7 @@ class AlertWatch:
             return
         kept = {rule.name for rule in rules if rule in self._engine.rules}
         before, self._engine = self._engine, Engine(rules)
-        self._engine.active = {key: alert for key, alert in before.active.items() if key[0] in kept}
+        self._engine.adopt(before, kept)
         loop = asyncio.get_running_loop()
         for name in [name for name in self._deliveries if name not in kept]:
             for delivery in self._deliveries.pop(name):
@@ -115,28 +118,58 @@ class AlertWatch:
             self._timer = asyncio.get_running_loop().call_later(_EVERY, self._look)
 
     def _look(self) -> None:
+        engine = self._engine
+        try:
+            steps = engine.look(monotonic(), self._facts(engine.asked))
+        except BaseException:
+            self._again()
+            raise
+        self._go_on(engine, steps)
+
+    def _go_on(self, engine: Engine, steps: Iterator[Notice | None]) -> None:
+        """Some of a look: beside thousands of tunnels it lets others run every `_TURN`."""
+        until = monotonic() + _TURN
+        try:
+            for notice in steps if engine is self._engine else ():  # else other rules hold meanwhile
+                if notice is not None:
+                    self._told(notice)
+                elif monotonic() >= until:
+                    self._timer = asyncio.get_running_loop().call_soon(self._go_on, engine, steps)
+                    return
+        except BaseException:
+            self._again()
+            raise
+        self._again()
+
+    def _again(self) -> None:
         self._timer = None
-        if not self._running:
-            return
-        self._arm()
-        for notice in self._engine.feed(monotonic(), self._facts()):
-            self._told(notice)
+        if self._running:
+            self._arm()
 
     def _told(self, notice: Notice) -> None:
         rule = notice.rule
-        for alert in notice.alerts:
+        for alert in notice.alerts[: rule.most]:
             fields = {"alert": rule.name, "subject": alert.subject, "state": notice.state}
             if notice.state == "firing":
                 log.warning("Alert %s: %s", rule.name, alert.message, extra=fields)
             else:
                 log.info("Alert %s is over: %s", rule.name, alert.message, extra=fields)
             self._tell(rule.name, notice.state, alert.subject, alert.message)
-        message = self._message(rule, notice.state == "firing", [_telling(alert) for alert in notice.alerts])
+        if len(notice.alerts) > rule.most:
+            log.warning("Alert %s: %d more are %s.", rule.name, len(notice.alerts) - rule.most, notice.state)
+        tellings = [_telling(alert) for alert in notice.alerts]
         for delivery in self._deliveries.get(rule.name, ()):
-            delivery.put(message, _lasts(rule))
+            for message in self._messages(rule, notice.state, tellings, every=_takes_each(delivery)):
+                delivery.put(message, _lasts(rule))
 
-    def _message(self, rule: AlertRule, firing: bool, tellings: Sequence[Telling], *, test: bool = False) -> Message:
-        return Message(rule.name, "firing" if firing else "resolved", time(), self._source, tuple(tellings), test=test)
+    def _messages(
+        self, rule: AlertRule, state: Literal["firing", "resolved"], tellings: Sequence[Telling], *, every: bool
+    ) -> Iterator[Message]:
+        """One that names `rule.most` of them and counts the rest; with `every` as many as name all."""
+        for first in range(0, len(tellings) if every else 1, rule.most):
+            named = tuple(tellings[first : first + rule.most])
+            more = 0 if every else len(tellings) - len(named)
+            yield Message(rule.name, state, time(), self._source, named, more=more)
 
     # -- what operators ask ------------------------------------------------------------------------------
 
@@ -167,7 +200,7 @@ class AlertWatch:
             if name not in (None, rule.name):
                 continue
             telling = Telling("test", f"Nothing is wrong: this is a test of the alert {rule.name}.", time())
-            message = self._message(rule, True, [telling], test=True)
+            message = Message(rule.name, "firing", time(), self._source, (telling,), test=True)
             for delivery in self._deliveries.get(rule.name, ()):
                 done: asyncio.Future[Outcome] = loop.create_future()
                 delivery.put(message, 60.0, _settles(done))
@@ -178,6 +211,11 @@ class AlertWatch:
             done.result() if done.done() else Outcome(delivery.name, f"no answer within {within:g} s")
             for delivery, done in waiting
         ]
+
+
+def _takes_each(delivery: Delivery) -> bool:
+    """The receiver knows each alert by itself: one that it is not told of would never be over there."""
+    return isinstance(delivery.target, WebhookTarget) and delivery.target.shape == "alertmanager"
 
 
 def _settles(done: asyncio.Future[Outcome]) -> Callable[[Outcome], None]:

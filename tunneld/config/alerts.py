@@ -98,12 +98,14 @@ class WebhookTarget(_Delivery):
         shape: of the body: our own, Slack's, or that of Alertmanager's API (`/api/v2/alerts`).
         secret_file: signs our own shape: ``X-Tunneld-Signature: t=SECONDS,v1=HMAC-SHA256 of "SECONDS.BODY"``.
         headers: sent with it.
+        ca_file: who vouches for its host beside the system's authorities.
     """
 
     webhook: Annotated[str, BeforeValidator(_webhook)]
     shape: Literal["json", "slack", "alertmanager"] = "json"
     secret_file: FilePath | None = None
     headers: dict[str, str] = Field(default_factory=dict, repr=False)
+    ca_file: FilePath | None = None
 
 
 class CommandTarget(_Delivery):
@@ -113,13 +115,27 @@ class CommandTarget(_Delivery):
 
 
 class EmailTarget(_Delivery):
-    """A message by SMTP; STARTTLS wherever the server offers it, and always before a password."""
+    """A message by SMTP; STARTTLS wherever the server offers it, and always before a password.
+
+    Attributes:
+        smtp: ``smtp://`` or, with TLS from the first byte, ``smtps://``.
+        sender: the address that it comes from.
+        user: to log in as, with the password of `password_file`; None: no login.
+        ca_file: who vouches for the server beside the system's authorities.
+    """
 
     email: Annotated[tuple[str, ...], BeforeValidator(_addresses)]
     smtp: Annotated[str, BeforeValidator(_smtp)]
     sender: Annotated[tuple[str, ...], BeforeValidator(_addresses)] = Field(("tunneld@localhost",), alias="from")
     user: Text | None = None
     password_file: FilePath | None = None
+    ca_file: FilePath | None = None
+
+    @model_validator(mode="after")
+    def _login(self) -> EmailTarget:
+        if (self.user is None) != (self.password_file is None):
+            raise ValueError("user and password_file go together")
+        return self
 
 
 class LogTarget(Model):
@@ -170,11 +186,12 @@ class AlertRule(Model):
         name: of the alert; default: the condition's.
         when: the condition.
         over: what it must be over: reconnects and streams lost `within` a time, a round trip (95th percentile), a
-            share of loss or of a limit; for `expiring` how long before its end a certificate is told.
+            share of loss or of a limit; for `expiring` how long before its end a certificate or a token is told.
         within: seconds that are counted in, of `reconnects` and `data_lost`.
         tunnels: globs of the names that it looks at.
         held: seconds that it must hold before it is told (`for`); default: 30 s of what is down or fails, else 0.
         group: seconds that a first message waits for others of the same rule.
+        most: alerts that one message names; of what is beside them it says how many.
         repeat: seconds after which what still holds is told again; 0: never.
         resolved: that it is over is told too.
         to: who is told.
@@ -187,6 +204,7 @@ class AlertRule(Model):
     tunnels: tuple[Text, ...] = ("*",)
     held: Span | None = Field(None, alias="for")
     group: Span = 1.0
+    most: Count = 100
     repeat: Span = 14400.0
     resolved: Flag = True
     to: tuple[Target, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -93,8 +94,8 @@ def test_a_rise_within_a_time(when: str) -> None:
             Facts(limits={"memory": 0.95, "x": 0.9}),
             "The limit memory is used to 95% (over 90%).",
         ),
-        ({"when": "expiring"}, Facts(expiries={"the cert": 86400.0 * 3}), "the cert ends in 3 days."),
-        ({"when": "expiring"}, Facts(expiries={"the cert": -7200.0}), "the cert has ended 2 hours ago."),
+        ({"when": "expiring"}, Facts(expiries={"the cert": 86400.0 * 3}), "The cert ends in 3 days."),
+        ({"when": "expiring"}, Facts(expiries={"the cert": -7200.0}), "The cert has ended 2 hours ago."),
     ],
 )
 def test_the_other_conditions(keys: dict[str, Any], facts: Facts, message: str) -> None:
@@ -106,5 +107,48 @@ def test_the_other_conditions(keys: dict[str, Any], facts: Facts, message: str) 
     "when", ["service_failing", "rtt", "loss", "limit_near", "expiring", "reconnects", "tunnel_down"]
 )
 def test_nothing_is_told_of_what_is_well_or_not_known(when: str) -> None:
-    facts = Facts(up("a", rtt=0.01, loss=0.0).tunnels + up("b").tunnels, {"memory": 0.1}, {"c": 1e9})
+    facts = Facts([*up("a", rtt=0.01, loss=0.0).tunnels, *up("b").tunnels], {"memory": 0.1}, {"c": 1e9})
     assert Engine((rule(when=when),)).feed(0, facts) == []
+
+
+def test_what_is_remembered_of_counts_is_bounded() -> None:
+    """A tunnel that reconnects every second all day is some steps, and one that is known no longer is forgotten."""
+    engine = Engine((rule(when="reconnects", over=10, within=3600),))
+    for second in range(10_000):
+        notices = engine.feed(second, up("a", "b", reconnects=second))
+    assert {len(counted.seen) for counted in engine._counted.values()} <= set(range(55, 63))
+    assert notices == []  # told once, and it holds still
+    rise = int(engine.active["reconnects", "a"].message.split()[4])
+    assert abs(rise - 3600) <= 60  # to the length of a step
+    engine.feed(10_000, up("b", reconnects=10_000))
+    assert set(engine._counted) == {("reconnects", "b")}
+
+
+def test_the_tunnels_are_gone_through_once_whatever_the_rules_and_not_at_all_without_need() -> None:
+    gone_through: list[str] = []
+
+    def each() -> Iterator[TunnelFacts]:
+        for name in ("a", "b"):
+            gone_through.append(name)
+            yield TunnelFacts(name, up=False, state="offline")
+
+    engine = Engine((rule(when="tunnel_down"), rule(when="rtt"), rule(when="loss")))
+    steps = engine.look(0, Facts(each()))
+    assert [next(steps), gone_through] == [None, ["a"]]
+    (notice,) = [step for step in steps if step is not None]
+    assert (gone_through, len(notice.alerts)) == (["a", "b"], 2)
+    assert Engine((rule(when="expiring"),)).feed(0, Facts(each())) == []
+    assert gone_through == ["a", "b"]
+    assert engine.asked == {"tunnel_down", "rtt", "loss"}
+
+
+def test_another_engine_goes_on_with_what_it_keeps() -> None:
+    kept, gone = rule(when="reconnects", over=1), rule(when="tunnel_down")
+    before = Engine((kept, gone))
+    before.feed(0, up("a", reconnects=0))
+    before.feed(1, down("a", reconnects=1))
+    after = Engine((kept,))
+    after.adopt(before, {"reconnects"})
+    assert after.active == {}
+    (notice,) = after.feed(2, up("a", reconnects=2))
+    assert notice.alerts[0].message == "The tunnel a reconnected 2 times within 10 min."
