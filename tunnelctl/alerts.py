@@ -1,4 +1,4 @@
-"""``tunnelctl alerts``: what the agent's alerts say, and whether its receivers can be reached."""
+"""``tunnelctl alerts``: what the alerts of an agent, or of a server, say, and whether its receivers can be reached."""
 
 from __future__ import annotations
 

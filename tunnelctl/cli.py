@@ -22,7 +22,7 @@ from tunneld.errors import TunneldError, UsageError
 __all__ = ["VERBS", "Verb", "main", "overview", "parser_for"]
 
 SYSTEM_SOCKET = "/run/tunneld/control.sock"
-_OF_SERVERS = frozenset({"status", "health", "streams", "cancel", "reload", "reconnect", "top", "completion"})
+_OF_SERVERS = frozenset({"status", "health", "streams", "cancel", "reload", "reconnect", "top", "alerts", "completion"})
 """Verbs that a server's operators have too."""
 _WITH_VALUE = frozenset(
     {
@@ -315,7 +315,7 @@ def overview() -> str:
         "  --socket PATH    the agent's control socket (or TUNNELD_SOCKET)",
         "  --instance NAME  the socket of that instance of the service",
         "  --server URL     a server's admin API instead (status, health, streams, cancel,",
-        "                   top, reconnect, reload); with --token-file FILE",
+        "                   top, reconnect, reload, alerts); with --token-file FILE",
         "  --json           the API's own shapes",
         "  --version        print the version",
         "",

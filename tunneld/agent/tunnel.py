@@ -109,6 +109,8 @@ class AgentTunnel:
         self.last_pong_at: float | None = None
         #: Seconds of the epoch; None without TLS.
         self.server_certificate_end: float | None = None
+        #: The same of the token that it came with; None: for ever, or the server does not say.
+        self.token_end: float | None = None
         self.last_error: str | None = None
         self.reconnects = 0
         #: Why the service does not answer, while it does not, or the server's probe does not come back; None: all is
@@ -618,6 +620,7 @@ class AgentTunnel:
         self._ticket = (said.session_id, said.resume_token)
         self.connected_at = monotonic()
         self.server_certificate_end = peer_certificate_end(link.pipe.transport)
+        self.token_end = None if said.token_expires_s is None else time() + said.token_expires_s
         self._silent = self._leaving = False
         self._asked = False
         self._backoff.connected(monotonic())

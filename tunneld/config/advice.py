@@ -11,12 +11,21 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from tunneld.config.agent import AgentConfig
+from tunneld.config.alerts import EmailTarget, Target, WebhookTarget
 from tunneld.config.common import Model, TelemetryConfig
 from tunneld.config.secrets import refuse_open_secret
 from tunneld.config.server import CertificateConfig, ServerConfig
 from tunneld.errors import ConfigError
 
-__all__ = ["descriptor_limit", "descriptors_needed", "later_keys", "otlp_missing", "secret_faults", "warnings"]
+__all__ = [
+    "certificates",
+    "descriptor_limit",
+    "descriptors_needed",
+    "later_keys",
+    "otlp_missing",
+    "secret_faults",
+    "warnings",
+]
 
 #: Descriptors that a process needs besides those of streams and tunnels.
 _OWN_DESCRIPTORS = 64
@@ -91,14 +100,23 @@ def descriptor_limit() -> int | None:
     return None if hard == resource.RLIM_INFINITY else hard
 
 
-def _certificates(config: ServerConfig) -> list[tuple[str, CertificateConfig]]:
+def certificates(config: ServerConfig) -> list[tuple[str, CertificateConfig]]:
     """(key above it, pair) of every certificate."""
     sections = [("tls", config.tls), *((f"listen[{i}].tls", one.tls) for i, one in enumerate(config.listen))]
+    if config.admin is not None:
+        sections.append(("admin.listen.tls", config.admin.listen.tls))
     found: list[tuple[str, CertificateConfig]] = []
     for where, tls in sections:
         if tls is not None:
             found += [(where, tls), *((f"{where}.sni[{i}]", pair) for i, pair in enumerate(tls.sni))]
     return found
+
+
+def _targets(config: AgentConfig | ServerConfig) -> list[tuple[str, Target]]:
+    """(key, receiver) of every one that alerts are told to."""
+    return [
+        (f"alerts[{i}].to[{j}]", target) for i, rule in enumerate(config.alerts) for j, target in enumerate(rule.to)
+    ]
 
 
 def _secret_files(config: AgentConfig | ServerConfig) -> list[tuple[str, str]]:
@@ -113,7 +131,12 @@ def _secret_files(config: AgentConfig | ServerConfig) -> list[tuple[str, str]]:
         found = []
         if config.admin is not None:
             found.append(("admin.token_file", config.admin.token_file))
-        found += [(f"{where}.key", pair.key) for where, pair in _certificates(config)]
+        found += [(f"{where}.key", pair.key) for where, pair in certificates(config)]
+    for where, target in _targets(config):
+        if isinstance(target, WebhookTarget):
+            found.append((f"{where}.secret_file", target.secret_file))
+        elif isinstance(target, EmailTarget):
+            found.append((f"{where}.password_file", target.password_file))
     return [(key, path) for key, path in found if path is not None]
 
 
@@ -122,9 +145,14 @@ def _public_files(config: AgentConfig | ServerConfig) -> list[tuple[str, str]]:
     if isinstance(config, AgentConfig):
         found = [("server.ca_file", config.server.ca_file), ("server.client_cert", config.server.client_cert)]
     else:
-        found = [(f"{where}.cert", pair.cert) for where, pair in _certificates(config)]
+        found = [(f"{where}.cert", pair.cert) for where, pair in certificates(config)]
         cas = [("tls", config.tls), *((f"listen[{i}].tls", one.tls) for i, one in enumerate(config.listen))]
         found += [(f"{where}.client_ca", tls.client_ca) for where, tls in cas if tls is not None]
+    found += [
+        (f"{where}.ca_file", target.ca_file)
+        for where, target in _targets(config)
+        if isinstance(target, WebhookTarget | EmailTarget)
+    ]
     return [(key, path) for key, path in found if path is not None]
 
 

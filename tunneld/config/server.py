@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from tunneld.config import addresses
+from tunneld.config.alerts import AlertRule, check_unique
 from tunneld.config.common import (
     Bytes,
     Count,
@@ -305,6 +306,7 @@ class ServerConfig(Model):
         tls: for every listener that has none of its own; None: plain.
         store: ``sqlite:///…`` or ``memory:``.
         trusted_proxies: peers whose ``Forwarded`` and ``X-Forwarded-*`` are believed.
+        alerts: rules over its tunnels, its limits, its certificates and its tokens.
     """
 
     listen: Annotated[tuple[ListenConfig, ...], BeforeValidator(_as_list)] = (
@@ -326,6 +328,12 @@ class ServerConfig(Model):
     trusted_proxies: tuple[Annotated[IPv4Network | IPv6Network, BeforeValidator(addresses.network)], ...] = ()
     log: LogConfig = LogConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
+    alerts: tuple[AlertRule, ...] = ()
+
+    @field_validator("alerts", mode="after")
+    @classmethod
+    def _own_names(cls, value: tuple[AlertRule, ...]) -> tuple[AlertRule, ...]:
+        return check_unique(value)
 
     @field_validator("listen", mode="after")
     @classmethod

@@ -1,85 +1,155 @@
-"""What the agent's alerts look at, gathered from the running daemon; and what operators see of them."""
+"""The alerts of a daemon of either role: loaded where there are rules, and shown to operators."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from time import monotonic, time
 from typing import TYPE_CHECKING
 
-from tunneld.agent.daemon import AgentDaemon
-from tunneld.alerts.facts import Facts, TunnelFacts
-from tunneld.alerts.watch import AlertWatch
-from tunneld.telemetry.metrics import descriptors
+from tunneld.alerts.facts import Gather
+from tunneld.errors import VisitorError
 from tunneld.wire.certificates import describe
 
 if TYPE_CHECKING:
-    from tunneld.control.models import AlertsStatus
+    from tunneld.alerts.watch import AlertWatch
+    from tunneld.config.alerts import AlertRule
+    from tunneld.control.models import AlertsStatus, AlertsTested
 
-__all__ = ["AgentFacts", "alerts_status", "certificate_end"]
+__all__ = ["Alerts", "CertificateEnds", "certificate_end"]
 
-_UP = frozenset({"online", "degraded", "draining"})
 _LOOK_AT_FILES = 3600.0
 """Seconds between two looks at certificates on the disk."""
+_TESTING = 8.0
+"""Seconds that receivers have for a test; `tunnelctl` waits ten."""
 log = logging.getLogger("tunneld.alerts")
 
 
-class AgentFacts:
-    """Callable: the agent's facts now."""
+class Alerts:
+    """A daemon's rules. `start`, maybe `configure`, then `stop`. Without rules no code of alerts is loaded.
 
-    def __init__(self, daemon: AgentDaemon) -> None:
-        self._daemon = daemon
-        self._ends: dict[str, float] = {}  # of certificates on the disk, seconds of the epoch
-        self._looked_at = float("-inf")
+    Args:
+        rules: of the configuration.
+        facts: as `AlertWatch`; so are `role` and `tell`.
+    """
 
-    def __call__(self) -> Facts:
-        """Gather them; costs some microseconds a tunnel."""
-        daemon, now = self._daemon, monotonic()
-        tunnels = []
-        for tunnel in daemon.tunnels:
-            reading = tunnel.read_quality(now)
-            tunnels.append(
-                TunnelFacts(
-                    tunnel.name,
-                    up=tunnel.state in _UP,
-                    state=tunnel.state,
-                    why=tunnel.last_error or "",
-                    service_fault=tunnel.service_fault,
-                    reconnects=tunnel.reconnects,
-                    streams_lost=tunnel.outages.streams_lost,
-                    rtt=reading.p95,
-                    loss=reading.loss,
-                )
-            )
-        return Facts(tuple(tunnels), self._limits(), self._expiries(now))
+    def __init__(
+        self,
+        rules: tuple[AlertRule, ...],
+        facts: Gather,
+        *,
+        role: str,
+        tell: Callable[[str, str, str, str], None] = lambda *_: None,
+    ) -> None:
+        self._facts = facts
+        self._role = role
+        self._tell = tell
+        self._rules = rules
+        self._watch: AlertWatch | None = None
+        self._running = False
 
-    def _limits(self) -> dict[str, float]:
-        daemon = self._daemon
-        budget = daemon.holders.budget
-        _, used, most = descriptors()
-        found = {
-            "memory": budget.held / budget.limit if budget.limit else 0.0,
-            "descriptors": used / most if most else 0.0,
+    def start(self) -> None:
+        """Look from now on."""
+        self._running = True
+        self._begin()
+
+    def _begin(self) -> None:
+        if not self._rules:
+            return
+        from tunneld.alerts.watch import AlertWatch
+
+        self._watch = AlertWatch(self._rules, self._facts, role=self._role, tell=self._tell)
+        self._watch.start()
+
+    async def stop(self) -> None:
+        """Look and send no more."""
+        self._running = False
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            await watch.stop()
+
+    def configure(self, rules: tuple[AlertRule, ...]) -> None:
+        """Let other rules hold."""
+        self._rules = rules
+        if self._watch is not None:
+            self._watch.configure(rules)
+        elif self._running:
+            self._begin()
+
+    # -- what operators ask ------------------------------------------------------------------------------
+
+    def firing(self) -> dict[str, int]:
+        """How many alerts fire, by rule."""
+        counts = {rule.name: 0 for rule in self._rules}
+        for one in self._watch.shown() if self._watch is not None else ():
+            counts[one.alert] += one.state == "firing"
+        return counts
+
+    def messages(self) -> tuple[int, int]:
+        """Messages to receivers that arrived, and that were given up."""
+        deliveries = self._watch.deliveries if self._watch is not None else []
+        return sum(one.sent for one in deliveries), sum(one.failed for one in deliveries)
+
+    def status(self) -> AlertsStatus:
+        """The answer of ``GET …/alerts``."""
+        watch = self._watch
+        return {
+            "alerts": [
+                {
+                    "alert": one.alert,
+                    "subject": one.subject,
+                    "state": one.state,  # type: ignore[typeddict-item]
+                    "since": _iso(one.since),
+                    "message": one.message,
+                }
+                for one in (watch.shown() if watch is not None else ())
+            ],
+            "rules": [
+                {"name": rule.name, "when": rule.when, "over": rule.over, "for_s": rule.held or 0.0}
+                for rule in self._rules
+            ],
+            "receivers": [
+                {
+                    "name": delivery.name,
+                    "queued": delivery.queued,
+                    "sent": delivery.sent,
+                    "failed": delivery.failed,
+                    "last_error": delivery.last_error,
+                }
+                for delivery in (watch.deliveries if watch is not None else ())
+            ],
         }
-        shares = [tunnel.active_streams / tunnel.config.limits.max_streams for tunnel in daemon.tunnels]
-        found["streams of a tunnel"] = max(shares, default=0.0)
-        return found
 
-    def _expiries(self, now: float) -> dict[str, float]:
-        if now - self._looked_at > _LOOK_AT_FILES:
-            self._looked_at = now
-            self._ends = {}
-            path = self._daemon.config.server.client_cert
-            if path is not None and (end := certificate_end(path)) is not None:
-                self._ends["the client certificate"] = end
-        ends = dict(self._ends)
-        for tunnel in self._daemon.tunnels:
-            if (end := tunnel.server_certificate_end) is not None:
-                ends["the server's certificate"] = end
-                break
-        at = time()
-        return {what: end - at for what, end in ends.items()}
+    async def test(self, name: str | None) -> AlertsTested:
+        """Send a test to the receivers of one rule, or of all; raises VisitorError ``no_such_alert``."""
+        if name is not None and name not in {rule.name for rule in self._rules}:
+            raise VisitorError("no_such_alert", f"No rule of `alerts` is named {name[:64]}.")
+        told = await self._watch.test(name, within=_TESTING) if self._watch is not None else []
+        return {"told": [{"receiver": one.receiver, "fault": one.fault} for one in told]}
+
+
+class CertificateEnds:
+    """When certificates on the disk end: looked at now and then, and after each reload."""
+
+    def __init__(self) -> None:
+        self._of: object = None
+        self._looked_at = float("-inf")
+        self._ends: dict[str, float] = {}
+
+    def read(self, now: float, of: object, files: Callable[[], Iterable[tuple[str, str]]]) -> dict[str, float]:
+        """What each is for -> seconds of the epoch.
+
+        Args:
+            now: monotonic seconds.
+            of: the configuration that names them: another one is looked at at once.
+            files: (what it is for, path) of each.
+        """
+        if of is not self._of or now - self._looked_at > _LOOK_AT_FILES:
+            self._of, self._looked_at = of, now
+            found = {what: certificate_end(path) for what, path in files()}
+            self._ends = {what: end for what, end in found.items() if end is not None}
+        return self._ends
 
 
 def certificate_end(path: str) -> float | None:
@@ -92,31 +162,5 @@ def certificate_end(path: str) -> float | None:
     return None if end is None else end.timestamp()
 
 
-def alerts_status(watch: AlertWatch) -> AlertsStatus:
-    """The answer of ``GET /v1/alerts``."""
-    firing = [
-        {
-            "alert": one.alert,
-            "subject": one.subject,
-            "state": one.state,
-            "since": datetime.fromtimestamp(one.since, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "message": one.message,
-        }
-        for one in watch.shown()
-    ]
-    return {
-        "alerts": firing,  # type: ignore[typeddict-item]
-        "rules": [
-            {"name": rule.name, "when": rule.when, "over": rule.over, "for_s": rule.held or 0.0} for rule in watch.rules
-        ],
-        "receivers": [
-            {
-                "name": delivery.name,
-                "queued": delivery.queued,
-                "sent": delivery.sent,
-                "failed": delivery.failed,
-                "last_error": delivery.last_error,
-            }
-            for delivery in watch.deliveries
-        ],
-    }
+def _iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

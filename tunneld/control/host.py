@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunneld.agent.daemon import AgentDaemon
-from tunneld.alerts.watch import AlertWatch
 from tunneld.config.agent import AgentConfig
-from tunneld.control.alerting import AgentFacts
+from tunneld.control.agent_facts import AgentFacts
+from tunneld.control.alerting import Alerts
 from tunneld.control.listener import ControlServer
 from tunneld.lifecycle import main
 from tunneld.telemetry.trail import Trail
@@ -35,8 +35,8 @@ class AgentHost:
     def __init__(self, config: AgentConfig, path: str | None) -> None:
         runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
         self.agent = AgentDaemon(config, path, Path(runtime) if runtime.startswith("/") else None)
-        self._watch = AlertWatch(config.alerts, AgentFacts(self.agent), role="agent", tell=self._tell_alert)
-        self.agent.reloaded.append(lambda changed: self._watch.configure(changed.alerts))
+        self._alerts = Alerts(config.alerts, AgentFacts(self.agent), role="agent", tell=self._tell_alert)
+        self.agent.reloaded.append(lambda changed: self._alerts.configure(changed.alerts))
         self._trail = Trail(lambda: self.agent.config.log.audit)
         control = config.control
         self._reading: ReadingServer | None = None
@@ -64,7 +64,7 @@ class AgentHost:
             if self._reading is not None:
                 await self._reading.start()
             await self.agent.start()
-            self._watch.start()
+            self._alerts.start()
             if self._sampler is not None and self.metrics_address is not None:
                 self._sampler.start()
         except BaseException:
@@ -77,7 +77,7 @@ class AgentHost:
 
     async def stop(self) -> None:
         """Close every tunnel, then the socket."""
-        await self._watch.stop()  # its tunnels go down on purpose now
+        await self._alerts.stop()  # its tunnels go down on purpose now
         try:
             await self.agent.stop()
         finally:
@@ -124,7 +124,7 @@ class AgentHost:
         from tunneld.control.app import create_app
         from tunneld.control.view import AgentView
 
-        return create_app(AgentView(self.agent, self._watch), self._trail)
+        return create_app(AgentView(self.agent, self._alerts), self._trail)
 
     def _make_reading(self, secret: str | None) -> FastAPI:
         """The same for `metrics.listen`, with the dashboard."""
@@ -133,7 +133,7 @@ class AgentHost:
         from tunneld.dashboard.routes import Dashboard
 
         assert self._sampler is not None
-        app = create_app(AgentView(self.agent, self._watch), reading=True, secret=secret)
+        app = create_app(AgentView(self.agent, self._alerts), reading=True, secret=secret)
         dashboard = Dashboard(
             self._sampler,
             api="v1",

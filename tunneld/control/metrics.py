@@ -7,6 +7,7 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, get_args
 
 from tunneld.agent.daemon import AgentDaemon
+from tunneld.control.alert_metrics import alert_families
 from tunneld.control.models import STREAM_KINDS, TunnelState
 from tunneld.protocol.quality import GRADES
 from tunneld.telemetry.metrics import counter, descriptors, gauge, histogram, near, of_traces, render, spans
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from tunneld.agent.tunnel import AgentTunnel
-    from tunneld.alerts.watch import AlertWatch
+    from tunneld.control.alerting import Alerts
 
 __all__ = ["agent_metrics"]
 
@@ -23,10 +24,12 @@ _STATES: tuple[str, ...] = get_args(TunnelState)
 _TUNNEL = ("tunnel",)
 
 
-def agent_metrics(daemon: AgentDaemon, watch: AlertWatch, accept: str = "") -> tuple[bytes, str]:
+def agent_metrics(daemon: AgentDaemon, alerts: Alerts, accept: str = "") -> tuple[bytes, str]:
     """Prometheus's text for a running agent, and its type. `tunnel` is a label: the configuration bounds how many."""
     started = time() - (monotonic() - daemon.started)
-    return render(lambda: (*_families(daemon), *_of_alerts(watch)), role="agent", started=started, accept=accept)
+    return render(
+        lambda: (*_families(daemon), *alert_families(alerts, "agent")), role="agent", started=started, accept=accept
+    )
 
 
 def _families(daemon: AgentDaemon) -> Iterable[Metric]:
@@ -52,17 +55,6 @@ def _families(daemon: AgentDaemon) -> Iterable[Metric]:
 def _share(pair: tuple[int, int]) -> float:
     used, most = pair
     return used / most if most else 0.0
-
-
-def _of_alerts(watch: AlertWatch) -> Iterable[Metric]:
-    held = [one.alert for one in watch.shown() if one.state == "firing"]
-    yield gauge("tunneld_alerts_firing", "Alerts of the agent's own rules that fire.", ("alert",), [
-        ((rule.name,), held.count(rule.name)) for rule in watch.rules
-    ])  # fmt: skip
-    yield counter("tunneld_alert_messages", "Messages to receivers, by how they went.", ("outcome",), [
-        (("sent",), sum(each.sent for each in watch.deliveries)),
-        (("failed",), sum(each.failed for each in watch.deliveries)),
-    ])  # fmt: skip
 
 
 def _of_tunnels(tunnels: list[AgentTunnel]) -> Iterable[Metric]:

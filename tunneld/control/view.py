@@ -16,9 +16,8 @@ from tunneld.agent.daemon import AgentDaemon
 from tunneld.agent.inspection import Tap
 from tunneld.agent.tunnel import AgentTunnel
 from tunneld.alerts.facts import Facts
-from tunneld.alerts.watch import AlertWatch
 from tunneld.config.load import load_tunnel
-from tunneld.control.alerting import alerts_status
+from tunneld.control.alerting import Alerts
 from tunneld.control.metrics import agent_metrics
 from tunneld.control.models import (
     AlertsStatus,
@@ -60,12 +59,12 @@ class AgentView:
 
     Args:
         daemon: it is running.
-        watch: its alerts; None: it has none.
+        alerts: of the host; None: it has none.
     """
 
-    def __init__(self, daemon: AgentDaemon, watch: AlertWatch | None = None) -> None:
+    def __init__(self, daemon: AgentDaemon, alerts: Alerts | None = None) -> None:
         self._daemon = daemon
-        self._watch = watch or AlertWatch((), Facts, role="agent", tell=lambda *_: None)
+        self._alerts = alerts or Alerts((), lambda asked: Facts(), role="agent")
         self._level: str = daemon.config.log.level
 
     def status(self) -> Status:
@@ -197,7 +196,7 @@ class AgentView:
 
     def metrics(self, accept: str = "") -> tuple[bytes, str]:
         """Prometheus's text, and its media type."""
-        return agent_metrics(self._daemon, self._watch, accept)
+        return agent_metrics(self._daemon, self._alerts, accept)
 
     def requests(self, tunnel: str | None) -> list[SeenRequest]:
         """Newest first."""
@@ -233,14 +232,11 @@ class AgentView:
 
     def alerts(self) -> AlertsStatus:
         """What the alerts say now."""
-        return alerts_status(self._watch)
+        return self._alerts.status()
 
     async def test_alerts(self, name: str | None) -> AlertsTested:
         """Send a test; raises VisitorError."""
-        if name is not None and name not in {rule.name for rule in self._watch.rules}:
-            raise VisitorError("no_such_alert", f"No rule of `alerts` is named {name[:64]}.")
-        told = await self._watch.test(name, within=_TESTING)
-        return {"told": [{"receiver": one.receiver, "fault": one.fault} for one in told]}
+        return await self._alerts.test(name)
 
     def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         """Call `listener` for each event."""

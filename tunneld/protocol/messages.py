@@ -52,6 +52,7 @@ _Short: TypeAlias = Annotated[str, Meta(max_length=64)]
 _Name: TypeAlias = Annotated[str, Meta(max_length=256)]
 _Words: TypeAlias = Annotated[str, Meta(max_length=2048)]
 _Number: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+_Ahead: TypeAlias = Annotated[float, Meta(ge=0, le=1e12)]
 _Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=366 * 86400)]
 
 
@@ -165,6 +166,8 @@ class Connected(msgspec.Struct, tag="connected", tag_field="type"):
     probe: ProbeSettings | None = None
     #: The mode of access that the server enforces; None: it enforces none.
     access: _Short | None = None
+    #: Seconds until the credential that the agent came with ends; None: it does not, or there is none.
+    token_expires_s: _Ahead | None = None
 
 
 class Settings(msgspec.Struct, omit_defaults=True, tag="settings", tag_field="type"):

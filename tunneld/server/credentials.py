@@ -91,11 +91,10 @@ class Credentials:
         if state != "live":
             return None, state
         known = {token.digest, token.certificate.encode() if token.certificate is not None else None}
-        if token.old_until is not None and token.old_until > now:
-            known.add(token.old_digest)
-        if credential not in known:
+        expires = token.expires
+        if token.old_until is not None and token.old_until > now and credential == token.old_digest:
+            expires = token.old_until if expires is None else min(expires, token.old_until)
+        elif credential not in known:
             return None, "rotated"
-        return (
-            Principal(token.id, token.name, token.tunnels, token.limits, frozenset(token.scopes), credential),
-            "",
-        )
+        scopes = frozenset(token.scopes)
+        return Principal(token.id, token.name, token.tunnels, token.limits, scopes, credential, expires), ""

@@ -23,6 +23,7 @@ class Principal:
         tunnels: globs of the names that it opens.
         limits: its own, over all its tunnels.
         scopes: what it is good for.
+        expires: seconds of the epoch until which the credential is good; None: for ever.
         credential: which secret or certificate it came with; it ends with that one.
     """
 
@@ -32,6 +33,7 @@ class Principal:
     limits: Limits = field(default_factory=Limits)
     scopes: frozenset[str] = frozenset({AGENT})
     credential: bytes = field(default=b"", repr=False)
+    expires: float | None = None
 
     def opens(self, name: str) -> bool:
         """Whether it may have a tunnel of that name."""

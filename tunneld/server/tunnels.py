@@ -335,6 +335,7 @@ class TunnelConnection:
                 server_version=__version__,
                 probe=agreed.probe,
                 access=(hello.wishes.access or AccessSettings()).mode,
+                token_expires_s=_left(self.principal),
             )
         )
         self._fresh = not resumed
@@ -529,6 +530,11 @@ class TunnelConnection:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _left(principal: Principal) -> float | None:
+    """Seconds that a credential is still good; None: for ever."""
+    return None if principal.expires is None else round(max(0.0, principal.expires - time()), 3)
 
 
 def _refusal(tunnel: Tunnel, hello: Hello, owner: str) -> str | None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tunneld.config.advice import secret_faults, warnings
 from tunneld.config.alerts import CommandTarget, EmailTarget, LogTarget, WebhookTarget
-from tunneld.config.load import load_agent
+from tunneld.config.load import load_agent, load_server
 from tunneld.errors import ConfigError
 
 HEAD = "server: {url: 'ws://127.0.0.1:1'}\ntunnels: [{name: a, service: 'http://127.0.0.1:9'}]\nalerts:\n"
@@ -68,6 +69,8 @@ def test_what_is_down_is_not_told_of_a_start(tmp_path: Path) -> None:
         ("  - when: rtt\n    to:\n      - {email: nobody, smtp: 'smtp://h'}", 6, "expected an address such as ops@"),
         ("  - when: rtt\n    to:\n      - {email: a@b, smtp: 'http://h'}", 6, "expected smtp://HOST:25"),
         ("  - when: rtt\n    to:\n      - {email: a@b}", 6, "missing"),
+        ("  - when: rtt\n    to:\n      - {email: a@b, smtp: h, user: me}", 6, "user and password_file go together"),
+        ("  - {when: rtt, most: 0}", 4, "alerts[0].most: "),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, text: str, line: int, said: str) -> None:
@@ -82,3 +85,29 @@ def test_a_webhook_with_a_password_is_not_shown(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         loaded(tmp_path, "  - {when: rtt, to: [{webhook: 'https://me:hunter2@h/'}]}\n")
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_servers_file_takes_the_same_rules_and_says_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "server.yaml"
+    path.write_text("auth: {mode: token}\nalerts:\n  - {when: tunnel_down, for: 1m}\n  - {when: rtt, ovr: 1s}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_server(str(path))
+    (fault,) = caught.value.faults
+    assert 'server.yaml:4: alerts[1].ovr: unknown key (did you mean "over"?)' in fault
+    path.write_text("alerts:\n  - {when: tunnel_down}\n  - {when: tunnel_down}\n")
+    with pytest.raises(ConfigError, match=r"alerts\[0\] has that name already"):
+        load_server(str(path))
+
+
+def test_files_of_receivers_are_looked_at_by_check(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    secret.chmod(0o644)
+    config = loaded(
+        tmp_path,
+        f"  - {{when: rtt, to: [{{webhook: 'https://h/', secret_file: {secret}, ca_file: /no/ca.pem}}]}}\n",
+    )
+    (fault,) = secret_faults(config)  # type: ignore[arg-type]
+    assert fault.startswith("alerts[0].to[0].secret_file: ")
+    assert "chmod 600" in fault
+    assert "alerts[0].to[0].ca_file: /no/ca.pem: no such file yet" in warnings(config)  # type: ignore[arg-type]

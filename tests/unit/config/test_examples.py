@@ -43,8 +43,8 @@ def test_the_examples_show_the_defaults(name: str, model: type[Model], tmp_path:
     """A section whose comment signs are taken off loads, and is what holds without it."""
     config = load(str(EXAMPLES / name))
     text = (EXAMPLES / name).read_text()
-    keys = ["heartbeat", "resume", "drain_timeout", "limits", "sse"]
-    for key in keys + (["reconnect", "alerts"] if name == "tunneld.yaml" else []):
+    keys = ["heartbeat", "resume", "drain_timeout", "limits", "sse", "alerts"]
+    for key in keys + (["reconnect"] if name == "tunneld.yaml" else []):
         block = re.search(rf"^# {key}:.*\n(?:#   .*\n)*", text, re.M)
         assert block is not None, key
         path = tmp_path / name

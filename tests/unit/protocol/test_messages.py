@@ -83,6 +83,7 @@ def test_connected_says_everything_also_what_is_as_usual() -> None:
         },
         "resume": {"grace": 0.0, "buffer": 4194304},
         "access": None,
+        "token_expires_s": None,
         "max_streams": 10,
         "stream_window": 20,
         "max_header": 30,

@@ -55,6 +55,7 @@ def create_admin_app(server: ServerFacade, keeper: Keeper, dashboard: Dashboard 
     _add_reload(changes, server)
     _add_tokens(reads, changes, server)
     _add_names(reads, changes, server)
+    _add_alerts(reads, changes, server)
     _add_audit(reads, server)
     _add_metrics(app, server)
     app.include_router(reads)
@@ -254,6 +255,22 @@ def _add_names(reads: APIRouter, changes: APIRouter, server: ServerFacade) -> No
         await server.release_name(name)
         await server.note(_who(request), "name.release", f"released {name}")
         return json_answer({"released": name})
+
+
+def _add_alerts(reads: APIRouter, changes: APIRouter, server: ServerFacade) -> None:
+    @reads.get("/alerts", responses=_docs(shared.AlertsStatus))
+    async def alerts() -> Response:
+        """Which alerts hold, the rules, and how telling of them went."""
+        return json_answer(server.alerts())
+
+    @changes.post("/alerts/test", responses=_docs(shared.AlertsTested, "no_such_alert", "body_too_large"))
+    async def test_alerts(request: Request, wanted: Annotated[shared.AlertsWanted | None, Body()] = None) -> Response:
+        """Send a test message to the receivers, and tell how each went."""
+        name = (wanted or {}).get("alert")
+        tested = await server.test_alerts(name)
+        what = f"tested the alert {name}" if name else "tested the alerts"
+        await server.note(_who(request), "alerts.test", what)
+        return json_answer(tested)
 
 
 def _add_audit(router: APIRouter, server: ServerFacade) -> None:

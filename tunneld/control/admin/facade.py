@@ -15,7 +15,7 @@ from tunneld.control.admin.models import (
     ServerTunnel,
     TokenInfo,
 )
-from tunneld.control.models import Health, Reconnected, Reloaded, StreamInfo
+from tunneld.control.models import AlertsStatus, AlertsTested, Health, Reconnected, Reloaded, StreamInfo
 from tunneld.server.principals import Principal
 
 __all__ = ["ServerFacade"]
@@ -60,6 +60,12 @@ class ServerFacade(Protocol):
 
     def metrics(self, accept: str = "") -> tuple[bytes, str]:
         """Return the numbers of the server as Prometheus's text."""
+
+    def alerts(self) -> AlertsStatus:
+        """What the server's alerts say now."""
+
+    async def test_alerts(self, name: str | None) -> AlertsTested:
+        """Send a test to the receivers of one rule, or of all; raises VisitorError ``no_such_alert``."""
 
     async def reload(self) -> Reloaded:
         """Apply the changed file; raises ConfigError."""

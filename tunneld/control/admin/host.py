@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tunneld.config.server import AdminConfig, ListenConfig, ServerConfig
+from tunneld.control.admin.facts import ServerFacts
 from tunneld.control.admin.keeper import Keeper
 from tunneld.control.admin.listener import AdminListener, admin_secret, warn_if_exposed
 from tunneld.control.admin.watched import WatchedServer
+from tunneld.control.alerting import Alerts
 from tunneld.dashboard.files import early
 from tunneld.dashboard.sampler import Sampler, remember
 from tunneld.lifecycle import main
@@ -35,6 +37,7 @@ class ServerHost:
     def __init__(self, config: ServerConfig, path: str | None) -> None:
         self.server = ServerDaemon(config, path)
         self.server.reloading.append(self._reloading)
+        self._alerts = Alerts(config.alerts, ServerFacts(self.server), role="server")
         self._trail = Trail(lambda: self.server.config.log.audit)
         admin = config.admin or AdminConfig()
         self._keeper = Keeper(
@@ -76,6 +79,7 @@ class ServerHost:
                 raise
         if self.sampler is not None:
             self.sampler.start()
+        self._alerts.start()
 
     async def drain(self) -> None:
         """As the daemon's; operators are answered meanwhile."""
@@ -83,6 +87,7 @@ class ServerHost:
 
     async def stop(self) -> None:
         """End all."""
+        await self._alerts.stop()  # its tunnels go down on purpose now
         if self._admin is not None:
             await self._admin.stop()
         if self.sampler is not None:
@@ -107,6 +112,7 @@ class ServerHost:
 
         def commit() -> None:
             self._keeper.configure(secret)
+            self._alerts.configure(config.alerts)
             if self._admin is not None:
                 self._admin.reload_certificates()
 
@@ -125,7 +131,7 @@ class ServerHost:
         assert self.sampler is not None
         viewers = self.server.config.dashboard.viewers
         dashboard = Dashboard(self.sampler, api="api/v1", viewers=viewers, may_change=may_change)
-        return create_admin_app(ServerView(self.server, self._trail), self._keeper, dashboard)
+        return create_admin_app(ServerView(self.server, self._alerts, self._trail), self._keeper, dashboard)
 
 
 def _refused(address: str, reason: str) -> None:

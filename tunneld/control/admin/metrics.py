@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, get_args
 
 from tunneld.control.admin.models import ServerTunnelState
 from tunneld.control.admin.states import tunnel_state
+from tunneld.control.alert_metrics import alert_families
 from tunneld.control.models import STREAM_KINDS
 from tunneld.protocol.quality import GRADES
 from tunneld.server.daemon import ServerDaemon
@@ -17,13 +18,17 @@ from tunneld.telemetry.metrics import counter, descriptors, gauge, histogram, ne
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
+    from tunneld.control.alerting import Alerts
+
 __all__ = ["server_metrics"]
 
 
-def server_metrics(daemon: ServerDaemon, accept: str = "") -> tuple[bytes, str]:
+def server_metrics(daemon: ServerDaemon, alerts: Alerts, accept: str = "") -> tuple[bytes, str]:
     """Prometheus's text for a running server, and its media type."""
     started = time() - (monotonic() - daemon.started)
-    return render(lambda: _families(daemon), role="server", started=started, accept=accept)
+    return render(
+        lambda: (*_families(daemon), *alert_families(alerts, "server")), role="server", started=started, accept=accept
+    )
 
 
 def _families(daemon: ServerDaemon) -> Iterable[Metric]:

@@ -22,7 +22,8 @@ from tunneld.control.admin.models import (
     TokenInfo,
 )
 from tunneld.control.admin.states import tunnel_state
-from tunneld.control.models import Health, Reconnected, Reloaded, StreamInfo
+from tunneld.control.alerting import Alerts
+from tunneld.control.models import AlertsStatus, AlertsTested, Health, Reconnected, Reloaded, StreamInfo
 from tunneld.control.shapes import outages_status, quality_status
 from tunneld.errors import VisitorError
 from tunneld.server.daemon import RESTART_SECTIONS, ServerDaemon
@@ -42,7 +43,8 @@ log = logging.getLogger("tunneld.admin")
 class ServerView:
     """A `ServerFacade` over a running daemon, whose changes go to the audit trail too."""
 
-    def __init__(self, daemon: ServerDaemon, trail: Trail | None = None) -> None:
+    def __init__(self, daemon: ServerDaemon, alerts: Alerts, trail: Trail | None = None) -> None:
+        self._alerts = alerts
         self._daemon = daemon
         self._trail = trail or Trail()
         self._access = daemon.access
@@ -152,7 +154,13 @@ class ServerView:
         }
 
     def metrics(self, accept: str = "") -> tuple[bytes, str]:  # noqa: D102
-        return server_metrics(self._daemon, accept)
+        return server_metrics(self._daemon, self._alerts, accept)
+
+    def alerts(self) -> AlertsStatus:  # noqa: D102
+        return self._alerts.status()
+
+    async def test_alerts(self, name: str | None) -> AlertsTested:  # noqa: D102
+        return await self._alerts.test(name)
 
     async def reload(self) -> Reloaded:  # noqa: D102
         sections = await self._daemon.reload()

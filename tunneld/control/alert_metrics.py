@@ -1,0 +1,26 @@
+"""The numbers of a daemon's alerts, of either role."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from tunneld.telemetry.metrics import counter, gauge
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+    from tunneld.control.alerting import Alerts
+
+__all__ = ["alert_families"]
+
+
+def alert_families(alerts: Alerts, role: str) -> Iterable[Metric]:
+    """`alert` is a label: the configuration bounds how many there are."""
+    yield gauge("tunneld_alerts_firing", f"Alerts of the {role}'s own rules that fire.", ("alert",), [
+        ((name,), count) for name, count in alerts.firing().items()
+    ])  # fmt: skip
+    sent, failed = alerts.messages()
+    yield counter("tunneld_alert_messages", "Messages to receivers, by how they went.", ("outcome",), [
+        (("sent",), sent), (("failed",), failed)
+    ])  # fmt: skip
