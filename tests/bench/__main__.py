@@ -100,6 +100,18 @@ def _own_cpu() -> float:
     return usage.cpu_seconds(*usage.tree(os.getpid())) + ended.ru_utime + ended.ru_stime
 
 
+async def _settled(target: Target) -> None:
+    """Wait until the daemons have done what their start brings: an agent that was asked over its control socket loads
+    what answers there for two seconds, which is no part of a request or of an event."""
+    pids = [pid for process in target.daemons().values() for pid in process.family()]
+    for _ in range(60):
+        before = usage.cpu_seconds(*pids)
+        await asyncio.sleep(0.3)
+        if usage.cpu_seconds(*pids) - before < 0.003:
+            return
+    raise RuntimeError(f"{target.name} is still busy {60 * 0.3:.0f} s after its start")
+
+
 async def _once(name: str, target: Target, plan: Plan) -> Numbers:
     """One measurement on freshly started daemons and a fresh service."""
     with short_dir() as folder:
@@ -107,6 +119,7 @@ async def _once(name: str, target: Target, plan: Plan) -> Numbers:
         try:
             target.start(folder, service.port)
             try:
+                await _settled(target)
                 begun, busy, own = time.monotonic(), usage.busy_seconds(), _own_cpu()
                 numbers = await MEASURES[name](Run(target, service, plan))
                 other = usage.busy_seconds() - busy - (_own_cpu() - own)

@@ -30,7 +30,15 @@ GOALS: dict[str, float] = {
     "stampede.closest_s": 0.5,
     "stampede.back": 5000,
 }
-"""The most that ours may need, or the least that it must reach. Bulk is held against frp http of the same run."""
+"""The most that ours may need, or the least that it must reach."""
+
+PEER_GOALS: dict[str, tuple[str, float]] = {
+    "requests.cpu_us": ("frp http", 0.4),
+    "events.cpu_us": ("chisel", 0.8),
+    "bulk.cpu_ms_mib": ("frp http", 1.0),
+    "bulk.mib_s": ("frp http", 1.0),
+}
+"""The same against a peer of the same run, which holds on a machine of any speed."""
 
 _LABELS = {
     "requests.cpu_us": "CPU a request, µs",
@@ -149,9 +157,16 @@ def render(results: dict[str, dict[str, Any]]) -> str:
 
 
 def _judged(key: str, own: Any, values: dict[str, Any]) -> list[str]:
-    """The goal's cell and whether it is met."""
-    goal = values.get("frp http") if key == "bulk.mib_s" else GOALS.get(key)
-    if goal is None or not isinstance(own, (int, float)):
+    """The goal's cell and whether it is met: the figure, and what it is of a peer that was measured beside."""
+    more = key in _MORE_IS_BETTER
+    sign = "≥ " if more else "≤ "
+    goals: list[tuple[str, float]] = []
+    if key in GOALS:
+        goals.append((_figure(GOALS[key]), GOALS[key]))
+    peer, share = PEER_GOALS.get(key, ("", 0.0))
+    if isinstance(theirs := values.get(peer), (int, float)):
+        goals.append((f"{share} of {peer}", share * theirs))
+    if not goals or not isinstance(own, (int, float)):
         return ["", ""]
-    met = own >= goal if key in _MORE_IS_BETTER else own <= goal
-    return [("≥ " if key in _MORE_IS_BETTER else "≤ ") + _figure(goal), "met" if met else "MISSED"]
+    met = ["met" if (own >= goal if more else own <= goal) else "MISSED" for _, goal in goals]
+    return [", ".join(sign + text for text, _ in goals), ", ".join(met)]
