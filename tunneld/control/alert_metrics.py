@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tunneld.telemetry.metrics import counter, gauge
+from tunneld.telemetry.exposition import Family, counter, gauge
 
 if TYPE_CHECKING:
-    from prometheus_client.core import Metric
-
     from tunneld.control.alerting import Alerts
 
 __all__ = ["alert_families"]
 
 
-def alert_families(alerts: Alerts, role: str) -> Iterable[Metric]:
+def alert_families(alerts: Alerts, role: str) -> Iterator[Family]:
     """`alert` is a label: the configuration bounds how many there are."""
     yield gauge("tunneld_alerts_firing", f"Alerts of the {role}'s own rules that fire.", ("alert",), [
         ((name,), count) for name, count in alerts.firing().items()

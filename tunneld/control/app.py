@@ -121,7 +121,7 @@ def _add_reads(app: FastAPI, agent: AgentFacade) -> None:
     @app.get("/metrics", responses=text_docs(docs(models.Problem)), response_class=Response)
     async def metrics(request: Request) -> Response:
         """What the agent counts, for Prometheus; as OpenMetrics, with exemplars, where `Accept` asks for it."""
-        text, kind = agent.metrics(request.headers.get("accept", ""))
+        text, kind = await agent.metrics(request.headers.get("accept", ""))
         return Response(text, headers={"Content-Type": kind})
 
     events_docs = docs(models.Event, "too_many_subscribers")

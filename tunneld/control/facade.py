@@ -93,7 +93,7 @@ class AgentFacade(Protocol):
     def set_log_level(self, level: LogLevelName) -> str:
         """Log from this level on, until the next reload; return the level that held."""
 
-    def metrics(self, accept: str = "") -> tuple[bytes, str]:
+    async def metrics(self, accept: str = "") -> tuple[bytes, str]:
         """Return the numbers of the agent as Prometheus's text, or as OpenMetrics where `accept` asks for it, and its
         media type."""
 

@@ -194,9 +194,9 @@ class AgentView:
         logs.set_level(level)
         return before
 
-    def metrics(self, accept: str = "") -> tuple[bytes, str]:
+    async def metrics(self, accept: str = "") -> tuple[bytes, str]:
         """Prometheus's text, and its media type."""
-        return agent_metrics(self._daemon, self._alerts, accept)
+        return await agent_metrics(self._daemon, self._alerts, accept)
 
     def requests(self, tunnel: str | None) -> list[SeenRequest]:
         """Newest first."""

@@ -6,6 +6,7 @@ connection that it was measured on: a tunnel that reconnects keeps its history, 
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import deque
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -90,11 +91,12 @@ class Quality:
         thresholds: of the grades.
     """
 
-    __slots__ = ("_jitter", "_last", "_samples", "thresholds")
+    __slots__ = ("_jitter", "_last", "_samples", "_trips", "thresholds")
 
     def __init__(self, thresholds: Thresholds) -> None:
         self.thresholds = thresholds
-        self._samples: deque[tuple[float, float]] = deque(maxlen=MAX_SAMPLES)  # (when, seconds; below 0: lost)
+        self._samples: deque[tuple[float, float]] = deque()  # (when, seconds; below 0: lost)
+        self._trips: list[float] = []  # of these, those that were answered, in their order: read again and again
         self._last: float | None = None
         self._jitter: float | None = None
 
@@ -105,12 +107,25 @@ class Quality:
             change = abs(round_trip - last)
             # The first difference is all that is known: beginning at 0 would take 16 pings to show the truth.
             self._jitter = change if self._jitter is None else self._jitter + (change - self._jitter) * _GAIN
-        self._samples.append((now, -1.0 if late else round_trip))
+        self._add(now, -1.0 if late else round_trip)
 
     def lost(self, now: float, pings: int = 1) -> None:
         """So many pings will find no answer any more."""
         for _ in range(pings):
-            self._samples.append((now, -1.0))
+            self._add(now, -1.0)
+
+    def _add(self, now: float, trip: float) -> None:
+        if len(self._samples) == MAX_SAMPLES:
+            self._forget()
+        self._samples.append((now, trip))
+        if trip >= 0:
+            insort(self._trips, trip)
+
+    def _forget(self) -> None:
+        """The oldest counts no more."""
+        _, trip = self._samples.popleft()
+        if trip >= 0:
+            del self._trips[bisect_left(self._trips, trip)]
 
     def read(self, now: float, *, connected: bool, retransmitted: float | None = None) -> Reading:
         """What is known now.
@@ -122,8 +137,8 @@ class Quality:
         """
         samples, oldest = self._samples, now - self.thresholds.window
         while samples and samples[0][0] < oldest:
-            samples.popleft()
-        trips = sorted(trip for _, trip in samples if trip >= 0)
+            self._forget()
+        trips = self._trips
         lost = len(samples) - len(trips)
         loss = lost / len(samples) if samples else None
         if retransmitted is not None:

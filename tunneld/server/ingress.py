@@ -56,11 +56,12 @@ _IDS = 4096  # bytes of randomness taken at a time: 256 ids
 
 @dataclass(slots=True)
 class Totals:
-    """Requests of visitors that reached a tunnel: how many, and the bytes of their bodies and of the answers'."""
+    """Requests of visitors that reached a tunnel: how many, the bytes of their bodies and of the answers', events."""
 
     streams: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    events: int = 0
 
 
 class Listener:
@@ -582,6 +583,7 @@ class Ingress:
             self._ended.streams + len(live),
             self._ended.bytes_in + sum(exchange.bytes_in for exchange in live),
             self._ended.bytes_out + sum(exchange.bytes_out for exchange in live),
+            self._ended.events + sum(exchange.events for exchange in live),
         )
 
     def forget(self, exchange: Visit) -> None:
@@ -596,6 +598,7 @@ class Ingress:
             self._ended.streams += 1
             self._ended.bytes_in += exchange.bytes_in
             self._ended.bytes_out += exchange.bytes_out
+            self._ended.events += exchange.events
             exchange.tunnel.bytes_in += exchange.bytes_in
             exchange.tunnel.bytes_out += exchange.bytes_out
 

@@ -137,7 +137,7 @@ def _add_metrics(app: FastAPI, server: ServerFacade) -> None:
     @app.get("/metrics", responses=text_docs(_docs(shared.Problem)), response_class=Response)
     async def metrics(request: Request) -> Response:
         """What the server counts, for Prometheus."""
-        text, kind = server.metrics(request.headers.get("accept", ""))
+        text, kind = await server.metrics(request.headers.get("accept", ""))
         return Response(text, headers={"Content-Type": kind})
 
 

@@ -58,7 +58,7 @@ class ServerFacade(Protocol):
     def limits(self) -> LimitsInfo:
         """What bounds the server, and how near to it it is."""
 
-    def metrics(self, accept: str = "") -> tuple[bytes, str]:
+    async def metrics(self, accept: str = "") -> tuple[bytes, str]:
         """Return the numbers of the server as Prometheus's text."""
 
     def alerts(self) -> AlertsStatus:

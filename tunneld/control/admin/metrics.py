@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator
 from time import monotonic, time
 from typing import TYPE_CHECKING, get_args
 
@@ -13,49 +13,56 @@ from tunneld.control.alert_metrics import alert_families
 from tunneld.control.models import STREAM_KINDS
 from tunneld.protocol.quality import GRADES
 from tunneld.server.daemon import ServerDaemon
-from tunneld.telemetry.metrics import counter, descriptors, gauge, histogram, near, of_traces, render, spans
+from tunneld.telemetry.exposition import Family, counter, gauge, histogram, near, of_traces, render, spans, tallied
+from tunneld.telemetry.metrics import descriptors
 
 if TYPE_CHECKING:
-    from prometheus_client.core import Metric
-
     from tunneld.control.alerting import Alerts
 
 __all__ = ["server_metrics"]
 
 
-def server_metrics(daemon: ServerDaemon, alerts: Alerts, accept: str = "") -> tuple[bytes, str]:
+async def server_metrics(daemon: ServerDaemon, alerts: Alerts, accept: str = "") -> tuple[bytes, str]:
     """Prometheus's text for a running server, and its media type."""
     started = time() - (monotonic() - daemon.started)
-    return render(
-        lambda: (*_families(daemon), *alert_families(alerts, "server")), role="server", started=started, accept=accept
-    )
+    return await render(_families(daemon, alerts), role="server", started=started, accept=accept)
 
 
-def _families(daemon: ServerDaemon) -> Iterable[Metric]:
+def _families(daemon: ServerDaemon, alerts: Alerts) -> Iterator[Family]:
     yield from _of_tunnels(daemon)
     yield from _of_streams(daemon)
     yield from _of_limits(daemon)
+    yield from alert_families(alerts, "server")
 
 
-def _of_tunnels(daemon: ServerDaemon) -> Iterable[Metric]:
+def _of_tunnels(daemon: ServerDaemon) -> Iterator[Family]:
     tunnels, now = daemon.registry.all(), monotonic()
-    states = Counter(map(tunnel_state, tunnels))
-    yield gauge("tunneld_tunnels", "Known tunnels by state; online: a probe came back from the service.", ("state",), [
-        ((state,), states[state]) for state in get_args(ServerTunnelState)
-    ])  # fmt: skip
+    yield gauge(
+        "tunneld_tunnels",
+        "Known tunnels by state; online: a probe came back from the service.",
+        ("state",),
+        tallied(tunnels, tunnel_state, get_args(ServerTunnelState)),
+    )
     yield histogram("tunneld_service_probe_seconds", "From a probe's begin to its answer, the service's in it.", (), [
         ((), daemon.registry.probes)
     ])  # fmt: skip
     yield gauge("tunneld_tunnel_connections", "Connections of agents.", (), [((), len(daemon.connections))])
-    grades = Counter(tunnel.quality.read(now, connected=tunnel.online).grade for tunnel in tunnels)
-    yield gauge("tunneld_connection_grade", "Tunnels by the grade of their connection.", ("grade",), [
-        ((grade,), grades[grade]) for grade in GRADES
-    ])  # fmt: skip
+    yield gauge(
+        "tunneld_connection_grade",
+        "Tunnels by the grade of their connection.",
+        ("grade",),
+        tallied(tunnels, lambda each: each.quality.read(now, connected=each.online).grade, GRADES),
+    )
     yield histogram("tunneld_heartbeat_rtt_seconds", "Round trips of heartbeats.", (), [
         ((), daemon.registry.round_trips)
     ])  # fmt: skip
     outages = [tunnel.outages for tunnel in tunnels]
     for name, help_, values in (
+        (
+            "reconnects",
+            "Connections after the first, of tunnels that are known.",
+            [max(0, tunnel.connects - 1) for tunnel in tunnels],
+        ),
         ("outages", "Times without a connection, of tunnels that are known.", [each.count for each in outages]),
         ("outage_seconds", "Time without a connection.", [each.seconds for each in outages]),
         ("resumes", "Sessions that went on after an outage.", [each.resumes for each in outages]),
@@ -65,7 +72,7 @@ def _of_tunnels(daemon: ServerDaemon) -> Iterable[Metric]:
         yield gauge(f"tunneld_known_{name}", help_, (), [((), sum(values))])
 
 
-def _of_streams(daemon: ServerDaemon) -> Iterable[Metric]:
+def _of_streams(daemon: ServerDaemon) -> Iterator[Family]:
     ingress = daemon.ingress
     live = Counter(exchange.kind for exchange in ingress.exchanges.values())
     yield gauge("tunneld_streams", "Streams under way.", ("kind",), [((kind,), live[kind]) for kind in STREAM_KINDS])
@@ -88,10 +95,11 @@ def _of_streams(daemon: ServerDaemon) -> Iterable[Metric]:
     yield counter("tunneld_streams_opened", "Streams since the start.", (), [((), totals.streams)])
     yield counter("tunneld_visitor_received_bytes", "Bodies of requests.", (), [((), totals.bytes_in)])
     yield counter("tunneld_visitor_sent_bytes", "Bodies of answers.", (), [((), totals.bytes_out)])
+    yield counter("tunneld_events", "Events of event streams.", (), [((), totals.events)])
     yield gauge("tunneld_visitor_connections", "Connections of visitors.", (), [((), len(ingress.connections))])
 
 
-def _of_limits(daemon: ServerDaemon) -> Iterable[Metric]:
+def _of_limits(daemon: ServerDaemon) -> Iterator[Family]:
     ingress, limits = daemon.ingress, daemon.config.limits
     yield counter("tunneld_limit_hits", "How often each limit was hit.", ("limit",), [
         ((limit,), count) for limit, count in sorted(ingress.guard.hits.all().items())
@@ -102,6 +110,7 @@ def _of_limits(daemon: ServerDaemon) -> Iterable[Metric]:
     shares = [count / found.max_streams for name, count in busy.items() if (found := daemon.registry.find(name))]
     yield near([
         ("memory", ingress.budget.held, limits.memory),
+        ("replay", ingress.replays.held, ingress.replays.total),
         ("tunnels", len(daemon.registry), limits.max_tunnels),
         ("tunnel_streams", max(shares, default=0.0), 1.0),
         descriptors(),

@@ -153,8 +153,8 @@ class ServerView:
             },
         }
 
-    def metrics(self, accept: str = "") -> tuple[bytes, str]:  # noqa: D102
-        return server_metrics(self._daemon, self._alerts, accept)
+    async def metrics(self, accept: str = "") -> tuple[bytes, str]:  # noqa: D102
+        return await server_metrics(self._daemon, self._alerts, accept)
 
     def alerts(self) -> AlertsStatus:  # noqa: D102
         return self._alerts.status()

@@ -1,0 +1,244 @@
+"""What is counted, as Prometheus's text or as OpenMetrics, made in slices that the event loop does not feel.
+
+A thousand tunnels are tens of thousands of lines. A thread would hold the interpreter for as long as the lines take;
+here the loop turns after each slice instead. Names come from our own code and are valid; values of labels are escaped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import platform
+import resource
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from prometheus_client.utils import floatToGoString
+
+from tunneld import __version__
+from tunneld.telemetry.metrics import Histogram
+
+if TYPE_CHECKING:
+    from tunneld.telemetry.traces import Tracer
+
+__all__ = [
+    "CONTENT_TYPE",
+    "OPEN_CONTENT_TYPE",
+    "Family",
+    "Rows",
+    "counter",
+    "gauge",
+    "histogram",
+    "near",
+    "of_traces",
+    "render",
+    "spans",
+    "tallied",
+]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OPEN_CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+_OPEN_METRICS = "application/openmetrics-text"
+_MOST_EXEMPLAR = 100
+"""Characters of an exemplar's value; OpenMetrics allows 128 with its name."""
+_SLICE = 0.002
+"""Seconds of work between two turns of the loop."""
+_LOOK = 32
+"""Rows between two looks at the clock."""
+
+_ONE = TypeVar("_ONE")
+Value = float | Histogram
+Rows = Iterable[tuple[Sequence[str], Value] | None]
+"""(values of the labels, value) each; None: nothing, a good place to let the loop turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric.
+
+    Attributes:
+        name: without the ``_total`` of a counter.
+        labels: names of the labels that each row has values for.
+        rows: worked off while the text is made, not before.
+    """
+
+    kind: Literal["gauge", "counter", "histogram"]
+    name: str
+    help: str
+    labels: Sequence[str]
+    rows: Rows
+
+
+def gauge(name: str, help_: str, labels: Sequence[str], rows: Rows) -> Family:
+    """A gauge of (label values, value) rows."""
+    return Family("gauge", name, help_, labels, rows)
+
+
+def counter(name: str, help_: str, labels: Sequence[str], rows: Rows) -> Family:
+    """A counter; the text adds ``_total`` to its name."""
+    return Family("counter", name, help_, labels, rows)
+
+
+def histogram(name: str, help_: str, labels: Sequence[str], rows: Rows) -> Family:
+    """A histogram of (label values, `Histogram`) rows."""
+    return Family("histogram", name, help_, labels, rows)
+
+
+def tallied(things: Iterable[_ONE], key: Callable[[_ONE], str | None], names: Iterable[str]) -> Rows:
+    """Rows of one label: how many of `things` have each of `names` as their key."""
+    counts: dict[str | None, int] = {}
+    for number, thing in enumerate(things):
+        if not number % _LOOK:
+            yield None
+        found = key(thing)
+        counts[found] = counts.get(found, 0) + 1
+    for name in names:
+        yield (name,), counts.get(name, 0)
+
+
+def near(rows: Iterable[tuple[str, float, float]]) -> Family:
+    """How close limits are: of (limit, what is used, what may be; 0: no limit)."""
+    help_ = "Share of a limit that is used; of one for each tunnel, the most."
+    shares = (((limit,), used / most) for limit, used, most in rows if most)
+    return gauge("tunneld_limit_used_ratio", help_, ("limit",), shares)
+
+
+def of_traces(tracer: Tracer | None) -> Iterator[Family]:
+    """What became of spans; nothing where there are no traces."""
+    if tracer is not None:
+        rows = [(("sent",), tracer.sent), (("lost",), tracer.lost)]
+        yield counter("tunneld_trace_spans", "Spans of traces, by what became of them.", ("outcome",), rows)
+
+
+def spans(tracer: Tracer | None) -> tuple[str, float, float]:
+    """The row of `near` for spans that wait."""
+    return ("trace_spans", tracer.waiting, tracer.limit) if tracer is not None else ("trace_spans", 0, 0)
+
+
+def _process(role: str, started: float) -> Iterator[Family]:
+    """Build and process: the names that Prometheus's own libraries use, where they have one."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    labels = ("version", "role", "python")
+    yield gauge("tunneld_build_info", "Always 1.", labels, [((__version__, role, platform.python_version()), 1)])
+    yield gauge("process_start_time_seconds", "Start, seconds since the epoch.", (), [((), started)])
+    yield counter("process_cpu_seconds", "User and system time.", (), [((), used.ru_utime + used.ru_stime)])
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield gauge("process_max_fds", "Descriptors that may be open.", (), [((), soft)])
+    try:
+        pages = Path("/proc/self/statm").read_bytes().split()
+        page = resource.getpagesize()
+        yield gauge("process_resident_memory_bytes", "Resident memory.", (), [((), int(pages[1]) * page)])
+        yield gauge("process_virtual_memory_bytes", "Virtual memory.", (), [((), int(pages[0]) * page)])
+        yield gauge("process_open_fds", "Open descriptors.", (), [((), len(os.listdir("/proc/self/fd")))])
+    except OSError:  # another kernel
+        pass
+    collections = [((str(number),), stat["collections"]) for number, stat in enumerate(gc.get_stats())]
+    yield counter("python_gc_collections", "Runs of the garbage collector.", ("generation",), collections)
+
+
+# -- the text ----------------------------------------------------------------------------------------------------------
+
+
+def _number(value: float) -> str:
+    text = repr(value + 0)  # a bool is a number
+    return str(floatToGoString(value)) if "n" in text else text  # type: ignore[no-untyped-call]
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+
+
+def _labels(names: Sequence[str], values: Sequence[str], *more: tuple[str, str]) -> str:
+    """In the order of their names, in braces; empty without any."""
+    pairs = sorted([*zip(names, values, strict=True), *more])
+    return "{" + ",".join([f'{name}="{_escaped(value)}"' for name, value in pairs]) + "}" if pairs else ""
+
+
+def _of_histogram(family: Family, values: Sequence[str], seen: Histogram, open_: bool) -> str:
+    name, lines = family.name, []
+    count = 0
+    for bound, count, example in seen.buckets():
+        line = f"{name}_bucket{_labels(family.labels, values, ('le', bound))} {count}.0"
+        if open_ and example is not None and len(example[0]) <= _MOST_EXEMPLAR:
+            request_id, value, at = example
+            line += f' # {{request_id="{_escaped(request_id)}"}} {_number(value)} {at:.3f}'
+        lines.append(line)
+    labels = _labels(family.labels, values)
+    return "\n".join([*lines, f"{name}_count{labels} {count}.0", f"{name}_sum{labels} {_number(seen.sum)}"])
+
+
+def _lines(families: Iterable[Family], *, open_: bool) -> Iterator[str | None]:
+    """The lines; None after each few: a good place to look at the clock."""
+    one_label: dict[tuple[str, str], str] = {}  # most rows have the tunnel's name alone: written once for all metrics
+    for family in families:
+        yield None
+        kind, name = family.kind, family.name
+        sample = f"{name}_total" if kind == "counter" else name
+        told = name if open_ else sample
+        yield f"# HELP {told} {_escaped(family.help) if open_ else _helped(family.help)}\n# TYPE {told} {kind}"
+        number = 0
+        for row in family.rows:
+            number += 1
+            if row is None or not number % _LOOK:
+                yield None
+            if row is None:
+                continue
+            values, value = row
+            if isinstance(value, Histogram):
+                yield _of_histogram(family, values, value, open_)
+                continue
+            if len(values) == 1:
+                key = family.labels[0], values[0]
+                labels = one_label.get(key)
+                if labels is None:
+                    labels = one_label[key] = _labels(family.labels, values)
+            else:
+                labels = _labels(family.labels, values)
+            yield f"{sample}{labels} {_number(value)}"
+    if open_:
+        yield "# EOF"
+
+
+def _helped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n")
+
+
+async def _sliced(lines: Iterator[str | None]) -> AsyncIterator[bytes]:
+    """The lines as octets, a slice at a time; the loop turns between two."""
+    held: list[str] = []
+    until = monotonic() + _SLICE
+    for line in lines:
+        if line is not None:
+            held.append(line)
+        elif monotonic() > until:
+            held.append("")
+            yield "\n".join(held).encode()
+            held.clear()
+            await asyncio.sleep(0)
+            until = monotonic() + _SLICE
+    held.append("")
+    yield "\n".join(held).encode()
+
+
+async def render(families: Iterable[Family], *, role: str, started: float, accept: str = "") -> tuple[bytes, str]:
+    """The text of all families, and of the process itself; and its media type. The loop turns meanwhile.
+
+    Args:
+        families: worked off while the text is made: what they count may change between two rows.
+        role: ``agent`` or ``server``.
+        started: seconds since the epoch.
+        accept: of the request: OpenMetrics, with exemplars, where it is asked for.
+    """
+    open_ = _OPEN_METRICS in accept
+
+    def every() -> Iterator[Family]:
+        yield from families
+        yield from _process(role, started)
+
+    parts = [part async for part in _sliced(_lines(every(), open_=open_))]
+    return b"".join(parts), OPEN_CONTENT_TYPE if open_ else CONTENT_TYPE
