@@ -123,13 +123,37 @@ CODES: dict[str, Code] = _table(
         "login_required",
         401,
         "This tunnel lets in only who shows something, and the request shows nothing.",
-        "WWW-Authenticate says what: a key or a password from the tunnel's owner, or an address that they shared.",
+        "WWW-Authenticate says what: the owner's key, password or shared address, or a token of the issuer it names.",
     ),
     (
         "login_failed",
         401,
         "What the request shows lets nobody in to this tunnel, or does no longer.",
         "Ask the tunnel's owner for a key, a password or a shared address that is good now.",
+    ),
+    (
+        "login_denied",
+        403,
+        "The visitor is signed in, and the tunnel's owner has not let in that address.",
+        "Sign in with another address, or ask the owner for access: access.emails, access.domains, or a permission.",
+    ),
+    (
+        "login_begin_again",
+        400,
+        "This sign-in is over, was used before, or was begun in another browser.",
+        "Open the tunnel's address and sign in again.",
+    ),
+    (
+        "login_refused",
+        403,
+        "The issuer did not sign the visitor in, or what it said of them cannot be taken.",
+        "Try again; if it stays, the server's log says what was wrong.",
+    ),
+    (
+        "login_unavailable",
+        503,
+        "The issuer that visitors sign in at cannot be used at present.",
+        "Try again as Retry-After says. Who is signed in already goes on; the server's log says what is wrong.",
     ),
     (
         "address_denied",
@@ -152,8 +176,8 @@ CODES: dict[str, Code] = _table(
     (
         "too_many_checks",
         503,
-        "Too many passwords wait to be checked.",
-        "Try again as Retry-After says, or raise limits.password_checks in the server's configuration.",
+        "Too many passwords or sign-ins wait to be checked.",
+        "Try again as Retry-After says, or raise the server's limits.password_checks or login.waiting.",
     ),
     ("rate_limited", 429, "A rate limit was hit.", "Wait as long as Retry-After says."),
     (

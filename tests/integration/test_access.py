@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64encode
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from hashlib import sha256
 from time import time
 from typing import Any
@@ -12,10 +14,12 @@ import bcrypt
 import pytest
 
 from tests.support.front import Client, Front, front
+from tests.support.issuer import CLIENT, issuer
 from tests.support.running import settled
 from tunneld.protocol.links import sign
 from tunneld.protocol.messages import AccessKey, AccessSettings, SseSettings
 from tunneld.server.replay import COOKIE
+from tunneld.server.visitors.cookies import Session
 from tunneld.server.visitors.rules import OPEN_RULES, Claim, Rules
 
 KEY = "k-0123456789abcdef"
@@ -55,6 +59,9 @@ VISITORS: dict[str, tuple[str, tuple[str, ...]]] = {
     "head": ("HEAD", ()),
     "preflight": ("OPTIONS", ("Origin: https://app.example", "Access-Control-Request-Method: POST")),
 }
+SIGNED_IN = ("login", "token", "login_read_only")
+USERS = {"key": "bob", "bearer": "bob", "basic": "ann", "link": "link", "read_only": "bob"}
+USERS |= dict.fromkeys(SIGNED_IN, "ann@example.org")
 #: Mode of access -> (settings, what a good visitor shows).
 MODES: dict[str, tuple[AccessSettings, tuple[str, ...]]] = {
     "open": (said("open"), ()),
@@ -65,7 +72,25 @@ MODES: dict[str, tuple[AccessSettings, tuple[str, ...]]] = {
     "allowed": (said("open", allow=["127.0.0.0/8"]), ()),
     "denied": (said("open", deny=["127.0.0.1/32"]), ()),
     "read_only": (said("key", level="read_only"), (f"X-API-Key: {KEY}",)),
+    "login": (said("login", emails=["ann@example.org"]), ()),  # with a session cookie
+    "token": (said("login", domains=["example.org"]), ()),  # with a bearer token of the issuer's
+    "login_read_only": (said("login", domains=["*"], level="read_only"), ()),
 }
+
+
+@asynccontextmanager
+async def entrance(mode: str) -> AsyncIterator[tuple[Front, tuple[str, ...]]]:
+    """A server for the mode, with an issuer where it takes one, and what a good visitor shows."""
+    if MODES[mode][0].mode != "login":
+        async with front() as it:
+            yield it, MODES[mode][1]
+        return
+    async with issuer() as op, front(login={"issuer": op.url, "client_id": CLIENT}) as it:
+        login = it.ingress.desk.login
+        assert login is not None
+        cookie = login._seal.sign(Session("ann@example.org", "demo", "id", time() + 60))
+        token = f"Authorization: Bearer {op.token('http://h/t/demo')}"
+        yield it, (token if mode == "token" else f"Cookie: a=b; tunnel-session={cookie}",)
 
 
 def expected(mode: str, visitor: str, *, shows: bool) -> int:
@@ -74,21 +99,23 @@ def expected(mode: str, visitor: str, *, shows: bool) -> int:
         return 403
     if mode in ("open", "allowed"):
         return 200
+    if mode in SIGNED_IN and visitor == "browser" and not shows:
+        return 302  # to the issuer
     if visitor == "preflight" and mode != "basic":
         return 204  # answered by the server: a key may be sent
     if not shows:
         return 401
-    return 403 if mode == "read_only" and visitor in ("mcp", "websocket") else 200
+    return 403 if mode in ("read_only", "login_read_only") and visitor in ("mcp", "websocket") else 200
 
 
 @pytest.mark.parametrize("shows", [True, False], ids=["with", "without"])
 @pytest.mark.parametrize("visitor", VISITORS)
 @pytest.mark.parametrize("mode", MODES)
 async def test_every_mode_with_every_kind_of_visitor(mode: str, visitor: str, shows: bool) -> None:
-    access, lines = MODES[mode]
+    access = MODES[mode][0]
     method, more = VISITORS[visitor]
     path = "/x?a=1"
-    async with front() as it:
+    async with entrance(mode) as (it, lines):
         it.ingress.desk.one_owner = lambda: True
         protect(it, access)
         if mode == "link" and shows:
@@ -102,10 +129,13 @@ async def test_every_mode_with_every_kind_of_visitor(mode: str, visitor: str, sh
             served = await it.served()
             assert served.request.path == "/x?a=1"
             told = {name: value for name, value in served.headers.items() if name.startswith("x-tunnel-")}
-            user = {"key": "bob", "bearer": "bob", "basic": "ann", "link": "link", "read_only": "bob"}.get(mode)
-            level = "read_only" if mode == "read_only" else "read_write"
+            user = USERS.get(mode)
+            level = "read_only" if mode.endswith("read_only") else "read_write"
             wanted = {} if mode == "open" else {"x-tunnel-access": level} | ({"x-tunnel-user": user} if user else {})
             assert told == wanted
+            if mode in SIGNED_IN:
+                assert served.headers.get("cookie") == (None if mode == "token" else "a=b")
+                assert "authorization" not in served.headers
             if method == "POST":
                 assert await served.whole() == b"{}"
             served.answer(200, body=b"ok" if method != "HEAD" else None)
@@ -119,11 +149,12 @@ async def test_every_mode_with_every_kind_of_visitor(mode: str, visitor: str, sh
         if status == 401:
             challenge = answer.headers["www-authenticate"]
             assert challenge.startswith("Basic realm=" if mode == "basic" else "Bearer realm=")
+            assert ("resource_metadata=" in challenge) == (mode in SIGNED_IN)
             assert answer.headers["x-tunnel-error"] == "login_required"
             page = answer.headers["content-type"].startswith("text/html")
             assert page == (visitor == "browser")
         if status == 403:
-            assert answer.headers["x-tunnel-error"] == ("read_only" if mode == "read_only" else "address_denied")
+            assert answer.headers["x-tunnel-error"] == ("address_denied" if mode == "denied" else "read_only")
         await client.leave()
 
 
@@ -201,7 +232,7 @@ async def test_a_good_password_is_checked_once_and_wrong_ones_are_slowed_down(mo
 
 async def test_wrong_users_take_as_long_as_wrong_passwords() -> None:
     rules = Rules("demo", said("basic"))
-    claims = [rules.judge("GET", "/", [tuple(basic(user, "x").split(": ", 1))], 0.0)[0] for user in ("ann", "eve")]  # type: ignore[list-item]
+    claims = [rules.judge("/", [tuple(basic(user, "x").split(": ", 1))], 0.0)[0] for user in ("ann", "eve")]  # type: ignore[list-item]
     assert all(isinstance(claim, Claim) for claim in claims)
     assert claims[0].hash == claims[1].hash  # type: ignore[union-attr]  # the same work for both
 

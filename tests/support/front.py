@@ -215,7 +215,7 @@ class Front:
         self.registry = Registry(
             max_tunnels=100,
             max_waiting=self.config.limits.max_waiting,
-            urls=lambda name: (f"http://h/t/{name}", None),
+            urls=self._urls,
             quality=self.config.quality,
         )
         self.offers: list[tuple[TunnelOffer, RequestHead, bytes]] = []
@@ -232,6 +232,10 @@ class Front:
         self.clients: list[Client] = []
         self.port = 0
         self._numbers = itertools.count(1)
+
+    def _urls(self, name: str) -> tuple[str, str | None]:
+        public, domain = self.config.public_url or "http://h", self.config.domain
+        return f"{public}/t/{name}", f"{public.partition(':')[0]}://{name}.{domain}" if domain else None
 
     def accept(self, stream: Stream, request: Open, ended: bool) -> Served:
         served = Served(stream, request, ended)

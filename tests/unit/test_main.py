@@ -176,7 +176,7 @@ def test_check_warns_and_refuses_open_secrets(tmp_path: Path, capsys: Capture) -
     assert main(["check", str(path)]) == 0
     out, err = capsys.readouterr()
     assert "OK" in out
-    assert f"{path}: warning: tunnels[a].access.mode: has no effect yet" in err
+    assert f"{path}: warning: tunnels[a].access: no emails and no domains" in err
     assert f"server.token_file: {token}: no such file yet" in err
     token.write_text("tnl_x")
     token.chmod(0o644)

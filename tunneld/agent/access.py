@@ -23,6 +23,8 @@ def access_wish(config: AccessConfig, links: bytes) -> AccessSettings:
         deny=list(config.deny),
         level=config.level,
         links="" if config.mode == "open" else links.hex(),
+        emails=list(config.emails),
+        domains=list(config.domains),
     )
 
 

@@ -23,7 +23,7 @@ from tunneld.agent.tunnel import AgentTunnel, Dial, Identity, State
 from tunneld.agent.wake import WakeWatch
 from tunneld.config.advice import descriptors_needed
 from tunneld.config.agent import AgentConfig, TunnelConfig
-from tunneld.config.load import Changes, agent_token, diff, later_keys, load_agent
+from tunneld.config.load import Changes, agent_token, diff, load_agent
 from tunneld.config.proxies import proxy_for
 from tunneld.errors import ConfigError, VisitorError
 from tunneld.lifecycle import raise_descriptor_limit, tracer, warn_about_descriptors
@@ -138,8 +138,6 @@ class AgentDaemon:
         descriptors = raise_descriptor_limit()
         what = f"{len(self.config.tunnels)} tunnels with their streams"
         warn_about_descriptors(descriptors, descriptors_needed(self.config), what)
-        for key in later_keys(self.config):
-            log.warning("%s has no effect yet: its work comes with a later version.", key, extra={"key": key})
         self.tracer = tracer(self.config.telemetry, role="agent")
         if self.tracer is not None:
             self._stack.push_async_callback(self.tracer.close)

@@ -28,6 +28,7 @@ _MAX_COST = 12  # of bcrypt: about a quarter of a second of the server's time fo
 _MAX_FILE = 1 << 20
 _NAME = re.compile(r"[!-9;-~]{1,64}")  # visible ASCII, no colon: it goes into a header, and comes out of Basic
 _HASH = re.compile(r"(?:sha256:)?([0-9a-f]{64})", re.IGNORECASE)
+_EMAIL = re.compile(r"[!-?A-~]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
 _BCRYPT = re.compile(r"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{53}")
 
 _Fault = tuple[tuple[str | int, ...], str]
@@ -67,7 +68,22 @@ def _range(value: object) -> str:
         ) from None
 
 
+def _email(value: object) -> str:
+    if isinstance(value, str) and _EMAIL.fullmatch(value.strip()):
+        return value.strip().lower()
+    raise ValueError(f"expected an e-mail address such as ann@example.org, not {shown(value)}")
+
+
+def _email_domain(value: object) -> str:
+    text = value.strip().lower().removeprefix("@") if isinstance(value, str) else ""
+    if text == "*" or _EMAIL.fullmatch(f"x@{text}"):
+        return text
+    raise ValueError(f'expected what stands behind the @, such as example.org, or "*", not {shown(value)}')
+
+
 _Range = Annotated[str, BeforeValidator(_range)]
+_Email = Annotated[str, BeforeValidator(_email)]
+_Domain = Annotated[str, BeforeValidator(_email_domain)]
 
 
 class KeyConfig(Model):
@@ -101,6 +117,8 @@ class AccessConfig(Model):
         mode: what a visitor must show.
         keys: with ``key``.
         users_file: with ``basic``: an htpasswd file with bcrypt hashes (``htpasswd -B``).
+        emails: with ``login``: who may come, besides those whom the server's permissions let in.
+        domains: with ``login``: whoever has an address of one of these may come; ``*``: whoever signs in.
         allow: address ranges; where any stand, nobody else may come, whatever they show.
         deny: address ranges that may not come; before `allow`.
         level: ``read_only``: GET, HEAD and OPTIONS alone.
@@ -109,11 +127,13 @@ class AccessConfig(Model):
     mode: Literal["open", "key", "basic", "login"] = "open"
     keys: tuple[KeyConfig, ...] = ()
     users_file: FilePath | None = None
+    emails: tuple[_Email, ...] = ()
+    domains: tuple[_Domain, ...] = ()
     allow: tuple[_Range, ...] = ()
     deny: tuple[_Range, ...] = ()
     level: Level = "read_write"
 
-    @field_validator("keys", "allow", "deny", mode="after")
+    @field_validator("keys", "emails", "domains", "allow", "deny", mode="after")
     @classmethod
     def _few(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         if len(value) > MAX_ENTRIES:
@@ -136,6 +156,9 @@ class AccessConfig(Model):
             faults.append((("keys",), f"keys are for `mode: key`, and the mode is {self.mode}"))
         if self.mode != "basic" and self.users_file is not None:
             faults.append((("users_file",), f"users are for `mode: basic`, and the mode is {self.mode}"))
+        for key in ("emails", "domains"):
+            if self.mode != "login" and getattr(self, key):
+                faults.append(((key,), f"{key} are for `mode: login`, and the mode is {self.mode}"))
         if faults:
             raise Faults(faults)
         return self

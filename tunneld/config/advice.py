@@ -1,18 +1,17 @@
-"""What can be said of a configuration that is valid: keys without effect yet, limits that may not fit."""
+"""What can be said of a configuration that is valid: limits that may not fit, files that are not there."""
 
 from __future__ import annotations
 
 import os
 import resource
 import sys
-from collections.abc import Callable
 from importlib.util import find_spec
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from tunneld.config.agent import AgentConfig
 from tunneld.config.alerts import EmailTarget, Target, WebhookTarget
-from tunneld.config.common import Model, TelemetryConfig
+from tunneld.config.common import TelemetryConfig
 from tunneld.config.secrets import refuse_open_secret
 from tunneld.config.server import CertificateConfig, ServerConfig
 from tunneld.errors import ConfigError
@@ -21,7 +20,6 @@ __all__ = [
     "certificates",
     "descriptor_limit",
     "descriptors_needed",
-    "later_keys",
     "otlp_missing",
     "secret_faults",
     "warnings",
@@ -29,43 +27,6 @@ __all__ = [
 
 #: Descriptors that a process needs besides those of streams and tunnels.
 _OWN_DESCRIPTORS = 64
-
-_Wanted = Callable[[object], bool]
-
-
-def _login(value: object) -> bool:
-    return value == "login"
-
-
-# Keys of CONTRACT whose work comes with a later issue: remove a row here when its work is there.
-_AGENT: dict[str, _Wanted] = {}
-_TUNNEL: dict[str, _Wanted] = {
-    "access.mode": _login,
-}
-_SERVER: dict[str, _Wanted] = {}
-
-
-def later_keys(config: AgentConfig | ServerConfig) -> list[str]:
-    """The keys that the file sets and that have no effect yet, such as ``tunnels[demo].inspect``, in order."""
-    if isinstance(config, ServerConfig):
-        return _found(config, _SERVER, "")
-    keys = _found(config, _AGENT, "")
-    for tunnel in config.tunnels:
-        keys += _found(tunnel, _TUNNEL, f"tunnels[{tunnel.name}].")
-    return keys
-
-
-def _found(model: Model, table: dict[str, _Wanted], prefix: str) -> list[str]:
-    return [prefix + path for path, wanted in table.items() if _is_set(model, path, wanted)]
-
-
-def _is_set(model: Model, path: str, wanted: _Wanted) -> bool:
-    here: object = model
-    for key in path.split("."):
-        if not isinstance(here, Model) or key not in here.model_fields_set:
-            return False
-        here = getattr(here, key)
-    return wanted(here)
 
 
 def otlp_missing(telemetry: TelemetryConfig) -> str | None:
@@ -131,6 +92,8 @@ def _secret_files(config: AgentConfig | ServerConfig) -> list[tuple[str, str]]:
         found = []
         if config.admin is not None:
             found.append(("admin.token_file", config.admin.token_file))
+        if config.login is not None:
+            found.append(("login.client_secret_file", config.login.client_secret_file))
         found += [(f"{where}.key", pair.key) for where, pair in certificates(config)]
     for where, target in _targets(config):
         if isinstance(target, WebhookTarget):
@@ -170,7 +133,7 @@ def secret_faults(config: AgentConfig | ServerConfig) -> list[str]:
 
 def warnings(config: AgentConfig | ServerConfig) -> list[str]:
     """What is valid and yet may not be what was meant, one line each."""
-    found = [f"{key}: has no effect yet; its work comes with a later release" for key in later_keys(config)]
+    found: list[str] = []
     if (missing := otlp_missing(config.telemetry)) is not None:
         found.append(f"telemetry.otlp: {missing}")
     files = _secret_files(config) + _public_files(config)
@@ -181,6 +144,11 @@ def warnings(config: AgentConfig | ServerConfig) -> list[str]:
     if isinstance(config, AgentConfig):
         if not config.tunnels:
             found.append("tunnels: there is none, so nothing is served")
+        for tunnel in config.tunnels:
+            access = tunnel.access
+            if access.mode == "login" and not (access.emails or access.domains):
+                words = "no emails and no domains: only addresses with a permission at the server may come"
+                found.append(f"tunnels[{tunnel.name}].access: {words}")
         if config.server.url.startswith("ws://") and not _loopback(urlsplit(config.server.url).hostname or ""):
             found.append("server.url: ws:// is not encrypted, the token neither; use wss:// beyond this machine")
     return found

@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 
 from tunneld.config.access import resolve
-from tunneld.config.advice import later_keys
 from tunneld.config.agent import AgentConfig, TunnelConfig
 from tunneld.config.changes import Changes, diff
 from tunneld.config.common import Faults, Model
 from tunneld.config.document import Document, Node, parse
+from tunneld.config.login import with_secret
 from tunneld.config.secrets import agent_token, open_to_others, read_secret
 from tunneld.config.server import ServerConfig
 from tunneld.config.units import shown
@@ -31,7 +31,6 @@ __all__ = [
     "Role",
     "agent_token",
     "diff",
-    "later_keys",
     "load",
     "load_agent",
     "load_server",
@@ -164,6 +163,11 @@ def _agent(file: _File) -> AgentConfig:
 
 def _server(file: _File) -> ServerConfig:
     config = _load(file, ServerConfig, "server")
+    if config.login is not None:
+        login, faults = with_secret(config.login)
+        for text in faults:
+            file.fault(("login", "client_secret_file"), text)
+        config = config.model_copy(update={"login": login})
     file.raise_faults()
     return config
 

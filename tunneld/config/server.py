@@ -39,6 +39,7 @@ from tunneld.config.common import (
     Text,
     WindowBytes,
 )
+from tunneld.config.login import LoginConfig
 from tunneld.config.units import format_duration, format_size, parse_flag
 
 __all__ = [
@@ -305,6 +306,7 @@ class ServerConfig(Model):
         domain: ``NAME.domain`` reaches tunnel NAME too; None: by path alone.
         tls: for every listener that has none of its own; None: plain.
         store: ``sqlite:///…`` or ``memory:``.
+        login: where visitors of tunnels with `access.mode` ``login`` sign in; None: nowhere.
         trusted_proxies: peers whose ``Forwarded`` and ``X-Forwarded-*`` are believed.
         alerts: rules over its tunnels, its limits, its certificates and its tokens.
     """
@@ -325,6 +327,7 @@ class ServerConfig(Model):
     limits: ServerLimits = ServerLimits()
     quality: QualityConfig = QualityConfig()
     dashboard: DashboardConfig = DashboardConfig()
+    login: LoginConfig | None = None
     trusted_proxies: tuple[Annotated[IPv4Network | IPv6Network, BeforeValidator(addresses.network)], ...] = ()
     log: LogConfig = LogConfig()
     telemetry: TelemetryConfig = TelemetryConfig()

@@ -39,18 +39,23 @@ __all__ = [
     "live_settings",
 ]  # fmt: skip
 
-ACCESS_MODES = frozenset({"open", "key", "basic"})
+ACCESS_MODES = frozenset({"open", "key", "basic", "login"})
 """What a server enforces."""
 _HEX = re.compile(r"[0-9a-f]{64}").fullmatch
 _BCRYPT = re.compile(r"\$2[aby]\$(?:0[4-9]|1[0-2])\$[./A-Za-z0-9]{53}").fullmatch
 _VISITOR = re.compile(r"[!-9;-~]{1,64}").fullmatch
+_ADDRESS = re.compile(r"[!-?\[-~]{1,64}@(?:\*|[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?)").fullmatch
 _MAX_DIAL = 2**63
 _MAX_NAME = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """A server's own values and limits; seconds and bytes."""
+    """A server's own values and limits; seconds and bytes.
+
+    Attributes:
+        login: visitors can sign in.
+    """
 
     heartbeat: HeartbeatSettings
     heartbeat_min: float
@@ -61,6 +66,7 @@ class Bounds:
     resume: ResumeSettings
     max_streams: int
     stream_window: int
+    login: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +81,12 @@ class Agreed:
     probe: ProbeSettings | None = None
 
 
-def check_hello(hello: Hello) -> None:
-    """Refuse a hello whose values cannot be; raises RemoteError ``bad_hello``."""
+def check_hello(hello: Hello, *, login: bool = False) -> None:
+    """Refuse a hello whose values cannot be; raises RemoteError ``bad_hello``.
+
+    Args:
+        login: as `check_access` takes it.
+    """
     if not 0 < len(hello.instance) <= _MAX_NAME:
         raise RemoteError("bad_hello", "`instance` must have 1 to 128 characters")
     if not 0 <= hello.dial < _MAX_DIAL:
@@ -89,7 +99,7 @@ def check_hello(hello: Hello) -> None:
     wishes = hello.wishes
     check_live(wishes.heartbeat, wishes.sse, code="bad_hello")
     check_probe(wishes.probe, code="bad_hello")
-    check_access(wishes.access, code="bad_hello")
+    check_access(wishes.access, login=login, code="bad_hello")
     if wishes.resume is not None and not (_sane(wishes.resume.grace) and wishes.resume.buffer >= 0):
         raise RemoteError("bad_hello", "`wishes.resume` out of range")
     for value in (wishes.max_streams, wishes.stream_window):
@@ -132,12 +142,19 @@ def check_probe(probe: ProbeSettings | None, *, code: str) -> None:
         raise RemoteError(code, "probe.interval and .timeout must be seconds above 0")
 
 
-def check_access(access: AccessSettings | None, *, code: str) -> None:
-    """Refuse an access that cannot be enforced whole; raises RemoteError with `code`. Shows no hash."""
+def check_access(access: AccessSettings | None, *, login: bool, code: str) -> None:
+    """Refuse an access that cannot be enforced whole; raises RemoteError with `code`. Shows no hash.
+
+    Args:
+        login: whether this server has an issuer that visitors can sign in at.
+    """
     if access is None:
         return
     if access.mode not in ACCESS_MODES:
         raise RemoteError(code, f"access.mode {access.mode!r} is none that this server can enforce")
+    if access.mode == "login" and not login:
+        words = "needs an OpenID Connect issuer, and this server has none (`login` in its configuration)"
+        raise RemoteError(code, f"access.mode 'login' {words}")
     levels = [access.level, *(key.level for key in access.keys if key.level is not None)]
     if any(level not in ("read_only", "read_write") for level in levels):
         raise RemoteError(code, "access.level must be read_only or read_write")
@@ -147,6 +164,8 @@ def check_access(access: AccessSettings | None, *, code: str) -> None:
         raise RemoteError(code, "access.users must be bcrypt hashes of a cost up to 12")
     if not all(map(_VISITOR, (*access.users, *(key.name for key in access.keys)))):
         raise RemoteError(code, "access: names are visible ASCII characters without a colon")
+    if not all(map(_ADDRESS, access.emails)) or not all(map(_ADDRESS, (f"x@{name}" for name in access.domains))):
+        raise RemoteError(code, "access.emails and access.domains must be addresses and domains in lower case")
     try:
         for text in (*access.allow, *access.deny):
             ip_network(text)

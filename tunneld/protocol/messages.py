@@ -110,6 +110,8 @@ class AccessSettings(msgspec.Struct, frozen=True, omit_defaults=True):
         users: with ``basic``: name -> bcrypt hash.
         allow: address ranges; where any stand, nobody else may come.
         links: hex of the secret that signed links are made with; empty: there are none.
+        emails: with ``login``: addresses that are let in, in lower case.
+        domains: with ``login``: what may stand behind the ``@``, in lower case; ``*``: anything.
     """
 
     mode: _Short = "open"
@@ -119,6 +121,8 @@ class AccessSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     deny: Annotated[list[_Short], Meta(max_length=256)] = []
     level: _Short = "read_write"
     links: _Name = ""
+    emails: Annotated[list[_Name], Meta(max_length=256)] = []
+    domains: Annotated[list[_Name], Meta(max_length=256)] = []
 
 
 class Wishes(msgspec.Struct, frozen=True, omit_defaults=True):

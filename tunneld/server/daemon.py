@@ -10,7 +10,7 @@ from time import monotonic, time
 from urllib.parse import parse_qs, urlsplit
 
 from tunneld.config.advice import descriptors_needed
-from tunneld.config.load import diff, later_keys, load_server
+from tunneld.config.load import diff, load_server
 from tunneld.config.server import ListenConfig, ServerConfig
 from tunneld.errors import ConfigError, VisitorError
 from tunneld.lifecycle import raise_descriptor_limit, tracer, warn_about_descriptors
@@ -28,6 +28,7 @@ from tunneld.server.legacy_names import Labels
 from tunneld.server.listeners import Listeners
 from tunneld.server.principals import Principal
 from tunneld.server.registry import Registry
+from tunneld.server.store.files import login_secret
 from tunneld.server.tunnels import TunnelConnection, TunnelPolicy
 from tunneld.telemetry import logs
 from tunneld.telemetry.lag import LoopLag
@@ -77,6 +78,7 @@ class ServerDaemon:
         self.public_url = config.public_url or ""
         self._legacy: LegacyDoor
         self.draining = False
+        self._login_secret = b""
         self._gone = asyncio.Event()
 
     # -- life ------------------------------------------------------------------------------------------
@@ -95,6 +97,7 @@ class ServerDaemon:
         """Bind and serve; raises ConfigError with one line a fault."""
         config = self.config
         check_listeners(config)
+        self._check_login(config)
         descriptors = raise_descriptor_limit()
         limits = config.limits
         warn_about_descriptors(
@@ -102,8 +105,6 @@ class ServerDaemon:
             descriptors_needed(config),
             f"{limits.max_tunnels} tunnels and {limits.max_streams} streams on one of them",
         )
-        for key in later_keys(config):
-            log.warning("%s has no effect yet: its work comes with a later version.", key, extra={"key": key})
         await self.access.start()
         try:
             self._listeners.open()
@@ -114,7 +115,13 @@ class ServerDaemon:
         self.registry = Registry(
             max_tunnels=limits.max_tunnels, max_waiting=limits.max_waiting, urls=self._urls, quality=config.quality
         )
-        self.ingress = Ingress(config, self.registry, connect_tunnel=self._offered, ready=self._is_ready)
+        self.ingress = Ingress(
+            config,
+            self.registry,
+            connect_tunnel=self._offered,
+            ready=self._is_ready,
+            secret=lambda: self._login_secret,
+        )
         self.ingress.tracer = tracer(config.telemetry, role="server")
         self.ingress.desk.one_owner = self._has_one_owner
         labels = Labels(self.access.store, taken=self._is_an_agents, most=limits.v2_clients)
@@ -127,6 +134,8 @@ class ServerDaemon:
         for listener, address in self.listening:
             log.info("Listening on %s for %s", address, " and ".join(listener.serve), extra={"address": address})
         self.lag.start()
+        if self.ingress.desk.login is not None:
+            self.ingress.desk.login.reach()
 
     async def drain(self) -> None:
         """Take no new visitors, tell the agents to go; return when every open stream has ended."""
@@ -168,6 +177,7 @@ class ServerDaemon:
             raise ConfigError(["this server was started without a configuration file: there is nothing to reload"])
         config = load_server(self.path)
         check_listeners(config)
+        self._check_login(config)
         changes = diff(self.config, config)
         # What waits for a restart keeps its old value here, so that nothing of it holds by half.
         config = config.model_copy(update={name: getattr(self.config, name) for name in RESTART_SECTIONS})
@@ -222,6 +232,7 @@ class ServerDaemon:
                 resume=ResumeSettings(config.resume.grace, config.resume.buffer),
                 max_streams=limits.max_streams,
                 stream_window=limits.stream_window,
+                login=config.login is not None,
             ),
             max_header=limits.max_header,
             stream_window_max=limits.stream_window_max,
@@ -330,6 +341,11 @@ class ServerDaemon:
         self._gone.set()
 
     # -- inside ----------------------------------------------------------------------------------------
+
+    def _check_login(self, config: ServerConfig) -> None:
+        """Have at hand what visitors' cookies are signed with, where they sign in; raises ConfigError."""
+        if config.login is not None and not self._login_secret:
+            self._login_secret = login_secret(self.config.store)
 
     def _is_ready(self) -> bool:
         return not self.draining

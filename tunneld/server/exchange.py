@@ -282,6 +282,7 @@ class Exchange(Visit):
         self._stream = self._request = None
         paced = cast(Stream, stream)  # or what stands for it
         visit = SocketVisit(self._ingress, self.tunnel, request, paced, transport, started=self.started)
+        visit.grant = self.grant
         self._ingress.hop_begins(visit.hop, address)
         visit.begin(early, paused=paused)
 

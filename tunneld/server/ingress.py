@@ -151,6 +151,7 @@ class Ingress:
         registry: of tunnels.
         connect_tunnel: is given what asks for ``/tunnel/connect``.
         ready: whether ``/readyz`` says yes.
+        secret: see `Desk`.
 
     Attributes:
         exchanges: request id -> the request under way, or the WebSocket that became of it.
@@ -175,6 +176,7 @@ class Ingress:
         connect_tunnel: ConnectTunnel,
         ready: Callable[[], bool],
         budget: MemoryBudget | None = None,
+        secret: Callable[[], bytes] | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.draining = False
@@ -194,7 +196,7 @@ class Ingress:
         self._counted: dict[ServerConnection, bool] = {}  # whether its address may have it too
         self._registry = registry
         registry.pace = self.guard.pace
-        self.desk = Desk(self, config)
+        self.desk = Desk(self, config, secret=secret)
         self.tracer: Tracer | None = None
         registry.access_changed = self.desk.changed
         self._connect_tunnel = connect_tunnel
@@ -218,6 +220,10 @@ class Ingress:
         self._own_host = own or ""
         self._is_trusted = lru_cache(1024)(self._trusts)
         self._named_by = lru_cache(1024)(self._name_in_host)
+
+    def tunnel(self, name: str) -> Tunnel | None:
+        """The tunnel of that name, if one is known."""
+        return self._registry.find(name)
 
     def protocol_factory(self, config: ListenConfig, *, tls: bool = False) -> Callable[[], ServerConnection]:
         """What ``loop.create_server`` wants for this listener."""
@@ -367,6 +373,8 @@ class Ingress:
         if _permits(path) and listener.tunnels and self.legacy is not None:
             self._permit(connection, head, listener, self.legacy, token)
             return
+        if listener.visitors and self.desk.answers(connection, head, self._client(connection, head, listener)):
+            return
         if path not in ("/healthz", "/readyz"):
             raise VisitorError("not_found")
         if head.method not in ("GET", "HEAD"):
@@ -439,10 +447,12 @@ class Ingress:
         said, cookies = head.headers, None
         if plain and (tunnel.sse.replay > 0 or self.replays):
             said, cookies = without_cookie(said)
-        if plain and len(self.stops) and self._stopped(connection, said, tunnel.name, path, client):
-            return
-        if cookies and self._back(connection, said, tunnel, prefix + path, client, cookies, grant):
-            return
+        if (plain and len(self.stops)) or cookies:
+            who = said if grant is None else [*said, *grant.headers]
+            if plain and self._stopped(connection, who, tunnel.name, path, client):
+                return
+            if cookies and self._back(connection, who, tunnel, prefix + path, client, cookies, grant):
+                return
         headers = to_service(
             said,
             client=client,
@@ -486,7 +496,9 @@ class Ingress:
         self.guard.enter(request.request_id, tunnel, client)
         self.exchanges[request.request_id] = exchange
         if grant is not None:
-            self.desk.enter(request.request_id, tunnel, grant, client)
+            exchange.grant = grant
+            if grant.expires is not None:
+                self.desk.enter(grant)
         self.budget.opened()
         connection.begin(exchange)
         exchange.start()
@@ -507,7 +519,9 @@ class Ingress:
             return False
         recording, missed = found
         if grant is not None:
-            self.desk.enter(recording.exchange.request_id, tunnel, grant, client)
+            recording.exchange.grant = grant
+            if grant.expires is not None:
+                self.desk.enter(grant)
         recording.exchange.come_back(connection, client, get(asked, "last-event-id") or "", missed)
         return True
 
@@ -589,7 +603,6 @@ class Ingress:
     def forget(self, exchange: Visit) -> None:
         """An exchange is over."""
         self.guard.leave(exchange.request_id)
-        self.desk.leave(exchange.request_id)
         if self.exchanges.pop(exchange.request_id, None) is not None:
             self.budget.closed()
             self.counts.over(exchange.kind, exchange.reason, monotonic() - exchange.started, exchange.request_id)
@@ -619,7 +632,7 @@ class Ingress:
         """
         self.draining = True
         self.replays.close()
-        self.desk.close()
+        await self.desk.close()
         self._left = asyncio.Event()
         for connection in list(self.connections):
             connection.end_idle()

@@ -212,6 +212,7 @@ class LegacyConnection:
         if self.tunnel is None or self.tunnel.connection is not self:
             return
         self.tunnel.retune(beat, self.policy.sse)
+        self.protect()
         if (beat.interval, beat.timeout) != (self._heartbeat.interval, self._heartbeat.timeout):
             self._heartbeat.update(beat.interval, beat.timeout, monotonic())
             self._again(0.0)

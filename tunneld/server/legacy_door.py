@@ -194,7 +194,8 @@ class LegacyDoor:
         if connection.api_keys:
             self._keys.hold(owner, name, tuple(connection.api_keys))
         permitted = connection.tunnel is not None and self._host.access.permissions.given(connection.tunnel)
-        return legacy_rules(name, self._keys.of(owner, name), permitted=permitted)
+        login = self._host.config.login is not None
+        return legacy_rules(name, self._keys.of(owner, name), permitted=permitted, login=login)
 
     def _check_holder(self, label: str, address: str) -> None:
         """Where nobody needs a credential, a live name is its address's."""

@@ -26,11 +26,16 @@ USER: Final = "api-key"
 """What the service is told of who came with one: they have no names."""
 
 
-def legacy_rules(name: str, keys: tuple[bytes, ...], *, permitted: bool) -> Rules:
-    """Who may visit a tunnel of the older dialect: everybody, until it has a key or anybody was given a permission."""
+def legacy_rules(name: str, keys: tuple[bytes, ...], *, permitted: bool, login: bool) -> Rules:
+    """Who may visit a tunnel of the older dialect: everybody, until it has a key or anybody was given a permission.
+
+    Args:
+        login: visitors can sign in at this server; where they cannot, a permission lets nobody in.
+    """
     if not keys and not permitted:
         return Rules(name, AccessSettings())
-    return Rules(name, AccessSettings("key", keys=[AccessKey(USER, key.hex()) for key in keys]))
+    mode = "login" if permitted and login else "key"
+    return Rules(name, AccessSettings(mode, keys=[AccessKey(USER, key.hex()) for key in keys]))
 
 
 class LegacyKeys:

@@ -294,8 +294,9 @@ class Tunnel:
 
     def protect(self, rules: Rules) -> None:
         """Let other rules hold for visitors, those that are there already too."""
-        self.access = rules
-        self.access_changed(self)
+        before, self.access = self.access, rules
+        if not (before.free and rules.free):
+            self.access_changed(self)
 
     def lose(self, lost_at: float, *, for_good: bool) -> None:
         """A session is about to end: whether its event streams may go on in another, and how long they wait."""

@@ -45,6 +45,7 @@ COOKIE = "tunneld-replay"
 _REMEMBER = 4096
 #: The share of a tunnel's `max_streams` that streams without a visitor may take: the oldest goes first.
 _MOST_KEPT = 4
+_WHO = frozenset({"authorization", "cookie", "x-tunnel-user"})
 _MCP_CANCELS = "2026-07-28"  # from this version on, closing an MCP stream is cancelling its call
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}").fullmatch
 # Of the answer's head, what spoke for its moment and is not said again.
@@ -97,7 +98,7 @@ def _digest(*parts: str) -> bytes:
 
 def _owner(tunnel: str, path: str, headers: Headers) -> bytes:
     """Who asks for what, our own cookie aside; nothing can be read back."""
-    said = ("\0".join(get_all(headers, name)) for name in ("authorization", "cookie", "origin"))
+    said = ("\0".join(get_all(headers, name)) for name in ("authorization", "cookie", "origin", "x-tunnel-user"))
     return _digest(tunnel, path, *said)
 
 
@@ -318,7 +319,7 @@ class Replays:
         recording = Recording(self, exchange, next(known, None) or token_urlsafe(16), owner, path)
         secure = "; Secure" if get(request.headers, "x-forwarded-proto") == "https" else ""
         said = ("Set-Cookie", f"{COOKIE}={recording.cookie}; Path={bare}; HttpOnly; SameSite=Lax{secure}")
-        recording.asked = [pair for pair in request.headers if lower(pair[0]) in ("authorization", "cookie")]
+        recording.asked = [pair for pair in request.headers if lower(pair[0]) in _WHO]
         recording.headers = [*(pair for pair in headers if lower(pair[0]) not in _SAID_ONCE), said]
         headers.append(said)
         self._cookies.setdefault(recording.cookie, {})[recording] = None

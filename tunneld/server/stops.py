@@ -14,10 +14,14 @@ __all__ = ["StopList", "stop_key"]
 
 
 def stop_key(tunnel: str, path: str, address: str, headers: Headers) -> bytes:
-    """What makes "that client": tunnel, path with query, address, Authorization and Cookie; none can be read back."""
+    """What makes "that client": tunnel, path with query, address, Authorization and Cookie; none can be read back.
+
+    Args:
+        headers: who it is (``X-Tunnel-User``) among them, where the tunnel asks: a sign-in is in no other by now.
+    """
     digest = blake2b(digest_size=16)
     parts = [tunnel, path, address]
-    for name in ("authorization", "cookie"):
+    for name in ("authorization", "cookie", "x-tunnel-user"):
         parts.append("\0".join(get_all(headers, name)))
     for part in parts:
         raw = part.encode("latin-1", "replace")

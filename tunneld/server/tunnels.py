@@ -261,7 +261,7 @@ class TunnelConnection:
         self.link.refuse("hello_timeout", "no hello came in time")
 
     def _said_hello(self, hello: Hello) -> None:
-        check_hello(hello)
+        check_hello(hello, login=self._policy().bounds.login)
         self._stop_timer()
         if self._names.owns(self.name, self.principal):
             self._take(hello)
@@ -424,7 +424,7 @@ class TunnelConnection:
         assert self.hello is not None
         wishes = self.hello.wishes
         check_probe(message.probe, code="protocol_error")
-        check_access(message.access, code="protocol_error")
+        check_access(message.access, login=self._policy().bounds.login, code="protocol_error")
         said = Settings(
             heartbeat=message.heartbeat or wishes.heartbeat,
             sse=message.sse or wishes.sse,

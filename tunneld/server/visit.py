@@ -13,6 +13,7 @@ from tunneld.server.events import EventBody
 if TYPE_CHECKING:
     from tunneld.server.ingress import Ingress
     from tunneld.server.registry import Tunnel
+    from tunneld.server.visitors.rules import Grant
     from tunneld.wire.http_server import ServerConnection
 
 __all__ = ["Visit", "passable", "seconds"]
@@ -45,6 +46,7 @@ class Visit:
         bytes_in: of the request's body.
         bytes_out: of the answer's body.
         reason: why it ended; empty before.
+        grant: what let the visitor in; None: everybody may come.
     """
 
     __slots__ = (
@@ -58,6 +60,7 @@ class Visit:
         "bytes_out",
         "client",
         "connection",
+        "grant",
         "kind",
         "method",
         "path",
@@ -83,6 +86,7 @@ class Visit:
         self.started = self.active = monotonic()
         self.bytes_in = self.bytes_out = 0
         self.reason = ""
+        self.grant: Grant | None = None
         self._events: EventBody | None = None
         self._owed = 0  # bytes whose credit waits until the visitor takes some
         self._ahead = 0  # bytes held for the visitor that no credit goes back for: it did, or they are what pieces cost

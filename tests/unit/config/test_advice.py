@@ -12,42 +12,11 @@ def agent(**keys: Any) -> AgentConfig:
     return AgentConfig.model_validate({"server": {"url": "ws://127.0.0.1:1"}, **keys})
 
 
-def test_keys_that_ask_for_later_work_are_named() -> None:
-    config = agent(
-        sse={"replay": "5m", "recover": True},
-        resume={"grace": "10s"},
-        alerts=[{"when": "tunnel_down"}],
-        tunnels=[
-            {"name": "a", "service": "http://h", "inspect": True, "access": {"mode": "login"}},
-            {"name": "b", "service": "http://h", "sse": {"recover": True}},
-        ],
-    )
-    assert advice.later_keys(config) == ["tunnels[a].access.mode"]
-
-
-def test_keys_that_ask_for_nothing_are_not_named() -> None:
-    config = agent(
-        sse={"replay": 0, "recover": False, "keepalive": "3s"},
-        resume={"grace": 0},
-        alerts=[],
-        tunnels=[{"name": "a", "service": "http://h", "inspect": False, "access": {"mode": "open"}}],
-    )
-    assert advice.later_keys(config) == []
-    assert advice.later_keys(agent()) == []
-    assert advice.later_keys(ServerConfig()) == []
-    assert advice.later_keys(ServerConfig.model_validate({"auth": {"mode": "open"}, "admin": False})) == []
-
-
-def test_a_servers_keys() -> None:
-    config = ServerConfig.model_validate(
-        {"store": "memory:", "auth": {"v2": "token"}, "admin": {"token_file": "/t"}, "limits": {"v2_message": "1MiB"}}
-    )
-    assert advice.later_keys(config) == []
-
-
 def test_warnings_are_about_what_may_not_be_meant() -> None:
     quiet = agent(tunnels=[{"name": "a", "service": "http://h"}])
     assert advice.warnings(quiet) == []
+    nobody = agent(tunnels=[{"name": "a", "service": "http://h", "access": {"mode": "login"}}])
+    assert "tunnels[a].access: no emails and no domains" in advice.warnings(nobody)[0]
     assert advice.warnings(agent()) == ["tunnels: there is none, so nothing is served"]
     far = quiet.model_copy(update={"server": agent(server={"url": "ws://tunnel.example.org"}).server})
     [warning] = advice.warnings(far)

@@ -9,12 +9,40 @@ from pathlib import Path
 
 from tunneld.errors import ConfigError
 
-__all__ = ["make_private", "path_of"]
+__all__ = ["login_secret", "make_private", "path_of"]
+
+_SECRET = 32
 
 
 def path_of(url: str) -> str | None:
     """The file of ``sqlite:///PATH``; None for ``memory:``."""
     return None if url == "memory:" else os.path.abspath(url.removeprefix("sqlite:///"))
+
+
+def login_secret(url: str) -> bytes:
+    """What visitors' session cookies are signed with, kept beside the store: 32 bytes, made when they are missing.
+
+    Without the file nobody is signed in any more; with `memory:` that is so after every start.
+
+    Raises:
+        ConfigError: it cannot be read or made.
+    """
+    store = path_of(url)
+    if store is None:
+        return os.urandom(_SECRET)
+    file = Path(f"{store}.login-key")
+    make_private(str(file))
+    try:
+        with file.open("r+b") as handle:
+            secret = handle.read(_SECRET + 1)
+            if not secret:
+                secret = os.urandom(_SECRET)
+                handle.write(secret)
+    except OSError as error:
+        raise ConfigError([f"store: {file}: {(error.strerror or str(error)).lower()}"]) from None
+    if len(secret) != _SECRET:
+        raise ConfigError([f"store: {file}: expected {_SECRET} random bytes; remove it, and it is made anew"])
+    return secret
 
 
 def make_private(path: str) -> None:

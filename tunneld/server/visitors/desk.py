@@ -4,76 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from time import monotonic, time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from tunneld.config.login import LoginConfig
 from tunneld.config.server import ServerConfig
 from tunneld.errors import VisitorError
 from tunneld.protocol.headers import Headers, get
 from tunneld.server.failures import Failures
-from tunneld.server.permissions import Permissions
 from tunneld.server.visitors.passwords import Passwords
-from tunneld.server.visitors.rules import READ_METHODS, Claim, Grant, Rules
+from tunneld.server.visitors.reception import Reception, Refused, Visited, Waiting
+from tunneld.server.visitors.rules import READ_METHODS, Claim, Grant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
+    from tunneld.server.visitors.login import Login, Permits
     from tunneld.wire.http1 import RequestHead
     from tunneld.wire.http_server import ServerConnection
 
-__all__ = ["Desk", "Reception", "Refused"]
+__all__ = ["Desk", "Refused"]
 
 log = logging.getLogger("tunneld.access")
 
 #: Seconds at most until grants are looked at again: the wall clock may be set.
 _LOOK = 60.0
-
-
-class _Tunnel(Protocol):
-    """What is asked of a `server.registry.Tunnel`."""
-
-    name: str
-    host_url: str | None
-    access: Rules
-
-
-class _Visit(Protocol):
-    """A request under way."""
-
-    def cancel(self, reason: str) -> None:
-        """End it."""
-
-
-class Reception(Protocol):
-    """What the desk asks of its `Ingress`."""
-
-    loop: asyncio.AbstractEventLoop
-
-    @property
-    def exchanges(self) -> Mapping[str, _Visit]:
-        """Request id -> the request under way."""
-
-    def request(self, connection: ServerConnection, head: RequestHead) -> None:
-        """Route a request, again."""
-
-    def fault(self, connection: ServerConnection, head: RequestHead | None, error: VisitorError) -> None:
-        """Answer a request with a problem."""
-
-    def answer_whole(self, connection: ServerConnection, status: int, headers: Headers, body: bytes) -> None:
-        """Answer a request."""
-
-
-class Refused(VisitorError):
-    """A visitor is not let in.
-
-    Args:
-        why: code and words.
-        extra: headers of the answer.
-    """
-
-    def __init__(self, why: VisitorError, extra: Headers) -> None:
-        super().__init__(why.code, why.detail, retry_after=why.retry_after, limit=why.limit)
-        self.extra = extra
 
 
 class Desk:
@@ -82,42 +38,76 @@ class Desk:
     Args:
         ingress: whose visitors they are.
         config: `configure` changes it.
+        secret: gives what the cookies of those who sign in are signed with; None: it is made anew with the process.
 
     Attributes:
+        login: where visitors sign in; None: nowhere.
         permissions: by e-mail address, that owners of tunnels gave; None: there are none.
         one_owner: all tunnels of this server are one owner's, so that they may share one origin.
     """
 
-    def __init__(self, ingress: Reception, config: ServerConfig) -> None:
+    def __init__(self, ingress: Reception, config: ServerConfig, *, secret: Callable[[], bytes] | None = None) -> None:
         self._ingress = ingress
-        self.permissions: Permissions | None = None
+        own = os.urandom(32)
+        self._secret = secret or (lambda: own)
+        self.login: Login | None = None
+        self.permissions: Permits | None = None
         self.one_owner: Callable[[], bool] = lambda: config.auth.mode == "open"
         limits, auth = config.limits, config.auth
         self.passwords = Passwords(remembered=limits.passwords, waiting=limits.password_checks)
         self._failures = Failures(most=auth.max_failures, window=auth.failure_window)
-        #: request id -> (its tunnel, what let it in, the visitor's address)
-        self._inside: dict[str, tuple[_Tunnel, Grant, str]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._at = 0.0  # when it looks, seconds since the epoch
+        self._closing: set[asyncio.Task[None]] = set()
+        self._sign_in_at(config.login)
 
     def __len__(self) -> int:
-        return len(self._inside)
+        """Who is inside by a grant."""
+        return sum(visit.grant is not None for visit in self._ingress.exchanges.values())
 
     def configure(self, config: ServerConfig) -> None:
         """Let another configuration hold from now on."""
         limits, auth = config.limits, config.auth
         self.passwords.configure(remembered=limits.passwords, waiting=limits.password_checks)
         self._failures.configure(most=auth.max_failures, window=auth.failure_window)
+        self._sign_in_at(config.login)
 
-    def close(self) -> None:
-        """Let go of timer and threads."""
+    def _sign_in_at(self, config: LoginConfig | None) -> None:
+        before = self.login
+        if (before.config if before is not None else None) == config:
+            return
+        self.login = None
+        if before is not None:
+            task = self._ingress.loop.create_task(before.close(), name="sign-in")
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        if config is not None:
+            from tunneld.server.visitors.login import Login  # a server where nobody signs in goes without it
+
+            self.login = Login(
+                self._ingress,
+                config,
+                secret=self._secret(),
+                failures=self._failures,
+                permits=lambda: self.permissions,
+                left=self._look,
+            )
+        if before is not None:
+            self._look()
+
+    async def close(self) -> None:
+        """Let go of timer, threads and tasks; whoever waits to be judged is told to come back."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self.passwords.close()
+        if self.login is not None:
+            await self.login.close()
+        if self._closing:
+            await asyncio.wait(self._closing)
 
     def admit(
-        self, connection: ServerConnection, head: RequestHead, tunnel: _Tunnel, path: str, prefix: str, client: str
+        self, connection: ServerConnection, head: RequestHead, tunnel: Visited, path: str, prefix: str, client: str
     ) -> tuple[Grant, str] | None:
         """What lets this visitor in, and the path without it; None: it is answered, or will be.
 
@@ -130,74 +120,101 @@ class Desk:
         rules = tunnel.access
         if not rules.within(client):
             raise Refused(VisitorError("address_denied"), [])
-        if head.method == "OPTIONS" and rules.mode == "key" and self._preflight(connection, head):
+        if head.method == "OPTIONS" and rules.mode in ("key", "login") and self._preflight(connection, head):
             return None
         try:
-            found, path = rules.judge(head.method, path, head.headers, time())
-            if rules.mode == "basic" and prefix and found.__class__ is Claim and not self.one_owner():
-                raise VisitorError("needs_host", _elsewhere(tunnel))
+            found, path = rules.judge(path, head.headers, time())
         except VisitorError as error:
-            if rules.mode == "basic" and prefix and error.status == 401 and not self.one_owner():
-                error = VisitorError("needs_host", _elsewhere(tunnel))
+            if rules.mode == "basic" and error.status == 401:
+                self._check_host(tunnel, prefix)
             raise self._refused(error, tunnel, client) from None
-        if isinstance(found, Claim):
-            if not self.passwords.known(found):
-                self._check(connection, head, tunnel, found, client)
+        if not isinstance(found, Grant):
+            self._check_host(tunnel, prefix)
+            grant = self._look_up(connection, head, tunnel, found, path, prefix, client)
+            if grant is None:
                 return None
-            found = found.grant
+            found = grant
         if found.level == "read_only" and (head.method not in READ_METHODS or head.upgrade):
             raise Refused(VisitorError("read_only"), [("Allow", "GET, HEAD, OPTIONS")])
         return found, path
 
-    def enter(self, request_id: str, tunnel: _Tunnel, grant: Grant, client: str) -> None:
-        """This request was let in; it ends when the grant does."""
-        self._inside[request_id] = tunnel, grant, client
-        if grant.expires is not None and (self._timer is None or grant.expires < self._at):
-            self._arm()
+    def _check_host(self, tunnel: Visited, prefix: str) -> None:
+        if prefix and not self.one_owner():
+            raise Refused(VisitorError("needs_host", _elsewhere(tunnel)), [])
 
-    def leave(self, request_id: str) -> None:
-        """It is over."""
-        self._inside.pop(request_id, None)
+    def _look_up(
+        self,
+        connection: ServerConnection,
+        head: RequestHead,
+        tunnel: Visited,
+        claim: Claim | None,
+        path: str,
+        prefix: str,
+        client: str,
+    ) -> Grant | None:
+        """What a password is worth, or who has signed in; None: it is answered, or will be."""
+        if claim is None:
+            if self.login is None:
+                raise VisitorError("login_unavailable", "This server has no issuer to sign in at.", retry_after=60)
+            return self.login.admit(connection, head, tunnel, path, prefix, client)
+        if not self.passwords.known(claim):
+            self._check(connection, head, tunnel, claim, client)
+            return None
+        return claim.grant
 
-    def changed(self, tunnel: _Tunnel) -> None:
-        """Other rules hold for a tunnel: whoever they do not let in has to leave."""
-        if tunnel.access.free and not self._inside:
-            return
-        for request_id, visit in list(self._ingress.exchanges.items()):
-            if getattr(visit, "tunnel", None) is tunnel and request_id not in self._inside and not tunnel.access.free:
-                self._end(request_id)  # it came while everybody could
+    def answers(self, connection: ServerConnection, head: RequestHead, client: str) -> bool:
+        """Answer what is asked of the server's own addresses for signing in; False: it is none of them.
+
+        Raises:
+            VisitorError: see `Login.callback`.
+        """
+        return self.login is not None and self.login.answers(connection, head, client)
+
+    def enter(self, grant: Grant) -> None:
+        """Somebody was let in by a grant that ends by itself; their request, which has it, ends with it."""
+        assert grant.expires is not None
+        if self._timer is None or grant.expires < self._at:
+            self._arm(grant.expires)
+
+    def changed(self, tunnel: Visited) -> None:
+        """Other rules, or permissions, hold for a tunnel: whoever they do not let in has to leave."""
+        if self.login is not None:
+            self.login.forget()
         self._look(tunnel)
 
     # -- inside ------------------------------------------------------------------------------------------
 
-    def _look(self, only: _Tunnel | None = None) -> None:
-        now = time()
-        for request_id, (tunnel, grant, client) in list(self._inside.items()):
-            if only is not None and tunnel is not only:
-                continue
-            renewed = tunnel.access.renewed(grant, client, now)
-            if renewed is None:
-                self._end(request_id)
-            else:
-                self._inside[request_id] = tunnel, renewed, client
-        self._arm()
+    def _look(self, only: Visited | None = None) -> None:
+        now, next_end = time(), 0.0
+        for request_id, visit in list(self._ingress.exchanges.items()):
+            grant = visit.grant
+            if only is None or visit.tunnel is only:
+                visit.grant = grant = self._renewed(visit.tunnel, grant, visit.client, now)
+                if grant is None and not visit.tunnel.access.free:
+                    log.info("The access of %s has ended", request_id, extra={"request_id": request_id})
+                    visit.cancel("operator")
+                    continue
+            if grant is not None and grant.expires is not None:
+                next_end = min(next_end or grant.expires, grant.expires)
+        self._arm(next_end)
 
-    def _end(self, request_id: str) -> None:
-        visit = self._ingress.exchanges.get(request_id)
-        self._inside.pop(request_id, None)
-        if visit is not None:
-            log.info("The access of %s has ended", request_id, extra={"request_id": request_id})
-            visit.cancel("operator")
+    def _renewed(self, tunnel: Visited, grant: Grant | None, client: str, now: float) -> Grant | None:
+        """What a grant is worth now; None: nothing. So is none at all: its request came while everybody could."""
+        if grant is None:
+            return None
+        signed_in = None
+        if grant.proof[0] == "login" and self.login is not None:
+            signed_in = self.login.renewed(tunnel, grant)
+        return tunnel.access.renewed(grant, client, now, signed_in)
 
-    def _arm(self) -> None:
-        """Look again when the next grant ends by itself."""
+    def _arm(self, end: float) -> None:
+        """Look again when the next grant ends by itself; 0: none does."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        ends = (grant.expires for _, grant, _ in self._inside.values() if grant.expires is not None)
-        self._at = min(ends, default=0.0)
-        if self._at:
-            self._timer = self._ingress.loop.call_later(min(max(0.0, self._at - time()), _LOOK), self._look)
+        self._at = end
+        if end:
+            self._timer = self._ingress.loop.call_later(min(max(0.0, end - time()), _LOOK), self._look)
 
     def _preflight(self, connection: ServerConnection, head: RequestHead) -> bool:
         """Answer a browser that asks, without any key, whether a script may send one: it may, the key decides."""
@@ -215,7 +232,7 @@ class Desk:
         self._ingress.answer_whole(connection, 204, headers, b"")
         return True
 
-    def _refused(self, error: VisitorError, tunnel: _Tunnel, client: str, user: str = "") -> Refused:
+    def _refused(self, error: VisitorError, tunnel: Visited, client: str, user: str = "") -> Refused:
         """Count and log a failure; neither secret nor address with query stands in the line."""
         if error.status != 401:
             return Refused(error, [])
@@ -229,30 +246,28 @@ class Desk:
         return Refused(error, tunnel.access.challenge(tried=tried))
 
     def _check(
-        self, connection: ServerConnection, head: RequestHead, tunnel: _Tunnel, claim: Claim, client: str
+        self, connection: ServerConnection, head: RequestHead, tunnel: Visited, claim: Claim, client: str
     ) -> None:
         """Compare a password while the visitor waits; then its request is routed again."""
         wait = self._failures.full(client, monotonic())
         if wait is not None:
             raise Refused(VisitorError("rate_limited", retry_after=int(wait) + 1), [])
-        waiting = _Waiting(connection)
+        waiting = Waiting(connection)
         later = self._ingress.loop.call_soon_threadsafe
 
         def done(good: bool) -> None:
             later(self._checked, waiting, head, tunnel, claim, client, good)
 
         self.passwords.check(claim, done)
-        connection.begin(waiting)
-        connection.hold_body()
+        waiting.begin()
 
     def _checked(
-        self, waiting: _Waiting, head: RequestHead, tunnel: _Tunnel, claim: Claim, client: str, good: bool
+        self, waiting: Waiting, head: RequestHead, tunnel: Visited, claim: Claim, client: str, good: bool
     ) -> None:
         self.passwords.settled(claim, good=good)
         connection = waiting.connection
-        if connection.consumer is not waiting:
+        if not waiting.over():
             return
-        connection.consumer = None
         if good:
             self._ingress.request(connection, head)
             return
@@ -261,34 +276,6 @@ class Desk:
         self._ingress.fault(connection, head, self._refused(error, tunnel, client, claim.user))
 
 
-def _elsewhere(tunnel: _Tunnel) -> str:
+def _elsewhere(tunnel: Visited) -> str:
     where = f"Use {tunnel.host_url}/ ." if tunnel.host_url else "The server's operator has to set `domain`."
-    return f"A password is not asked for under /t/, which every tunnel's pages share. {where}"
-
-
-class _Waiting:
-    """A request whose password is being checked; `Consumer` of its connection, which holds the body back."""
-
-    __slots__ = ("connection",)
-
-    def __init__(self, connection: ServerConnection) -> None:
-        self.connection = connection
-
-    def body(self, data: bytes) -> bool:
-        """None comes."""
-        return False
-
-    def body_end(self, trailers: Headers) -> None:
-        """None comes."""
-
-    def body_fault(self, error: VisitorError) -> None:
-        """None comes."""
-
-    def drained(self) -> None:
-        """Nothing was written."""
-
-    def stalled(self) -> None:
-        """Nothing was written."""
-
-    def gone(self) -> None:
-        """The visitor has left: what the check finds is of no use to it."""
+    return f"Nobody signs in under /t/, which every tunnel's pages share. {where}"

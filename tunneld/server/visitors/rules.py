@@ -16,10 +16,10 @@ from ipaddress import ip_address, ip_network
 
 from tunneld.errors import VisitorError
 from tunneld.protocol.fields import lower
-from tunneld.protocol.links import signature, split
+from tunneld.protocol.links import PARAMETER, signature, split
 from tunneld.protocol.messages import AccessSettings, Headers
 
-__all__ = ["OPEN_RULES", "READ_METHODS", "Claim", "Grant", "Rules"]
+__all__ = ["OPEN_RULES", "READ_METHODS", "Claim", "Grant", "Rules", "granted"]
 
 READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _SEEN = 512  # headers with good keys, as they were sent, that need not be hashed again
@@ -34,7 +34,7 @@ class Grant:
 
     Attributes:
         user: whom the service is told of; empty: nobody in particular.
-        level: ``read_only`` or ``read_write``.
+        level: ``read_only``, ``read_write`` or ``admin``, which the service may take for more.
         proof: kind and what it rests on, for `Rules.renewed`.
         expires: seconds since the epoch; None: not by itself.
         headers: that tell the service.
@@ -62,7 +62,8 @@ class Claim:
     grant: Grant
 
 
-def _grant(user: str, level: str, proof: tuple[str, ...], expires: float | None = None) -> Grant:
+def granted(user: str, level: str, proof: tuple[str, ...], expires: float | None = None) -> Grant:
+    """What lets `user` in; see `Grant`."""
     headers: Headers = [("X-Tunnel-User", user)] if user else []
     return Grant(user, level, proof, expires, [*headers, ("X-Tunnel-Access", level)])
 
@@ -81,6 +82,8 @@ class Rules:
     __slots__ = (
         "_allow",
         "_deny",
+        "_domains",
+        "_emails",
         "_keys",
         "_links",
         "_name",
@@ -98,45 +101,59 @@ class Rules:
         self.mode = said.mode
         self.level = said.level
         self._keys = {
-            bytes.fromhex(key.hash): _grant(key.name, key.level or said.level, ("key", key.hash), key.expires)
+            bytes.fromhex(key.hash): granted(key.name, key.level or said.level, ("key", key.hash), key.expires)
             for key in said.keys
         }
-        self._users = {user: _grant(user, said.level, ("basic", user, hashed)) for user, hashed in said.users.items()}
+        self._users = {user: granted(user, said.level, ("basic", user, hashed)) for user, hashed in said.users.items()}
         self._seen: dict[str, dict[str, Grant]] = {"authorization": {}, "x-api-key": {}}
         self._links = bytes.fromhex(said.links)
-        self._open = _grant("", said.level, ("open",)) if said.mode == "open" else None
+        self._emails, self._domains = frozenset(said.emails), frozenset(said.domains)
+        self._open = granted("", said.level, ("open",)) if said.mode == "open" else None
         self._allow = [ip_network(text) for text in said.allow]
         self._deny = [ip_network(text) for text in said.deny]
         self.free = said.mode == "open" and not (said.allow or said.deny) and said.level == "read_write"
         #: Whether an address may come.
         self.within = lru_cache(_ADDRESSES)(self._within)
 
-    def judge(self, method: str, path: str, headers: Headers, now: float) -> tuple[Grant | Claim, str]:
-        """Who comes, and the path without what let them in.
+    def person(self, email: str) -> str | None:
+        """The level of whoever signed in with this address, in lower case; None: they may not come."""
+        known = email in self._emails or email.rpartition("@")[2] in self._domains or "*" in self._domains
+        return self.level if known else None
+
+    def judge(self, path: str, headers: Headers, now: float) -> tuple[Grant | Claim | None, str]:
+        """Who comes, and the path without what let them in; None: that is for who signs in.
 
         Raises:
             VisitorError: ``login_required``.
         """
         if self._open is not None:
             return self._open, path
-        if (link := split(path)) is not None:
+        if PARAMETER in path and (link := split(path)) is not None:
             return self._by_link(*link, now), link[0]
         if self.mode == "key":
             return self._by_key(headers, now), path
+        if self.mode == "login":
+            return (self._by_key_too(headers, now) if self._keys else None), path
         return self._by_password(headers), path
 
-    def renewed(self, grant: Grant, client: str, now: float) -> Grant | None:
-        """What a grant of before is worth by these rules; None: nothing any more, or less than it was."""
+    def renewed(self, grant: Grant, client: str, now: float, signed_in: Grant | None = None) -> Grant | None:
+        """What a grant of before is worth by these rules; None: nothing any more, or less than it was.
+
+        Args:
+            signed_in: what it is worth by what is known of whoever signed in.
+        """
         kind = grant.proof[0]
         found: Grant | None = None
         if kind == "open":
             found = self._open
-        elif kind == "key" and self.mode == "key":
+        elif kind == "key" and self.mode in ("key", "login"):
             found = self._keys.get(bytes.fromhex(grant.proof[1]))
         elif kind == "basic" and self.mode == "basic":
             found = self._users.get(grant.proof[1])
             if found is not None and found.proof != grant.proof:
                 found = None  # the password was changed
+        elif kind == "login" and self.mode == "login":
+            found = signed_in
         elif kind == "link" and self._links and grant.proof[1] == self._links.hex():
             found = replace(grant, level=self.level)
         if found is None or not self.within(client) or (found.expires is not None and found.expires <= now):
@@ -182,6 +199,13 @@ class Rules:
             raise VisitorError("login_failed", "That key is none of this tunnel's.")
         raise VisitorError("login_required", "It wants a key: `Authorization: Bearer KEY` or `X-API-Key: KEY`.")
 
+    def _by_key_too(self, headers: Headers, now: float) -> Grant | None:
+        """Where people sign in, programs may have keys; what is none may be a token."""
+        try:
+            return self._by_key(headers, now)
+        except VisitorError:
+            return None
+
     def _by_password(self, headers: Headers) -> Claim:
         for name, value in headers:
             if lower(name) == "authorization" and value[:6].lower() == "basic ":
@@ -199,14 +223,14 @@ class Rules:
         if grant is not None:
             return Claim(name, password, grant.proof[2], True, grant)
         like = next(iter(self._users.values())).proof[2] if self._users else _NOBODY
-        return Claim(name, password, like, False, _grant("", "read_only", ("nobody",)))
+        return Claim(name, password, like, False, granted("", "read_only", ("nobody",)))
 
     def _by_link(self, path: str, until: int, signed: str, now: float) -> Grant:
         if not self._links or not compare_digest(signature(self._links, self._name, path, until), signed):
             raise VisitorError("login_failed", "The address's signature does not fit: it was shared for another path.")
         if until <= now:
             raise VisitorError("login_failed", "The time of this shared address is over.")
-        return _grant("link", self.level, ("link", self._links.hex()), float(until))
+        return granted("link", self.level, ("link", self._links.hex()), float(until))
 
     def _within(self, client: str) -> bool:
         try:
