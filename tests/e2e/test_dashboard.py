@@ -1,72 +1,28 @@
 """The dashboard in Chromium: it shows what the API says, cancels, scrolls a crowd, and asks no other host."""
 
 import json
-import os
-import socket
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.e2e.conftest import MakePair, need
-from tests.e2e.test_browser import APT, FLAGS
-from tests.support.daemons import Pair
+from tests.e2e.conftest import MakePair
+from tests.e2e.pages import Visitors, api, assert_quiet, chromium, rows, screen, serious, show, text, wait
 from tests.support.services import SampleService
 from tests.support.sockets import LOOPBACK, free_ports
 
-AXE = Path(__file__).parent / "node" / "node_modules" / "axe-core" / "axe.min.js"
 QUICK = {"heartbeat": {"interval": "1s", "timeout": "1s"}}
-
-
-@contextmanager
-def chromium(profile: Path) -> Iterator[webdriver.Chrome]:
-    """A headless Chromium that writes down what it asks for and what its console says."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = need("chromium", APT)
-    for flag in [*FLAGS, f"--user-data-dir={profile}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    made = webdriver.Chrome(options=options, service=webdriver.ChromeService(need("chromedriver", APT)))
-    try:
-        yield made
-    finally:
-        made.quit()
 
 
 @pytest.fixture(scope="module")
 def browser(module_folder: Path) -> Iterator[webdriver.Chrome]:
     with chromium(module_folder / "dashboard-profile") as made:
         yield made
-
-
-class Visitors:
-    """Open event streams, by plain sockets."""
-
-    def __init__(self, pair: Pair) -> None:
-        self.pair = pair
-        self._open: dict[str, socket.socket] = {}
-
-    def come(self, name: str, tunnel: str = "app", query: str = "") -> None:
-        made = socket.create_connection((LOOPBACK, self.pair.server.port), timeout=10)
-        made.sendall(
-            f"GET /t/{tunnel}/events?id={name}{query} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n".encode()
-        )
-        self._open[name] = made
-
-    def go(self, name: str) -> None:
-        self._open.pop(name).close()
-
-    def leave(self) -> None:
-        for name in list(self._open):
-            self.go(name)
 
 
 @pytest.fixture
@@ -76,52 +32,6 @@ def visitors(make_pair: MakePair, service: SampleService) -> Iterator[Visitors]:
         made = Visitors(pair)
         ends.callback(made.leave)
         yield made
-
-
-def api(pair: Pair, path: str, method: str = "GET") -> Any:
-    request = urllib.request.Request(
-        f"http://{LOOPBACK}:{pair.server.admin_port}/api/v1/{path}", method=method, headers={"X-Tunneld-Request": "1"}
-    )
-    with urllib.request.urlopen(request, timeout=15) as answer:
-        return json.load(answer)
-
-
-def wait(browser: webdriver.Chrome, what: Callable[[], object], timeout: float = 15) -> Any:
-    return WebDriverWait(browser, timeout, poll_frequency=0.02).until(lambda _: what())
-
-
-def show(browser: webdriver.Chrome, pair: Pair) -> None:
-    """The page, live."""
-    api(pair, "status")  # what serves it is loaded at the first call
-    for kind in ("browser", "performance"):
-        browser.get_log(kind)
-    browser.get(f"http://{LOOPBACK}:{pair.server.admin_port}/dashboard")
-    wait(browser, lambda: text(browser, "#live-text") == "Live")
-
-
-def text(browser: webdriver.Chrome, selector: str) -> str:
-    return str(browser.execute_script("return document.querySelector(arguments[0])?.textContent ?? ''", selector))
-
-
-def rows(browser: webdriver.Chrome, table: str) -> list[list[str]]:
-    """The cells of each row in sight."""
-    found = browser.execute_script(
-        "return [...document.querySelectorAll(`#${arguments[0]} tbody tr:not(.space)`)]"
-        ".map(row => [...row.children].map(cell => cell.innerText))",
-        table,
-    )
-    return [[str(cell) for cell in row] for row in found]
-
-
-def assert_quiet(browser: webdriver.Chrome, pair: Pair) -> None:
-    """Nothing on the console, and nothing was asked of another host."""
-    said = [one for one in browser.get_log("browser") if one["level"] in ("SEVERE", "WARNING")]
-    assert said == []
-    asked = [json.loads(one["message"])["message"] for one in browser.get_log("performance")]
-    urls = [one["params"]["request"]["url"] for one in asked if one["method"] == "Network.requestWillBeSent"]
-    own = f"http://{LOOPBACK}:{pair.server.admin_port}/"
-    assert urls
-    assert [url for url in urls if not url.startswith(own)] == []
 
 
 def test_it_shows_what_the_api_says(browser: webdriver.Chrome, visitors: Visitors) -> None:
@@ -302,18 +212,9 @@ def test_a_thousand_streams_scroll_smoothly(browser: webdriver.Chrome, visitors:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1440, 820, 390])
 def test_axe_finds_nothing_serious(browser: webdriver.Chrome, visitors: Visitors, theme: str, width: int) -> None:
-    if not AXE.exists():
-        if os.environ.get("CI") == "true":
-            pytest.fail("axe-core is missing: npm ci in tests/e2e/node")
-        pytest.skip("axe-core is missing: make test-e2e installs it")
     pair = visitors.pair
     visitors.come("seen")
-    media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
-    )
-    try:
+    with screen(browser, width, theme):
         show(browser, pair)
         api(pair, "tunnels/app/reconnect", "POST")
         wait(browser, lambda: "resumed" in text(browser, "#outages tbody") and rows(browser, "streams"))
@@ -321,21 +222,7 @@ def test_axe_finds_nothing_serious(browser: webdriver.Chrome, visitors: Visitors
         for dialog in (None, "details"):
             if dialog:
                 browser.find_element("css selector", "#streams tbody button.link").click()
-            # by the debugger: the page's own policy lets no other script in
-            browser.execute_cdp_cmd("Runtime.evaluate", {"expression": AXE.read_text()})
-            answer = browser.execute_cdp_cmd(
-                "Runtime.evaluate",
-                {"expression": "axe.run({resultTypes: ['violations']})", "awaitPromise": True, "returnByValue": True},
-            )
-            found = [
-                (one["impact"], one["id"], [node["html"][:120] for node in one["nodes"]][:3])
-                for one in answer["result"]["value"]["violations"]
-                if one["impact"] in ("serious", "critical")
-            ]
-            assert found == []
-    finally:
-        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+            assert serious(browser) == []
 
 
 PAINT = """

@@ -184,6 +184,10 @@ def test_a_tap_is_held_to_its_rate_and_says_what_it_left_out() -> None:
         tap.give(1.0, {"type": "event", "data": str(number)})
     tap.give(2.0, {"type": "event", "data": "next"})
     assert [one.get("data", one.get("events")) for one in given] == ["0", "1", 3, "next"]
+    for number in range(5):
+        tap.give(3.0, {"type": "event", "data": str(number)})
+    tap.end("done")  # nobody waits for ever because the second had its share
+    assert given[-2:] == [{"type": "skipped", "events": 3}, {"type": "end", "reason": "done"}]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])

@@ -58,6 +58,13 @@ class Tap:
             self.dropped += 1
             return
         self._left -= 1
+        self._pass(event)
+
+    def end(self, reason: str) -> None:
+        """The stream is over: told whatever the second has had, or its reader would wait for ever."""
+        self._pass({"type": "end", "reason": reason})
+
+    def _pass(self, event: dict[str, Any]) -> None:
         if self.dropped:
             self._tell({"type": "skipped", "events": self.dropped})
             self.dropped = 0
@@ -137,7 +144,7 @@ class Seen:
         self.reason, self.seconds = reason, monotonic() - self.began
         taps, self._taps = self._taps, {}
         for tap in taps:
-            tap.give(monotonic(), {"type": "end", "reason": reason})
+            tap.end(reason)
 
     def _give(self, now: float, event: dict[str, Any]) -> None:
         for tap in list(self._taps):

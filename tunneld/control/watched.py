@@ -41,7 +41,9 @@ class WatchedAgent:
         from tunneld.control.view import tunnel_status
 
         tunnel = self._find(name)
-        return None if tunnel is None else tunnel_status(tunnel, monotonic())
+        if tunnel is None:
+            return None
+        return {**tunnel_status(tunnel, monotonic()), "inspect": tunnel.config.inspect}
 
     def measured(self, name: str) -> tuple[float | None, float | None]:  # noqa: D102
         tunnel = self._find(name)

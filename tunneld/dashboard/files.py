@@ -26,6 +26,7 @@ FILES: Final = {
     "app.js": "text/javascript; charset=utf-8",
     "table.js": "text/javascript; charset=utf-8",
     "curves.js": "text/javascript; charset=utf-8",
+    "looking.js": "text/javascript; charset=utf-8",
     "feed.js": "text/javascript; charset=utf-8",
     "uPlot.iife.min.js": "text/javascript; charset=utf-8",
     "uPlot.min.css": "text/css; charset=utf-8",

@@ -1,6 +1,7 @@
 // The dashboard: what the daemon tells by its feed, and what a person may do about it.
 import { ask, read, Refused, remember, why } from "./feed.js";
 import { element, put, Table } from "./table.js";
+import { describe, describeAgain, fetchRequests, row as requestRow, tail } from "./looking.js";
 import { drawLanes, drawSpark, Plots, POINTS, spark, STEP } from "./curves.js";
 
 const byId = (id) => document.getElementById(id);
@@ -220,6 +221,7 @@ function refresh() {
     put(byId("tunnels-count"), of(known.length, tunnels.size));
     put(byId("streams-count"), of(fitting.length, streams.size));
     const quality = tunnels.get(chosen)?.quality;
+    byId("requests-card").hidden = ![...tunnels.values()].some((item) => item.inspect);
     put(byId("curves-why"), quality?.grade ? [quality.grade, quality.reason].filter(Boolean).join(": ") : "");
     sums();
   });
@@ -258,7 +260,7 @@ function takeStream(told) {
 }
 
 function takeAll(all) {
-  server = { api: all.api, changes: all.changes, skew: all.now - Date.now() / 1000 };
+  server = { api: all.api, role: all.role, changes: all.changes, skew: all.now - Date.now() / 1000 };
   put(byId("role"), all.role);
   put(byId("about"), [all.server, `version ${all.version}`, `up ${duration(Math.round(all.uptime_s))}`].filter(Boolean).join(" · "));
   document.title = `tunneld ${all.role}`;
@@ -276,7 +278,7 @@ function takeAll(all) {
 
 function takeTick(told) {
   for (const number of told.end ?? []) {
-    if (details.open === number) byId("details").close();
+    if (details.open === number) endDetails();
     streams.delete(number);
   }
   for (const name of told.gone ?? []) tunnels.delete(name);
@@ -438,8 +440,90 @@ function details(item) {
   };
   details.open = item.i;
   byId("details").showModal();
+  lookInto(item);
 }
 byId("details-close").addEventListener("click", () => byId("details").close());
+byId("details").addEventListener("close", () => {
+  details.open = null;
+  lookInto.stop?.();
+});
+
+// The stream is over: what passed stays to be read.
+function endDetails() {
+  byId("details-cancel").hidden = true;
+  if (!byId("tail-state").textContent.startsWith("ended")) put(byId("tail-state"), "ended");
+}
+
+// -- looking into streams -----------------------------------------------------------------------------------------
+
+function lookInto(item) {
+  const place = { list: byId("tail"), state: byId("tail-state"), note: byId("tail-note") };
+  place.list.hidden = byId("heads").hidden = true;
+  byId("heads").open = false;
+  put(place.state, "");
+  if (server.role !== "agent") {
+    put(place.note, `The agent alone can look into a stream: on its own page (metrics.listen), or by tunnelctl tail ${item.request_id.slice(0, 8)} beside it.`);
+    return;
+  }
+  if (!tunnels.get(item.tunnel)?.inspect) {
+    put(place.note, `The streams of ${item.tunnel} may not be looked into. Set inspect: true for it in the agent's file, then run tunnelctl reload: streams that begin after it can be seen.`);
+    return;
+  }
+  lookInto.stop = tail(server.api, item, place);
+  showHeads(item);
+}
+
+async function showHeads(item) {
+  try {
+    const seen = (await fetchRequests(server.api, item.tunnel)).find((one) => one.request_id === item.request_id);
+    if (!seen || details.open !== item.i) return;
+    byId("heads").querySelector("div").replaceChildren(...describe(seen));
+    byId("heads").hidden = false;
+  } catch (error) {
+    put(byId("tail-note"), error.message);
+  }
+}
+
+byId("requests-load").addEventListener("click", async () => {
+  put(byId("requests-load"), "Show the newest");
+  try {
+    const found = await fetchRequests(server.api);
+    byId("requests").hidden = found.length === 0;
+    byId("requests").querySelector("tbody").replaceChildren(...found.map((seen) => requestRow(seen, showRequest)));
+    put(byId("requests-note"), found.length ? `${plural(found.length, "request")}, newest first.` : "None was seen yet.");
+  } catch (error) {
+    put(byId("requests-note"), error.message);
+  }
+});
+
+function showRequest(seen) {
+  byId("request-heads").replaceChildren(...describe(seen));
+  byId("request-again").replaceChildren();
+  const send = byId("request-send");
+  send.hidden = !server.changes;
+  send.disabled = !seen.body_whole;
+  send.title = seen.body_whole ? "" : "Its body was longer than inspection.body keeps.";
+  send.onclick = () => sendAgain(seen);
+  byId("request").showModal();
+}
+byId("request-close").addEventListener("click", () => byId("request").close());
+
+async function sendAgain(seen) {
+  const again = /^(GET|HEAD|OPTIONS)$/.test(seen.method) ? "" : " It may act on it once more.";
+  const text = `${seen.method} ${seen.path} goes to the local service of ${seen.tunnel}; the visitor gets nothing of it.${again}`;
+  if (!(await confirmed("Send this request again?", text, "Send again"))) return;
+  byId("request-send").disabled = true;
+  try {
+    const answer = await ask(`${server.api}/requests/${encodeURIComponent(seen.request_id)}/replay`, { method: "POST" });
+    if (answer.ok) byId("request-again").replaceChildren(...describeAgain(await answer.json()));
+    else byId("request-again").replaceChildren(element("p", {}, await why(answer)));
+    byId("request-again").scrollIntoView({ block: "nearest" });
+  } catch {
+    byId("request-again").replaceChildren(element("p", {}, "The daemon could not be reached; whether it was sent is not known."));
+  } finally {
+    byId("request-send").disabled = false;
+  }
+}
 
 // -- the page ---------------------------------------------------------------------------------------------------
 

@@ -30,9 +30,9 @@ export async function why(answer) {
 
 export class Refused extends Error {}
 
-// Read the feed until it ends; calls heard(kind, value) for each message. Throws Refused where a token is asked for.
-export async function read(path, heard) {
-  const control = new AbortController();
+// Read a feed until it ends, or `control` is aborted; calls heard(kind, value) for each message. Throws Refused where a
+// token is asked for, or the caller may not read it.
+export async function read(path, heard, control = new AbortController()) {
   let timer = setTimeout(() => control.abort(), SILENCE);
   try {
     const answer = await ask(path, { signal: control.signal });
