@@ -85,6 +85,7 @@ def _of_open(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--for", dest="lifetime", metavar="TIME", help="close it by itself after 30m, 2h, …")
     parser.add_argument("--heartbeat", metavar="TIME", help="seconds between two heartbeats")
     parser.add_argument("--keepalive", metavar="TIME", help="quiet after which event streams get a comment; 0: never")
+    parser.add_argument("--save", action="store_true", help="keep it over restarts, in tunnels.d, until it is closed")
     parser.add_argument("--access", metavar="WHO", help="open, key (one is made and shown), or basic:HTPASSWD-FILE")
 
 
@@ -95,8 +96,10 @@ def _of_share(parser: argparse.ArgumentParser) -> None:
 
 
 def _of_close(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", metavar="NAME", help="the tunnel, opened at run time")
-    parser.add_argument("--all", action="store_true", help="every tunnel that was opened at run time")
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="the tunnel, opened at run time; its file goes if it was saved"
+    )
+    parser.add_argument("--all", action="store_true", help="every tunnel that was opened at run time, saved or not")
 
 
 def _of_events(parser: argparse.ArgumentParser) -> None:
@@ -162,7 +165,9 @@ VERBS: dict[str, Verb] = {
     "cancel": Verb(verbs.cancel, "end streams, by id or by filter", _of_cancel),
     "reload": Verb(verbs.reload, "apply the changed configuration file"),
     "reconnect": Verb(verbs.reconnect, "drop a tunnel's connection and dial again", _of_reconnect),
-    "open": Verb(tunnels.open_, "open a tunnel that stands in no file, until it is closed or the agent ends", _of_open),
+    "open": Verb(
+        tunnels.open_, "open a tunnel at run time, until it is closed or the agent ends (--save: also after)", _of_open
+    ),
     "close": Verb(tunnels.close, "close a tunnel that was opened at run time; its streams end", _of_close),
     "share": Verb(tunnels.share, "print an address that lets anybody in to one path, for a time", _of_share),
     "info": Verb(tunnels.info, "all that is known of one tunnel", _of_reconnect),

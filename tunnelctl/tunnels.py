@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import secrets
 import sys
+from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,10 +26,14 @@ def _path(name: str) -> str:
 
 
 def open_(client: Client, args: argparse.Namespace, screen: Screen) -> int:
-    """Open a tunnel that stands in no file; exit 1 when it is not up yet."""
+    """Open a tunnel at run time; exit 1 when it is not up yet."""
     wanted: dict[str, Any] = {"name": args.name, "service": _service(args.service)}
     if args.lifetime is not None:
+        if args.save:
+            raise UsageError("--for and --save: a tunnel is kept over restarts, or goes by itself")
         wanted["for_s"] = parse_duration(args.lifetime)
+    if args.save:
+        wanted["save"] = True
     if args.heartbeat is not None:
         wanted["heartbeat"] = {"interval": parse_duration(args.heartbeat)}
     if args.keepalive is not None:
@@ -43,6 +48,8 @@ def open_(client: Client, args: argparse.Namespace, screen: Screen) -> int:
         print(to_json(opened))
     elif opened["public_url"]:
         print(f"{clean(opened['public_url'])}/ -> {clean(opened['service'])}")
+    if args.save and not args.json:
+        print(f"saved in {clean(opened.get('file') or '?')}")
     up = opened["state"] in ("online", "degraded")
     if not args.json and opened["state"] == "degraded":
         print(f"its service does not answer yet: {clean(opened['last_error'])}")
@@ -86,7 +93,10 @@ def close(client: Client, args: argparse.Namespace, screen: Screen) -> int:
     names = [args.name]
     if args.all:
         found: Status = client.call("GET", "/v1/status")
-        names = [one["name"] for one in found["tunnels"] if not one.get("configured", True)]
+        main = found["config_file"]
+        at_run_time = [one for one in found["tunnels"] if not one.get("configured", True)]
+        saved = [one for one in found["tunnels"] if one.get("configured", True) and one.get("file", main) != main]
+        names = [one["name"] for one in at_run_time + saved]
     answers = [client.call("DELETE", _path(name)) for name in names]
     if args.json:
         print(to_json(answers if args.all else answers[0]))
@@ -119,16 +129,26 @@ def _rows(found: TunnelStatus) -> list[tuple[str, str]]:
         ("address", f"{found['public_url']}/" if found["public_url"] else "-"),
         ("by host", found["host_url"] or "-"),
         ("service", found["service"]),
-        ("id", found["tunnel_id"] or "-"),
-        ("connected", f"for {duration(found['connected_s'])}, {found['reconnects']} reconnects"),
+        ("registered", f"as {found['tunnel_id']}" if found["tunnel_id"] else "not yet"),
+        ("since", _since(found["connected_s"], found["reconnects"])),
         ("streams", str(found["active_streams"])),
         ("heartbeat", f"every {duration(beat['interval_s'])}, the last answer {duration(beat['last_pong_s'])} ago"),
         ("quality", _quality(quality)),
     ]
+    if found.get("file"):
+        rows.append(("stands in", str(found["file"])))
     if not found.get("configured", True):
         left = found.get("expires_s")
         rows.append(("opened", "at run time" + (f", for {duration(left)} more" if left is not None else "")))
     return rows
+
+
+def _since(seconds: float | None, reconnects: int) -> str:
+    """When the connection that stands began, by this machine's clock."""
+    if seconds is None:
+        return f"not connected, {reconnects} reconnects"
+    began = datetime.now().astimezone() - timedelta(seconds=seconds)
+    return f"{began:%Y-%m-%d %H:%M:%S} ({duration(seconds)} ago), {reconnects} reconnects"
 
 
 def _quality(quality: Any) -> str:

@@ -316,6 +316,12 @@ CODES: dict[str, Code] = _table(
         "Take it out of the file, then `tunnelctl reload`.",
     ),
     (
+        "not_saved",
+        409,
+        "The tunnel could not be saved in tunnels.d.",
+        "Do what the detail says, or open it without --save: then it goes with the agent.",
+    ),
+    (
         "name_taken",
         409,
         "Another owner holds that name.",

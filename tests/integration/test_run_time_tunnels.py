@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import stat
+import subprocess
 from collections.abc import Iterator
 
 import httpx
 import pytest
 
 from tests.support.daemons import Pair
+from tests.support.processes import python_module
 from tests.support.services import SampleService
 from tests.support.sockets import short_dir
 
@@ -67,3 +71,81 @@ def test_it_goes_when_its_time_is_over(pair: tuple[Pair, SampleService]) -> None
             break
     else:
         pytest.fail("it stayed")
+
+
+def test_a_saved_tunnel_stands_over_restarts_until_it_is_closed(pair: tuple[Pair, SampleService]) -> None:
+    made, service = pair
+    agent = made.agent
+    file = agent.folder / "tunnels.d" / "kept.yaml"
+    opened = agent.tunnelctl("open", "kept", str(service.port), "--heartbeat", "5s", "--access", "key", "--save")
+    assert (opened.returncode, opened.stderr) == (0, "")
+    assert opened.stdout.splitlines()[1:] == [f"{made.url('kept', '/')} -> {service.url}", f"saved in {file}"]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600  # as the agent's own
+    key = opened.stdout.splitlines()[0].rpartition(" ")[2]
+    assert key not in file.read_text()
+    found = agent.ask("info", "kept")
+    assert (found["configured"], found["file"], found["expires_s"]) == (True, str(file), None)
+    assert agent.ask("info", "demo")["file"] == str(agent.file)
+    assert agent.ask("reload") == {"changed": [], "restart": []}  # what was read is what runs
+    agent.process.stop()
+    agent.restart()
+    assert agent.process.wait_line("✓ Tunnel established: kept")
+    assert httpx.get(made.url("kept", "/small")).status_code == 401
+    assert httpx.get(made.url("kept", "/small"), headers={"X-API-Key": key}).status_code == 200
+    shown = dict(line.split(None, 1) for line in agent.tunnelctl("info", "kept").stdout.splitlines())
+    assert (shown["address"], shown["registered"]) == (made.url("kept", "/"), "as kept")
+    assert re.match(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d \(", shown["since"])
+    assert shown["quality"].split()[0].rstrip(",") in ("excellent", "good", "fair", "poor")
+    assert shown["stands"].split() == ["in", str(file)]
+    closed = agent.tunnelctl("close", "kept")
+    assert (closed.returncode, file.exists()) == (0, False)
+    assert agent.ask("reload") == {"changed": [], "restart": []}
+    assert agent.tunnelctl("info", "kept").returncode == 1
+
+
+def test_reload_reads_them_and_close_takes_only_what_is_its_own(pair: tuple[Pair, SampleService]) -> None:
+    made, service = pair
+    agent = made.agent
+    folder = agent.folder / "tunnels.d"
+    folder.mkdir()
+    both = folder / "both.yaml"
+    both.write_text(f"tunnels:\n  - {{name: a, service: '{service.url}'}}\n  - {{name: b, service: '{service.url}'}}\n")
+    assert agent.ask("reload")["changed"] == ["tunnel a: opened", "tunnel b: opened"]
+    refused = agent.tunnelctl("close", "a")
+    assert (refused.returncode, f"{both} does not hold the tunnel a alone" in refused.stderr) == (1, True)
+    assert agent.tunnelctl("close", "demo").returncode == 1
+    twice = folder / "twice.yaml"
+    twice.write_text(f"tunnels:\n  - {{name: demo, service: '{service.url}'}}\n")
+    bad = agent.tunnelctl("reload")
+    assert bad.returncode == 1
+    assert str(twice) in bad.stderr
+    assert str(agent.file) in bad.stderr
+    assert {one["name"] for one in agent.ask("status")["tunnels"]} == {"demo", "a", "b"}
+    checked = subprocess.run(
+        python_module("tunneld", "check", "--config", str(agent.file)),
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert (checked.returncode, f"{twice}:2: tunnels[0].name: the tunnel demo stands in" in checked.stderr) == (2, True)
+    twice.unlink()
+    both.unlink()
+    assert agent.ask("reload")["changed"] == ["tunnel a: closed", "tunnel b: closed"]
+
+
+def test_what_cannot_be_saved_is_not_opened(pair: tuple[Pair, SampleService]) -> None:
+    made, service = pair
+    agent = made.agent
+    (agent.folder / "tunnels.d").write_text("no folder")
+    refused = agent.tunnelctl("open", "kept", str(service.port), "--save")
+    assert (refused.returncode, "needs a folder" in refused.stderr) == (1, True)
+    assert agent.tunnelctl("info", "kept").returncode == 1
+    assert agent.tunnelctl("open", "kept", str(service.port), "--save", "--for", "1h").returncode == 2
+    (agent.folder / "tunnels.d").unlink()
+    for name in ("one", "two"):
+        assert agent.tunnelctl("open", name, str(service.port), "--save").returncode == 0
+    assert agent.tunnelctl("open", "brief", str(service.port)).returncode == 0
+    assert agent.tunnelctl("close", "--all").returncode == 0
+    assert [one["name"] for one in agent.ask("status")["tunnels"]] == ["demo"]
+    assert list((agent.folder / "tunnels.d").iterdir()) == []

@@ -74,6 +74,7 @@ def tunnel_status(name: str, **changes: Any) -> TunnelStatus:
         },
         "outages": {"count": 0, "seconds": 0.0, "replayed_bytes": 0, "streams_lost": 0, "last": None},
         "configured": True,
+        "file": "/etc/tunneld/tunneld.yaml",
         "expires_s": None,
     }
     assert changes.keys() <= values.keys()
@@ -163,7 +164,7 @@ class MemoryAgent:
         if self.faults:
             raise ConfigError(self.faults)
         opened = self.tunnels[wanted["name"]] = tunnel_status(wanted["name"], service=wanted["service"])
-        opened["configured"], opened["expires_s"] = False, wanted.get("for_s")
+        opened["configured"], opened["file"], opened["expires_s"] = False, None, wanted.get("for_s")
         return opened
 
     def close_tunnel(self, name: str) -> TunnelClosed:

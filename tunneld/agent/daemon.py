@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ from tunneld.agent.record import Record
 from tunneld.agent.sockets import SocketExchange
 from tunneld.agent.tunnel import AgentTunnel, Dial, Identity, State
 from tunneld.agent.wake import WakeWatch
+from tunneld.config import dropins
 from tunneld.config.advice import descriptors_needed
 from tunneld.config.agent import AgentConfig, TunnelConfig
 from tunneld.config.load import Changes, agent_token, diff, load_agent
@@ -59,7 +60,7 @@ class Running:
     """A tunnel and its task.
 
     Attributes:
-        at_run_time: it was opened by an operator and stands in no file.
+        at_run_time: it was opened by an operator and stands in no file, not even of `tunnels.d`.
         expiry: ends it; None: nothing does.
     """
 
@@ -291,15 +292,56 @@ class AgentDaemon:
             running.expiry = asyncio.get_running_loop().call_later(lifetime, self._expired, config.name)
         return running.tunnel
 
-    def close_tunnel(self, name: str) -> None:
-        """Close a tunnel that was opened at run time; its streams end with reason `operator`.
+    async def open_saved(self, config: TunnelConfig, section: Mapping[str, Any]) -> AgentTunnel:
+        """Open a tunnel and write it to a file of its own, which the next start reads too.
+
+        Args:
+            config: made of `section`.
+            section: as in the file's `tunnels`.
 
         Raises:
-            VisitorError: ``no_such_tunnel``, or ``tunnel_configured`` for one that stands in the file.
+            VisitorError: as `open_tunnel`; ``not_saved``: it could not be written, and is not open.
+        """
+        if self.path is None:
+            raise VisitorError("not_saved", "This agent was started without a configuration file.")
+        tunnel = self.open_tunnel(config, None)
+        try:
+            source = await asyncio.to_thread(dropins.save, self.path, section)
+        except ConfigError as error:
+            if self._is_open(tunnel):
+                self._close(config.name, "operator")
+            raise VisitorError("not_saved", f"{'; '.join(error.faults)}.") from None
+        if self._is_open(tunnel):  # no reload has read the file meanwhile
+            self._running[config.name].at_run_time = False
+            self.config = self.config.with_dropins([config], {config.name: str(source)})
+        elif config.name not in self._running:
+            dropins.forget(str(source), config.name)
+            raise VisitorError("no_such_tunnel", f"The tunnel {config.name} was closed before it was saved.")
+        log.info("Saved the tunnel %s in %s.", config.name, source, extra={"tunnel": config.name})
+        return self._running[config.name].tunnel
+
+    def _is_open(self, tunnel: AgentTunnel) -> bool:
+        running = self._running.get(tunnel.name)
+        return running is not None and running.tunnel is tunnel
+
+    def close_tunnel(self, name: str) -> None:
+        """Close a tunnel that was opened at run time; its streams end with reason `operator`. A saved one's file goes.
+
+        Raises:
+            VisitorError: ``no_such_tunnel``, or ``tunnel_configured`` for one that stands in the agent's file, or in
+                one with others.
         """
         running = self.running(name)
         if not running.at_run_time:
-            raise VisitorError("tunnel_configured", f"The tunnel {name} stands in {self.path or 'the configuration'}.")
+            source = self.config.source(name)
+            if source is None:
+                where = self.path or "the configuration"
+                raise VisitorError("tunnel_configured", f"The tunnel {name} stands in {where}.")
+            try:
+                dropins.forget(source, name)
+            except ConfigError as error:
+                raise VisitorError("tunnel_configured", f"{'; '.join(error.faults)}.") from None
+            self.config = self.config.without(name)
         self._close(name, "operator")
 
     def find(self, name: str) -> Running | None:

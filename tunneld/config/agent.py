@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from tunneld.config.access import AccessConfig
 from tunneld.config.addresses import proxy_url, server_url
@@ -373,6 +373,7 @@ class AgentConfig(Model):
     log: LogConfig = LogConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     alerts: tuple[AlertRule, ...] = ()
+    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @field_validator("alerts", mode="after")
     @classmethod
@@ -406,6 +407,22 @@ class AgentConfig(Model):
         if faults:
             raise Faults(faults)
         return tuple(whole)
+
+    def with_dropins(self, tunnels: Sequence[TunnelConfig], sources: Mapping[str, str]) -> AgentConfig:
+        """The same with more tunnels, which stand in files of their own: `sources`, name to path."""
+        changed = self.model_copy(update={"tunnels": (*self.tunnels, *tunnels)})
+        changed._sources = {**self._sources, **sources}
+        return changed
+
+    def without(self, name: str) -> AgentConfig:
+        """The same without that tunnel."""
+        changed = self.model_copy(update={"tunnels": tuple(one for one in self.tunnels if one.name != name)})
+        changed._sources = {key: path for key, path in self._sources.items() if key != name}
+        return changed
+
+    def source(self, name: str) -> str | None:
+        """The file of `tunnels.d` that a tunnel stands in; None: it stands in the agent's own."""
+        return self._sources.get(name)
 
     def tunnel(self, name: str) -> TunnelConfig | None:
         """The tunnel of that name; None when there is none."""

@@ -190,18 +190,30 @@ def _add_changes(app: FastAPI, agent: AgentFacade) -> None:
     @app.post(
         "/v1/tunnels",
         status_code=201,
-        responses=docs(models.TunnelStatus, "bad_argument", "tunnel_exists", "shutdown", "body_too_large", good=201),
+        responses=docs(
+            models.TunnelStatus,
+            "bad_argument",
+            "tunnel_exists",
+            "not_saved",
+            "no_such_tunnel",
+            "shutdown",
+            "body_too_large",
+            good=201,
+        ),
     )
     async def open_tunnel(request: Request, wanted: Annotated[models.NewTunnel, Body()]) -> Response:
-        """Open a tunnel that stands in no file: it goes with the agent, or after `for_s` seconds."""
+        """Open a tunnel: it goes with the agent, or after `for_s` seconds, unless it is to be saved."""
         seconds = wanted.get("for_s")
         if seconds is not None and not 0 < seconds <= MAX_SECONDS:
             return Problem("bad_argument", f"for_s: give seconds above 0, at most {MAX_SECONDS:.0f}")
+        if seconds is not None and wanted.get("save"):
+            return Problem("bad_argument", "save: a tunnel that goes after for_s is not saved; give one of the two")
         try:
             opened = await agent.open_tunnel(wanted)
         except ConfigError as error:
             return Problem("bad_argument", "; ".join(error.faults), faults=error.faults)
-        await audit(request.scope, "open", f"opened tunnel {opened['name']} to {opened['service']}")
+        saved = f", saved in {opened.get('file')}" if wanted.get("save") else ""
+        await audit(request.scope, "open", f"opened tunnel {opened['name']} to {opened['service']}{saved}")
         return json_answer(opened, 201)
 
     @app.post(
@@ -227,7 +239,7 @@ def _add_changes(app: FastAPI, agent: AgentFacade) -> None:
         responses=docs(models.TunnelClosed, "no_such_tunnel", "tunnel_configured", "bad_argument"),
     )
     async def close_tunnel(request: Request, name: str) -> Response:
-        """Close a tunnel that was opened at run time; its streams end."""
+        """Close a tunnel that was opened at run time; its streams end, and what was saved of it goes."""
         closed = agent.close_tunnel(name)
         await audit(request.scope, "close", f"closed tunnel {name}, {closed['streams']} streams ended")
         return json_answer(closed)

@@ -160,8 +160,8 @@ class OutagesStatus(TypedDict):
 class TunnelStatus(TypedDict):
     """One tunnel of ``GET /v1/status``.
 
-    `configured`: it stands in the file; else it was opened at run time, and `expires_s` says when it goes (null: when
-    the agent does).
+    `configured`: it stands in `file`, the agent's or one of `tunnels.d`; else it was opened at run time, and
+    `expires_s` says when it goes (null: when the agent does).
     """
 
     name: str
@@ -178,6 +178,7 @@ class TunnelStatus(TypedDict):
     quality: Quality
     outages: NotRequired[OutagesStatus]
     configured: NotRequired[bool]
+    file: NotRequired[str | None]
     expires_s: NotRequired[float | None]
 
 
@@ -272,11 +273,15 @@ class Drained(TypedDict):
 
 
 class NewTunnel(TypedDict):
-    """Body of ``POST /v1/tunnels``: a tunnel's section as in the file, and `for_s`, seconds that it stands."""
+    """Body of ``POST /v1/tunnels``: a tunnel's section as in the file, and `for_s`, seconds that it stands.
+
+    `save`: it is written to `tunnels.d`, and stands there over restarts until it is closed.
+    """
 
     name: str
     service: str
     for_s: NotRequired[float]
+    save: NotRequired[bool]
     heartbeat: NotRequired[dict[str, Any]]
     sse: NotRequired[dict[str, Any]]
     limits: NotRequired[dict[str, Any]]

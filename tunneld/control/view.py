@@ -141,9 +141,12 @@ class AgentView:
 
     async def open_tunnel(self, wanted: NewTunnel) -> TunnelStatus:
         """Open one that stands in no file, and see how it goes; raises ConfigError, VisitorError."""
-        section: dict[str, Any] = {key: value for key, value in wanted.items() if key != "for_s"}
+        section: dict[str, Any] = {key: value for key, value in wanted.items() if key not in ("for_s", "save")}
         config = load_tunnel(section, self._daemon.config)
-        tunnel = self._daemon.open_tunnel(config, wanted.get("for_s"))
+        if wanted.get("save"):
+            tunnel = await self._daemon.open_saved(config, section)
+        else:
+            tunnel = self._daemon.open_tunnel(config, wanted.get("for_s"))
         settled = asyncio.Event()
 
         def look(event: Event) -> None:
@@ -180,6 +183,8 @@ class AgentView:
         if running is not None:
             shown["configured"] = not running.at_run_time
             shown["expires_s"] = running.expires_in()
+            file = self._daemon.config.source(tunnel.name) or self._daemon.path
+            shown["file"] = str(Path(file).absolute()) if file and not running.at_run_time else None
         return shown
 
     def drain(self) -> Drained:

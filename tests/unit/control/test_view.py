@@ -91,6 +91,7 @@ async def test_status_and_health_before_there_is_a_server(lines: Book, folder: P
             "heartbeat": {"interval_s": 30.0, "timeout_s": 10.0, "last_pong_s": None},
             "quality": NOT_KNOWN,
             "configured": True,
+            "file": str(folder / "agent.yaml"),
             "expires_s": None,
             "outages": {"count": 0, "seconds": 0.0, "replayed_bytes": 0, "streams_lost": 0, "last": None},
         }

@@ -16,7 +16,7 @@ UNITS = PACKAGING / "systemd"
 AGENT, INSTANCE, SERVER = "tunneld.service", "tunneld@.service", "tunneld-server.service"
 SERVICES = (AGENT, INSTANCE, SERVER)
 #: Where two units of a role may differ.
-OWN = {"ExecStart", "RuntimeDirectory", "LoadCredential"}
+OWN = {"ExecStart", "RuntimeDirectory", "StateDirectory", "LoadCredential"}
 #: Directives that systemd 252, Debian 12's, does not know.
 TOO_NEW = ("notify-reload", "RestartSteps", "RestartMaxDelaySec", "RestartMode", "MemoryKSM", "PrivatePIDs")
 
@@ -72,7 +72,7 @@ def test_each_has_its_own_file_and_directory() -> None:
         "/usr/bin/tunneld server --config /etc/tunneld/server.yaml",
     ]
     assert [one["RuntimeDirectory"] for one in services] == ["tunneld", "tunneld-%i", "tunneld-server"]
-    assert last(SERVER)["StateDirectory"] == "tunneld-server"
+    assert [one["StateDirectory"] for one in services] == ["tunneld", "tunneld/%i", "tunneld-server"]
     assert {one["LogsDirectory"] for one in services} == {"tunneld"}
 
 
