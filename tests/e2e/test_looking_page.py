@@ -13,15 +13,9 @@ from tests.e2e.conftest import MakePair
 from tests.e2e.pages import Visitors, api, assert_quiet, chromium, rows, screen, serious, show, text, wait
 from tests.support.daemons import Pair
 from tests.support.services import SampleService
-from tests.support.sockets import LOOPBACK, free_ports, short_dir
+from tests.support.sockets import LOOPBACK, free_ports
 
 SECRET = "the-operators-own-token"
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with short_dir() as path:
-        yield path
 
 
 @pytest.fixture(scope="module")
