@@ -16,6 +16,7 @@ from tunneld import __version__
 from tunneld.agent.access import access_wish, enforces
 from tunneld.agent.checking import ServiceCheck
 from tunneld.agent.dialer import DIAL_ERRORS, DIAL_TIMEOUT, MAX_HEADER, Dial, of_dial, open_pipe
+from tunneld.agent.dials import Dials
 from tunneld.agent.exchange import Exchange
 from tunneld.agent.handover import Legacy
 from tunneld.agent.proxy import Proxy
@@ -44,6 +45,7 @@ from tunneld.protocol.session import Session, SessionSettings
 from tunneld.telemetry.outages import Outage, Outages
 from tunneld.wire.tcp_info import TcpInfo
 from tunneld.wire.tls import peer_certificate_end
+from tunneld.wire.ws_protocol import WebSocket
 
 __all__ = ["AgentTunnel", "Dial", "Identity", "State"]
 
@@ -57,9 +59,6 @@ State = Literal["connecting", "online", "degraded", "resuming", "offline", "fail
 _KEPT_BY = frozenset({"hello_timeout", "bad_hello", "stale_hello", "going_away", "overloaded"})
 #: Seconds within which a doubted connection must say something, at least, and in round trips.
 _DOUBT, _DOUBT_TRIPS = 2.0, 4
-#: Seconds for which, after a dial was cut because the network changed, the next is let alone: where networks come and
-#: go all the time (containers), no dial would ever be done.
-_SPARED = 5.0
 #: Seconds that a server has to acknowledge all that was sent before the session is handed over to another process.
 _QUIET = 2.0
 #: Close code of a connection whose agent is about to be back (RFC 6455's registry: service restart).
@@ -127,7 +126,7 @@ class AgentTunnel:
         self._dial = dial
         self._changed = changed
         self._heard = heard
-        self._backoff = Backoff(agent.reconnect.initial, agent.reconnect.max, random.uniform)
+        self._dials = Dials(Backoff(agent.reconnect.initial, agent.reconnect.max, random.uniform))
         self._link: Link | None = None
         self._links: set[Link] = set()  # those not gone yet, that which is in use among them
         self._gone = asyncio.Event()
@@ -139,16 +138,12 @@ class AgentTunnel:
         self._asked = False  # a hello that resumes waits for its answer
         self._expired = False  # the grace is over, and only that answer is still waited for
         self._untold: Outage | None = None  # an outage that is over, for the next event
-        self._spared_until = 0.0
-        self._hurried = False  # a dial now is worth more than the backoff
         self._draining = False
         self._token: str | None = None  # the credential of the last dial
-        self._dialling: asyncio.Timeout | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._leaving = False  # the server said goaway
         self._over: asyncio.Future[Verdict] | None = None
         self._logged: Verdict | None = None  # the log says it already
-        self._kick = asyncio.Event()
         self._told: tuple[object, ...] = ()
         self._looked_fault: str | None = None  # what the last look at the service found
         self._way_fault: str | None = None  # what the server says of its last probe
@@ -168,7 +163,7 @@ class AgentTunnel:
         try:
             while (verdict := await self._one_connection()) is not None:
                 self._note(verdict)
-                await self._pause(self._backoff.delay(monotonic(), verdict, kept=self._kept()))
+                await self._dials.pause(verdict, kept=self._kept())
         finally:
             looking.cancel()
             self._drop("shutdown")
@@ -183,7 +178,7 @@ class AgentTunnel:
         Args:
             elsewhere: another server: nothing of the session can go on there, so it ends here and at the old one.
         """
-        self._hurry()
+        self._dials.hurry()
         if elsewhere:
             for exchange in list(self.proxy.exchanges.values()):
                 exchange.cancel("shutdown")
@@ -207,19 +202,15 @@ class AgentTunnel:
             if session.settings.grace > 0:  # without, a connection that is given up costs its streams: let it be silent
                 link.doubt(max(_DOUBT, _DOUBT_TRIPS * (session.round_trip or 0.0)))
             return
-        if link is not None or self._dialling is not None:
-            now = monotonic()
-            if now < self._spared_until:
-                self._backoff.forget()
-                return
-            self._spared_until = now + _SPARED
+        if (link is not None or self._dials.under_way) and self._dials.spares():
+            return
         if link is not None:  # its hello was said over what is gone by now
             self._link = None
             link.abort()
-            self._hurry()
+            self._dials.hurry()
             self._finish(Retry("the network changed"))
         elif self.state != "failed":
-            self._hurry()
+            self._dials.hurry()
 
     def take_outage(self) -> Outage | None:
         """The outage that is over since this was asked last."""
@@ -288,20 +279,18 @@ class AgentTunnel:
             for stream in list(session.streams.values()):
                 stream.cancel(reason)
         self._link = None
-        self._cut_dial()
         if link is not None:
             link.go_away(reason, 0.0)
             link.close(1000, reason)
         self._end_session(reason)
-        self._kick.set()
-        self._cut_dial()
+        self._dials.close()
         self._finish(Retry("closed"))
 
     def update(self, config: TunnelConfig, agent: AgentConfig) -> None:
         """Apply a reloaded file: what may change while the tunnel is up does, the rest at the next session."""
         self.config, self._agent = config, agent
         self.quality.thresholds = agent.quality
-        self._backoff.update(agent.reconnect.initial, agent.reconnect.max)
+        self._dials.update(agent.reconnect.initial, agent.reconnect.max)
         self.proxy.update(config)
         self.proxy.inspect(agent.inspection if config.inspect else None)
         self.check.update(config)
@@ -372,23 +361,17 @@ class AgentTunnel:
         await self._all_gone()  # one connection at a time
         if self._is_closing():
             return None
-        self._hurried = False
+        self._dials.hurried = False
         if self.state != "failed":
             self._set("connecting")
-        self._backoff.dialled(monotonic())
         number = next(self._identity.dials)
         try:
-            async with asyncio.timeout(None) as self._dialling:  # `_cut_dial` ends it
-                dial = self._dial()
-                self._token = dial.token
-                pipe = await open_pipe(dial, self.name)
+            pipe = await self._dials.dial(self._open_pipe)
         except DIAL_ERRORS as error:
             if self._is_closing():
                 return None
-            return _ASKED if self._hurried else of_dial(error)
-        finally:
-            self._dialling = None
-        if self._is_closing() or self._hurried:  # in the very turn of the loop in which the dial was done
+            return _ASKED if self._dials.hurried else of_dial(error)
+        if self._is_closing() or self._dials.hurried:  # in the very turn of the loop in which the dial was done
             pipe.abort()
             return None if self._is_closing() else _ASKED
         over = self._over = asyncio.get_running_loop().create_future()
@@ -419,31 +402,10 @@ class AgentTunnel:
             return None
         return self._lost_at + self._session.settings.grace - monotonic()
 
-    def _hurry(self) -> None:
-        """Dial as soon as two dials may follow each other."""
-        self._backoff.forget()
-        self._hurried = True
-        self._kick.set()
-        self._cut_dial()
-
-    def _cut_dial(self) -> None:
-        if self._dialling is not None:
-            self._dialling.reschedule(asyncio.get_running_loop().time())
-
-    async def _pause(self, seconds: float) -> None:
-        """Wait before the next dial. `_hurry` ends it, but for the distance that any two dials keep."""
-        until = monotonic() + seconds
-        while not self._closing and (left := until - monotonic()) > 0:
-            if self._hurried:
-                self._hurried = False
-                until = min(until, monotonic() + self._backoff.spacing(monotonic()))
-                continue
-            self._kick.clear()
-            try:
-                async with asyncio.timeout(left):
-                    await self._kick.wait()
-            except TimeoutError:
-                pass
+    async def _open_pipe(self) -> WebSocket:
+        dial = self._dial()
+        self._token = dial.token
+        return await open_pipe(dial, self.name)
 
     def _hello(self, number: int) -> Hello:
         """Fresh, or with what it takes to resume. No connection is attached here, so the count stands still."""
@@ -468,9 +430,6 @@ class AgentTunnel:
 
     def _is_closing(self) -> bool:
         return self._closing
-
-    def _is_hurried(self) -> bool:
-        return self._hurried
 
     def _wishes(self) -> Wishes:
         config = self.config
@@ -623,7 +582,7 @@ class AgentTunnel:
         self.token_end = None if said.token_expires_s is None else time() + said.token_expires_s
         self._silent = self._leaving = False
         self._asked = False
-        self._backoff.connected(monotonic())
+        self._dials.connected()
         self.proxy.head_limit = 2 * said.max_header
         link.name = said.tunnel_id
         link.attach(session, said.received, interval=said.heartbeat.interval, timeout=said.heartbeat.timeout)
