@@ -100,6 +100,11 @@ class Server:
         assert not self.process.running
         self.process = self._start()
 
+    def rewrite(self, settings: Mapping[str, Any]) -> None:
+        """Lay `settings` over the file; the daemon is not told."""
+        self.settings = merged(self.settings, settings)
+        _write(self.file, self.settings)
+
     @property
     def tunnel_url(self) -> str:
         """What agents dial."""
