@@ -71,13 +71,6 @@ async def test_a_credential_that_cannot_be_read_stops_it_before_it_dials(tmp_pat
     assert tasks() == before
 
 
-async def test_keys_whose_work_comes_later_are_named_once(lines: Book) -> None:
-    async with running_agent(
-        "ws://127.0.0.1:1", tunnels=[{"name": "a", "service": "http://127.0.0.1:1", "access": {"mode": "login"}}]
-    ):
-        assert len(lines.find("tunnels[a].access.mode")) == 1
-
-
 async def test_draining_twice_is_one_drain(lines: Book) -> None:
     async with running_agent("ws://127.0.0.1:1") as (agent, _):
         assert agent.begin_drain() == 0
