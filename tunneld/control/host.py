@@ -120,7 +120,7 @@ class AgentHost:
         self._sampler = remember(WatchedAgent(self.agent), config.dashboard)
 
     def _make(self) -> FastAPI:
-        """In a thread, at the first connection."""
+        """In a thread, when the first connection says something."""
         from tunneld.control.app import create_app
         from tunneld.control.view import AgentView
 

@@ -28,7 +28,7 @@ class ControlServer:
     ``async with ControlServer(lambda: create_app(agent), path, group="tunneld"): …``
 
     Args:
-        make: the application; called once, in a thread, at the first connection.
+        make: the application; called once, in a thread, when the first connection says something.
         socket_path: where; see `sockets.bind` for what is made and what is refused.
         mode: permission bits of the socket (both, when there are two: a stream's path may hold a secret).
         group: name or number of the group that may use it; None leaves the process's own.

@@ -33,7 +33,7 @@ class ReadingServer:
 
     Args:
         config: `listen` is there.
-        make: the application, given the secret; called in a thread, at the first connection.
+        make: the application, given the secret; called in a thread, when the first connection says something.
     """
 
     def __init__(self, config: MetricsConfig, make: Callable[[str | None], FastAPI]) -> None:

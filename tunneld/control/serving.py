@@ -15,6 +15,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from tunneld.control.doors import IDLE
 from tunneld.wire.unix import credentials
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Serving"]
 
-IDLE = 30.0
-"""Seconds that a connection may stand without a request."""
 MAX_CONNECTIONS = 128
 MAX_HEAD = 64 * 1024
 GRACE = 2.0

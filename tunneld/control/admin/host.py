@@ -122,7 +122,7 @@ class ServerHost:
         return early(data, peer, self._keeper.page)
 
     def _make(self) -> FastAPI:
-        """In a thread, at the first connection."""
+        """In a thread, when the first connection says something."""
         from tunneld.control.admin.app import create_admin_app
         from tunneld.control.admin.guard import may_change
         from tunneld.control.admin.view import ServerView

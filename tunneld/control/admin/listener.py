@@ -24,7 +24,7 @@ class AdminListener:
 
     Args:
         config: the server's; `admin` is there.
-        make: the application; called once, in a thread, at the first connection.
+        make: the application; called once, in a thread, when the first connection says something.
         early: answers what needs no application, see `Doors`.
     """
 
