@@ -7,7 +7,6 @@ holds no code of the server.
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
 import sys
@@ -332,6 +331,8 @@ def overview() -> str:
 
 
 def _nearest(word: str, known: Sequence[str] | dict[str, Any]) -> str:
+    import difflib
+
     near = difflib.get_close_matches(word, list(known), 1, 0.5)
     return f'; did you mean "{near[0]}"?' if near else ""
 

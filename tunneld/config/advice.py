@@ -7,14 +7,17 @@ import resource
 import sys
 from importlib.util import find_spec
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from tunneld.config.agent import AgentConfig
 from tunneld.config.alerts import EmailTarget, Target, WebhookTarget
 from tunneld.config.common import TelemetryConfig
 from tunneld.config.secrets import refuse_open_secret
-from tunneld.config.server import CertificateConfig, ServerConfig
 from tunneld.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tunneld.config.server import CertificateConfig, ServerConfig
 
 __all__ = [
     "certificates",
@@ -50,7 +53,7 @@ def descriptors_needed(config: AgentConfig | ServerConfig) -> int:
     A server: one for each tunnel, and the visitors of one that is full. An agent: one for each tunnel, and for each
     stream its connection to the service and one that waits for more work. Both: some of their own.
     """
-    if isinstance(config, ServerConfig):
+    if not isinstance(config, AgentConfig):
         return _OWN_DESCRIPTORS + config.limits.max_tunnels + config.limits.max_streams
     return _OWN_DESCRIPTORS + sum(1 + 2 * tunnel.limits.max_streams for tunnel in config.tunnels)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tunneld.config.agent import AgentConfig, TunnelConfig
-from tunneld.config.server import ServerConfig
+
+if TYPE_CHECKING:
+    from tunneld.config.server import ServerConfig
 
 __all__ = ["Changes", "diff"]
 

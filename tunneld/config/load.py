@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import grp
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
@@ -16,10 +16,12 @@ from tunneld.config.document import Node
 from tunneld.config.dropins import check_headers, merged
 from tunneld.config.login import with_secret
 from tunneld.config.secrets import agent_token, open_to_others, read_secret
-from tunneld.config.server import ServerConfig
 from tunneld.config.source import MAX_FILE, File, Loc, explain
 from tunneld.config.units import shown
 from tunneld.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tunneld.config.server import ServerConfig
 
 __all__ = [
     "MAX_FILE",
@@ -36,7 +38,7 @@ __all__ = [
 ]
 
 Role = Literal["agent", "server"]
-_CONFIG = TypeVar("_CONFIG", AgentConfig, ServerConfig)
+_CONFIG = TypeVar("_CONFIG", AgentConfig, "ServerConfig")
 
 
 def load_agent(path: str) -> AgentConfig:
@@ -106,6 +108,8 @@ def _agent(file: File) -> AgentConfig:
 
 
 def _server(file: File) -> ServerConfig:
+    from tunneld.config.server import ServerConfig  # here: an agent needs none of it
+
     config = _load(file, ServerConfig, "server")
     if config.login is not None:
         login, faults = with_secret(config.login)
@@ -126,7 +130,8 @@ def _role(file: File) -> Role:
 
 def _load(file: File, model: type[_CONFIG], role: Role) -> _CONFIG:
     file.check_shape()
-    agent, server = _votes(file.root)
+    strange = _keys(file.root) - set(model.model_fields)  # without any, the other role need not be known
+    agent, server = _votes(file.root) if strange else (0, 0)
     other = "server" if role == "agent" else "agent"
     if not (agent if role == "agent" else server) and (agent or server):
         text = f"these are the keys of the {other}'s file, not the {role}'s; use `tunneld {other}`"
@@ -147,9 +152,15 @@ def _load(file: File, model: type[_CONFIG], role: Role) -> _CONFIG:
         raise AssertionError("a validation error without a fault") from error
 
 
+def _keys(root: Node | None) -> set[str]:
+    return set(root.value) if root is not None and isinstance(root.value, dict) else set()
+
+
 def _votes(root: Node | None) -> tuple[int, int]:
     """How many keys belong to the agent's file alone, and how many to the server's alone."""
-    keys = set(root.value) if root is not None and isinstance(root.value, dict) else set()
+    keys = _keys(root)
+    from tunneld.config.server import ServerConfig
+
     agent, server = set(AgentConfig.model_fields), set(ServerConfig.model_fields)
     return len(keys & (agent - server)), len(keys & (server - agent))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import stat
@@ -115,6 +114,13 @@ def _place(root: Node | None, loc: Loc) -> tuple[int, str]:
     return line, key
 
 
+def _near(word: str, known: Sequence[str]) -> list[str]:
+    """The known word that is most like it, if one is."""
+    import difflib  # here: a file without a fault needs none of it
+
+    return difflib.get_close_matches(word, known, 1, 0.6)
+
+
 def explain(model: type[Model], item: Any) -> Iterable[tuple[Loc, str]]:
     """(place, words) of one of pydantic's errors."""
     loc, kind, found = tuple(item["loc"]), item["type"], item["input"]
@@ -131,7 +137,7 @@ def explain(model: type[Model], item: Any) -> Iterable[tuple[Loc, str]]:
         return [(loc, f"missing; expected {_MISSING.get(str(loc[-1]), 'a value')}")]
     if kind == "literal_error":
         words = re.findall(r"'([^']*)'", item["ctx"]["expected"])
-        near = difflib.get_close_matches(str(found), words, 1)
+        near = _near(str(found), words)
         hint = f' (did you mean "{near[0]}"?)' if near else ""
         return [(loc, f"expected {_either(words)}, not {shown(found)}{hint}")]
     if kind.startswith(("model", "dict", "dataclass")):
@@ -149,7 +155,7 @@ def _did_you_mean(model: type[Model], loc: Loc) -> str:
     """The nearest known key beside an unknown one, or where in the file it belongs; "" when nothing is near."""
     name = str(loc[-1])
     siblings = [field.alias or key for key, field in _model_at(model, loc[:-1]).model_fields.items()]
-    near = difflib.get_close_matches(name.lower().replace("-", "_"), siblings, 1, 0.6)
+    near = _near(name.lower().replace("-", "_"), siblings)
     if near:
         return f' (did you mean "{near[0]}"?)'
     elsewhere = [path for path in _paths(model) if path.rpartition(".")[2] == name and not path.startswith("tunnels.")]
