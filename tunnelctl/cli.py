@@ -86,7 +86,8 @@ def _of_open(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--heartbeat", metavar="TIME", help="seconds between two heartbeats")
     parser.add_argument("--keepalive", metavar="TIME", help="quiet after which event streams get a comment; 0: never")
     parser.add_argument("--save", action="store_true", help="keep it over restarts, in tunnels.d, until it is closed")
-    parser.add_argument("--access", metavar="WHO", help="open, key (one is made and shown), or basic:HTPASSWD-FILE")
+    who = "open, key (one is made and shown), basic:HTPASSWD-FILE, or login:WHO[,WHO…] (addresses and their domains)"
+    parser.add_argument("--access", metavar="WHO", help=who)
 
 
 def _of_share(parser: argparse.ArgumentParser) -> None:

@@ -71,7 +71,11 @@ def _access(text: str) -> tuple[dict[str, Any], str | None]:
         return {"mode": "key", "keys": [{"name": "visitor", "hash": sha256(key.encode()).hexdigest()}]}, key
     if mode == "basic" and colon and file:
         return {"mode": "basic", "users_file": str(Path(file).absolute())}, None
-    raise UsageError("--access: open, key (one is made), or basic:HTPASSWD-FILE")
+    if mode == "login" and colon and file:
+        who = [one for one in file.split(",") if one]
+        emails, domains = [one for one in who if "@" in one[1:]], [one for one in who if "@" not in one[1:]]
+        return {"mode": "login", "emails": emails, "domains": domains}, None
+    raise UsageError("--access: open, key (one is made), basic:HTPASSWD-FILE, or login:WHO[,WHO…]")
 
 
 def share(client: Client, args: argparse.Namespace, screen: Screen) -> int:

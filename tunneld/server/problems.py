@@ -81,6 +81,6 @@ def common(asked: Headers) -> Headers:
     headers: Headers = [("X-Content-Type-Options", "nosniff"), ("Vary", "Accept, Origin")]
     if get(asked, "origin") is not None:
         headers.append(("Access-Control-Allow-Origin", "*"))
-        exposed = "Retry-After, X-Tunnel-Error, X-Tunnel-Request-Id"
+        exposed = "Retry-After, WWW-Authenticate, X-Tunnel-Error, X-Tunnel-Request-Id"
         headers.append(("Access-Control-Expose-Headers", exposed))
     return headers

@@ -69,10 +69,10 @@ class Keys:
             raise TokenFault("The token is too long.")
         try:
             header = jwt.get_unverified_header(token)
-        except (jwt.PyJWTError, ValueError, RecursionError):
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             raise TokenFault("The token is no JWT, or was cut short.") from None
         algorithm = header.get("alg")
-        if algorithm not in _ALGORITHMS or "crit" in header:
+        if not isinstance(algorithm, str) or algorithm not in _ALGORITHMS or "crit" in header:
             raise TokenFault("The token is signed in a way that is not taken here.")
         for index in self._of(header.get("kid"), algorithm):
             try:

@@ -43,6 +43,7 @@ METADATA = "/.well-known/oauth-protected-resource"
 """RFC 9728."""
 _HANDED = 60.0  # seconds that a code from the callback to the tunnel's host is good for
 _QUOTABLE = re.compile(r"[!#-\[\]-~]{0,512}").fullmatch
+_LONG = 4096  # characters of a header that is checked anew each time: what is remembered has a bound in bytes too
 _NO_STORE: Headers = [("Cache-Control", "no-store"), ("Referrer-Policy", "no-referrer")]
 
 
@@ -230,6 +231,8 @@ class Login:
             if permits is not None:
                 permits.activated(tunnel, email, client)
         seen = _Seen(tunnel.access, email, grant, kept, expires, identity)
+        if len(value) > _LONG:
+            return seen
         if len(self._seen) >= self.config.remembered:
             del self._seen[next(iter(self._seen))]
         self._seen[value] = seen
