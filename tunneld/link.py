@@ -16,6 +16,7 @@ from typing import Protocol
 from tunneld.errors import RemoteError
 from tunneld.protocol.heartbeat import Alive, Dead, Heartbeat, SendPing, Silent
 from tunneld.protocol.messages import ErrorMessage, GoAway, Message, Ping, Pong, StreamCancel, decode_text, encode
+from tunneld.protocol.quality import Quality
 from tunneld.protocol.replay import ACK_DELAY
 from tunneld.protocol.session import BINARY, TEXT, Session
 from tunneld.protocol.streams import Chunk
@@ -214,6 +215,11 @@ class Link:
     def kernel(self) -> TcpInfo | None:
         """What the kernel knows of the connection; None where it knows nothing."""
         return read_tcp_info(self.pipe.transport)
+
+    def count_segments(self, quality: Quality) -> None:
+        """Tell what this connection sent, and sent again, since its begin."""
+        if (info := self.kernel()) is not None:
+            quality.carried(info.segments, info.lost)
 
     def _cancel_timers(self) -> None:
         for timer in (self._flush_timer, self._beat_timer, self._ack_timer):

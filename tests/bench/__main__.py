@@ -24,6 +24,7 @@ from typing import Any
 from tests.bench.far import far_bulk, far_ws, far_wss
 from tests.bench.measures import MEASURES as MEASURES_OF_ALL
 from tests.bench.measures import Numbers, Plan, Run
+from tests.bench.observing import observed, observed_otlp, scrape
 from tests.bench.resume import bounded, outage, resume_cost, resume_gap, stampede
 from tests.bench.table import GOALS, render
 from tests.bench.targets import PEERS, Ours, Target
@@ -42,6 +43,9 @@ _OURS = {
     "outage": outage,
     "bounded": bounded,
     "stampede": stampede,
+    "scrape": scrape,
+    "observed": observed,
+    "observed_otlp": observed_otlp,
 }
 MEASURES = {**MEASURES_OF_ALL, **_OURS}
 

@@ -501,11 +501,13 @@ class AgentDaemon:
 
 def _events(tunnel: AgentTunnel) -> int:
     live = tunnel.proxy.exchanges.values()
-    return tunnel.proxy.totals.events + sum(exchange.events for exchange in live)
+    return tunnel.proxy.totals.events + (sum(exchange.events for exchange in live) if live else 0)
 
 
 def _sums(tunnel: AgentTunnel) -> list[int]:
     over, live = tunnel.proxy.totals, tunnel.proxy.exchanges.values()
+    if not live:
+        return [over.streams, over.bytes_in, over.bytes_out]
     return [
         over.streams,
         over.bytes_in + sum(exchange.bytes_in for exchange in live),

@@ -347,12 +347,7 @@ class AgentTunnel:
 
     def read_quality(self, now: float) -> Reading:
         """How good the connection is (`now`: monotonic seconds)."""
-        kernel = self.kernel
-        return self.quality.read(
-            now,
-            connected=self.connected_at is not None and not self._silent,
-            retransmitted=kernel.retransmitted_share if kernel is not None else None,
-        )
+        return self.quality.read(now, connected=self.connected_at is not None and not self._silent)
 
     # -- one connection ----------------------------------------------------------------------------------
 
@@ -516,6 +511,7 @@ class AgentTunnel:
         if dead:
             if link.heartbeat is not None:
                 now = monotonic()
+                link.count_segments(self.quality)
                 self.quality.lost(now, link.heartbeat.overdue(now))
             self._lose("the server was silent for longer than interval + timeout")
             link.abort()
@@ -529,6 +525,7 @@ class AgentTunnel:
         if round_trip is not None:
             self.last_pong_at = now = monotonic()
             if link.heartbeat is not None:
+                link.count_segments(self.quality)
                 self.quality.answered(now, round_trip, late=round_trip > link.heartbeat.timeout)
             self._heard(self, round_trip)
         if self._silent:

@@ -2,40 +2,54 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import monotonic, time
 from typing import TYPE_CHECKING, get_args
 
 from tunneld.agent.daemon import AgentDaemon
 from tunneld.control.alert_metrics import alert_families
 from tunneld.control.models import STREAM_KINDS, TunnelState
-from tunneld.protocol.quality import GRADES, Reading
-from tunneld.telemetry.exposition import Family, counter, gauge, histogram, near, of_traces, render, spans, tallied
+from tunneld.protocol.quality import GRADES, Grade, Reading
+from tunneld.telemetry.exposition import (
+    Family,
+    Things,
+    Written,
+    counter,
+    gauge,
+    histogram,
+    near,
+    of_each,
+    of_traces,
+    render,
+    spans,
+    tallied,
+)
 from tunneld.telemetry.metrics import descriptors
 
 if TYPE_CHECKING:
     from tunneld.agent.tunnel import AgentTunnel
     from tunneld.control.alerting import Alerts
 
+    Named = Things[AgentTunnel]
+
 __all__ = ["agent_metrics"]
 
 _STATES: tuple[str, ...] = get_args(TunnelState)
-_TUNNEL = ("tunnel",)
 
 
-async def agent_metrics(daemon: AgentDaemon, alerts: Alerts, accept: str = "") -> tuple[bytes, str]:
+async def agent_metrics(daemon: AgentDaemon, alerts: Alerts, written: Written, accept: str = "") -> tuple[bytes, str]:
     """Prometheus's text for a running agent, and its type. `tunnel` is a label: the configuration bounds how many."""
     started = time() - (monotonic() - daemon.started)
-    return await render(_families(daemon, alerts), role="agent", started=started, accept=accept)
+    return await render(_families(daemon, alerts, written), role="agent", started=started, accept=accept)
 
 
-def _families(daemon: AgentDaemon, alerts: Alerts) -> Iterator[Family]:
+def _families(daemon: AgentDaemon, alerts: Alerts, written: Written) -> Iterator[Family]:
     tunnels = daemon.tunnels
-    yield from _of_tunnels(tunnels)
-    yield from _of_quality(tunnels)
-    yield from _of_streams(daemon, tunnels)
-    yield from _of_outages(tunnels)
+    named = written.of(tunnels, lambda each: f'tunnel="{each.name}"')  # a DNS label: nothing to escape
+    yield from _of_tunnels(tunnels, named)
+    yield from _of_quality(named)
+    yield from _of_streams(daemon, tunnels, named)
+    yield from _of_outages(named)
     budget = daemon.holders.budget
     yield gauge("tunneld_memory_held_bytes", "Bytes that wait for a reader, the tunnel or an ACK.", (), [
         ((), budget.used)
@@ -56,63 +70,76 @@ def _share(pair: tuple[int, int]) -> float:
     return used / most if most else 0.0
 
 
-def _of_tunnels(tunnels: list[AgentTunnel]) -> Iterator[Family]:
+def _of_tunnels(tunnels: list[AgentTunnel], named: Named) -> Iterator[Family]:
     yield gauge("tunneld_tunnels", "Tunnels by state.", ("state",), tallied(tunnels, lambda each: each.state, _STATES))
-    yield gauge("tunneld_tunnel_up", "1 while connected, whatever its service does.", _TUNNEL, (
-        ((tunnel.name,), tunnel.state in ("online", "degraded", "draining")) for tunnel in tunnels
-    ))  # fmt: skip
-    yield gauge("tunneld_service_up", "1 while the service answers, probed through the whole tunnel.", _TUNNEL, (
-        ((tunnel.name,), tunnel.service_fault is None) for tunnel in tunnels
-    ))  # fmt: skip
-    yield counter("tunneld_reconnects", "Connections after the first.", _TUNNEL, (
-        ((tunnel.name,), tunnel.reconnects) for tunnel in tunnels
-    ))  # fmt: skip
+    yield of_each("gauge", "tunneld_tunnel_up", "1 while connected, whatever its service does.", named, ("", _is_up))
+    yield of_each(
+        "gauge", "tunneld_service_up", "1 while the service answers, probed through the whole tunnel.",
+        named, ("", lambda each: 1 if each.service_fault is None else 0),
+    )  # fmt: skip
+    yield of_each(
+        "counter", "tunneld_reconnects", "Connections after the first.", named, ("", lambda each: each.reconnects)
+    )
 
 
-def _of_quality(tunnels: list[AgentTunnel]) -> Iterator[Family]:
-    now, readings = monotonic(), dict[str, Reading]()
+def _is_up(tunnel: AgentTunnel) -> int:
+    return 1 if tunnel.state in ("online", "degraded", "draining") else 0
+
+
+def _of_quality(named: Named) -> Iterator[Family]:
+    now = monotonic()
+    readings: dict[AgentTunnel, Reading] = {}
 
     def read(tunnel: AgentTunnel) -> Reading:
         """Once for all families: it asks the kernel."""
-        found = readings.get(tunnel.name)
+        found = readings.get(tunnel)
         if found is None:
-            found = readings[tunnel.name] = tunnel.read_quality(now)
+            found = readings[tunnel] = tunnel.read_quality(now)
         return found
 
-    yield gauge("tunneld_heartbeat_rtt_seconds", "Round trips of the window, and the last.", ("tunnel", "stat"), (
-        ((tunnel.name, stat), value)
-        for tunnel in tunnels
-        for reading in (read(tunnel),)
-        for stat, value in (("p50", reading.p50), ("p95", reading.p95), ("last", reading.last))
-        if value is not None
-    ))  # fmt: skip
-    yield gauge("tunneld_heartbeat_jitter_seconds", "RFC 3550's estimate.", _TUNNEL, (
-        ((tunnel.name,), jitter) for tunnel in tunnels if (jitter := read(tunnel).jitter) is not None
-    ))  # fmt: skip
-    yield gauge("tunneld_connection_loss_ratio", "Share of pings lost, or of segments sent again.", _TUNNEL, (
-        ((tunnel.name,), loss) for tunnel in tunnels if (loss := read(tunnel).loss) is not None
-    ))  # fmt: skip
-    yield gauge("tunneld_connection_grade", "1 for the grade that holds.", ("tunnel", "grade"), (
-        ((tunnel.name, grade), read(tunnel).grade == grade) for tunnel in tunnels for grade in GRADES
-    ))  # fmt: skip
+    yield of_each(
+        "gauge", "tunneld_heartbeat_rtt_seconds", "Round trips of the window, and the last.", named,
+        ('stat="p50",', lambda each: read(each).p50),
+        ('stat="p95",', lambda each: read(each).p95),
+        ('stat="last",', lambda each: read(each).last),
+    )  # fmt: skip
+    yield of_each(
+        "gauge", "tunneld_heartbeat_jitter_seconds", "RFC 3550's estimate.", named, ("", lambda each: read(each).jitter)
+    )
+    yield of_each(
+        "gauge", "tunneld_connection_loss_ratio", "Share of pings lost, or of segments sent again.",
+        named, ("", lambda each: read(each).loss),
+    )  # fmt: skip
+
+    def holds(grade: Grade) -> Callable[[AgentTunnel], int]:
+        return lambda each: 1 if read(each).grade == grade else 0
+
+    yield of_each(
+        "gauge", "tunneld_connection_grade", "1 for the grade that holds.", named,
+        *((f'grade="{grade}",', holds(grade)) for grade in GRADES),
+    )  # fmt: skip
 
 
-def _kinds(tunnel: AgentTunnel) -> dict[str, int]:
-    """How many of its streams are of each kind."""
-    exchanges = tunnel.proxy.exchanges
-    return Counter(each.kind for each in exchanges.values()) if exchanges else {}
+def _of_streams(daemon: AgentDaemon, tunnels: list[AgentTunnel], named: Named) -> Iterator[Family]:
+    def live(kind: str) -> Callable[[AgentTunnel], int]:
+        def count(tunnel: AgentTunnel) -> int:
+            exchanges = tunnel.proxy.exchanges
+            return sum(1 for each in exchanges.values() if each.kind == kind) if exchanges else 0
 
+        return count
 
-def _of_streams(daemon: AgentDaemon, tunnels: list[AgentTunnel]) -> Iterator[Family]:
-    yield gauge("tunneld_streams", "Streams under way.", ("tunnel", "kind"), (
-        ((tunnel.name, kind), live.get(kind, 0))
-        for tunnel in tunnels
-        for live in (_kinds(tunnel),)
-        for kind in STREAM_KINDS
-    ))  # fmt: skip
-    yield gauge("tunneld_streams_limit", "Streams that a tunnel may carry at one time.", _TUNNEL, (
-        ((tunnel.name,), tunnel.config.limits.max_streams) for tunnel in tunnels
-    ))  # fmt: skip
+    yield of_each(
+        "gauge", "tunneld_streams", "Streams under way.", named,
+        *((f'kind="{kind}",', live(kind)) for kind in STREAM_KINDS),
+    )  # fmt: skip
+    yield of_each(
+        "gauge", "tunneld_streams_limit", "Streams that a tunnel may carry at one time.",
+        named, ("", lambda each: each.config.limits.max_streams),
+    )  # fmt: skip
+    yield of_each(
+        "gauge", "tunneld_streams_stalled", "Streams whose reader takes nothing that waits.",
+        named, ("", lambda each: sum(1 for one in each.proxy.exchanges.values() if one.stuck)),
+    )  # fmt: skip
     counts = daemon.counts
     yield counter("tunneld_streams_ended", "Streams that ended, and why.", ("kind", "reason"), [
         (key, count) for key, count in sorted(counts.ended.items())
@@ -126,9 +153,6 @@ def _of_streams(daemon: AgentDaemon, tunnels: list[AgentTunnel]) -> Iterator[Fam
     yield histogram("tunneld_cancel_seconds", "From a cancel's arrival until the service's connection is closed.", (), [
         ((), counts.cancels)
     ])  # fmt: skip
-    yield gauge("tunneld_streams_stalled", "Streams whose reader takes nothing that waits.", _TUNNEL, (
-        ((tunnel.name,), sum(1 for each in tunnel.proxy.exchanges.values() if each.stuck)) for tunnel in tunnels
-    ))  # fmt: skip
     streams, received, sent = daemon.sums()
     yield counter("tunneld_streams_opened", "Streams since the start.", (), [((), streams)])
     yield counter("tunneld_visitor_received_bytes", "Bodies of requests.", (), [((), received)])
@@ -136,18 +160,15 @@ def _of_streams(daemon: AgentDaemon, tunnels: list[AgentTunnel]) -> Iterator[Fam
     yield counter("tunneld_events", "Events of event streams.", (), [((), daemon.events())])
 
 
-def _of_outages(tunnels: list[AgentTunnel]) -> Iterator[Family]:
-    rows = [((tunnel.name,), tunnel.outages) for tunnel in tunnels]
-    yield counter("tunneld_outages", "Times without a connection.", _TUNNEL, ((at, each.count) for at, each in rows))
-    yield counter("tunneld_outage_seconds", "Time without a connection.", _TUNNEL, (
-        (at, each.seconds) for at, each in rows
-    ))  # fmt: skip
-    yield counter("tunneld_resumes", "Sessions that went on after an outage.", _TUNNEL, (
-        (at, each.resumes) for at, each in rows
-    ))  # fmt: skip
-    yield counter("tunneld_replayed_bytes", "Sent again after outages.", _TUNNEL, (
-        (at, each.replayed_bytes) for at, each in rows
-    ))  # fmt: skip
-    yield counter("tunneld_streams_lost", "Streams that ended with their session.", _TUNNEL, (
-        (at, each.streams_lost) for at, each in rows
-    ))  # fmt: skip
+def _of_outages(named: Named) -> Iterator[Family]:
+    for name, help_, value in _OUTAGES:
+        yield of_each("counter", name, help_, named, ("", value))
+
+
+_OUTAGES: tuple[tuple[str, str, Callable[[AgentTunnel], float]], ...] = (
+    ("tunneld_outages", "Times without a connection.", lambda each: each.outages.count),
+    ("tunneld_outage_seconds", "Time without a connection.", lambda each: each.outages.seconds),
+    ("tunneld_resumes", "Sessions that went on after an outage.", lambda each: each.outages.resumes),
+    ("tunneld_replayed_bytes", "Sent again after outages.", lambda each: each.outages.replayed_bytes),
+    ("tunneld_streams_lost", "Streams that ended with their session.", lambda each: each.outages.streams_lost),
+)

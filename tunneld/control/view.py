@@ -42,6 +42,7 @@ from tunneld.control.models import (
 from tunneld.control.shapes import outages_status, quality_status
 from tunneld.errors import VisitorError
 from tunneld.telemetry import logs
+from tunneld.telemetry.exposition import Written
 
 __all__ = ["AgentView", "tunnel_status"]
 
@@ -65,6 +66,7 @@ class AgentView:
     def __init__(self, daemon: AgentDaemon, alerts: Alerts | None = None) -> None:
         self._daemon = daemon
         self._alerts = alerts or Alerts((), lambda asked: Facts(), role="agent")
+        self._written = Written()  # of the last scrape
         self._level: str = daemon.config.log.level
 
     def status(self) -> Status:
@@ -201,7 +203,7 @@ class AgentView:
 
     async def metrics(self, accept: str = "") -> tuple[bytes, str]:
         """Prometheus's text, and its media type."""
-        return await agent_metrics(self._daemon, self._alerts, accept)
+        return await agent_metrics(self._daemon, self._alerts, self._written, accept)
 
     def requests(self, tunnel: str | None) -> list[SeenRequest]:
         """Newest first."""

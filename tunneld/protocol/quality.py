@@ -6,6 +6,7 @@ connection that it was measured on: a tunnel that reconnects keeps its history, 
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, insort
 from collections import deque
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ GRADES: tuple[Grade, ...] = ("excellent", "good", "fair", "poor", "down")
 MAX_SAMPLES = 256
 #: RFC 3550, 6.4.1: the estimator's gain.
 _GAIN = 1 / 16
+#: Segments sent before a share of them means anything.
+_ENOUGH = 50
+_NOTHING = (0, 0)
 
 
 class Bounds(Protocol):
@@ -65,8 +69,8 @@ class Reading:
         p50: median of the window.
         p95: 95th percentile of the window.
         jitter: RFC 3550's estimate of how much round trips differ from one to the next.
-        loss: the share of pings that found no answer within the timeout, or of segments that the kernel sent again,
-            whichever is more.
+        loss: the share of pings that found no answer within the timeout, or of segments that the kernel sent again
+            in the window, whichever is more.
         pings: answered or lost, in the window.
         lost: of these.
         grade: None before the first ping is answered or lost.
@@ -91,14 +95,35 @@ class Quality:
         thresholds: of the grades.
     """
 
-    __slots__ = ("_jitter", "_last", "_samples", "_trips", "thresholds")
+    __slots__ = (
+        "_again", "_holds", "_jitter", "_known", "_last", "_pending", "_samples", "_segments", "_totals", "_trips",
+        "_until", "thresholds",
+    )  # fmt: skip
 
     def __init__(self, thresholds: Thresholds) -> None:
         self.thresholds = thresholds
-        self._samples: deque[tuple[float, float]] = deque()  # (when, seconds; below 0: lost)
+        # When, seconds (below 0: lost), and what the connection carried since the one before.
+        self._samples: deque[tuple[float, float, tuple[int, int]]] = deque()
+        self._totals = self._pending = _NOTHING  # of the connection: now, and since the last sample
+        self._segments = self._again = 0  # sums of the window
+        self._known: Reading | None = None  # as long as nothing changes, what was read last
+        self._holds: tuple[bool, Thresholds] | None = None  # under what it was read
+        self._until = 0.0
         self._trips: list[float] = []  # of these, those that were answered, in their order: read again and again
         self._last: float | None = None
         self._jitter: float | None = None
+
+    def carried(self, segments: int, again: int) -> None:
+        """What the connection that stands has sent so far, to be counted with the next ping.
+
+        Args:
+            segments: with data; those sent again count too.
+            again: sent again because they were lost.
+        """
+        before, self._totals = self._totals, (segments, again)
+        if segments < before[0] or again < before[1]:  # another connection
+            before = _NOTHING
+        self._pending = self._pending[0] + segments - before[0], self._pending[1] + again - before[1]
 
     def answered(self, now: float, round_trip: float, *, late: bool) -> None:
         """A ping was answered; `late`: not within the heartbeat's timeout, which counts as lost."""
@@ -115,37 +140,48 @@ class Quality:
             self._add(now, -1.0)
 
     def _add(self, now: float, trip: float) -> None:
+        self._known = None
         if len(self._samples) == MAX_SAMPLES:
             self._forget()
-        self._samples.append((now, trip))
+        carried, self._pending = self._pending, _NOTHING
+        self._segments += carried[0]
+        self._again += carried[1]
+        self._samples.append((now, trip, carried))
         if trip >= 0:
             insort(self._trips, trip)
 
     def _forget(self) -> None:
         """The oldest counts no more."""
-        _, trip = self._samples.popleft()
+        _, trip, (segments, again) = self._samples.popleft()
+        self._known = None
+        self._segments -= segments
+        self._again -= again
         if trip >= 0:
             del self._trips[bisect_left(self._trips, trip)]
 
-    def read(self, now: float, *, connected: bool, retransmitted: float | None = None) -> Reading:
+    def read(self, now: float, *, connected: bool) -> Reading:
         """What is known now.
 
         Args:
             now: seconds.
             connected: the connection stands.
-            retransmitted: the share of segments that the kernel sent again; None: it does not say.
         """
+        holds = connected, self.thresholds
+        if self._known is not None and now <= self._until and holds == self._holds:
+            return self._known
         samples, oldest = self._samples, now - self.thresholds.window
         while samples and samples[0][0] < oldest:
             self._forget()
         trips = self._trips
         lost = len(samples) - len(trips)
         loss = lost / len(samples) if samples else None
-        if retransmitted is not None:
-            loss = max(loss or 0.0, retransmitted)
+        if self._segments >= _ENOUGH:
+            loss = max(loss or 0.0, self._again / self._segments)
         p50, p95 = _quantile(trips, 0.5), _quantile(trips, 0.95)
         grade, reason = self._grade(p95, self._jitter, loss, known=bool(samples), connected=connected)
-        return Reading(self._last, p50, p95, self._jitter, loss, len(samples), lost, grade, reason)
+        self._holds, self._until = holds, samples[0][0] + self.thresholds.window if samples else math.inf
+        self._known = Reading(self._last, p50, p95, self._jitter, loss, len(samples), lost, grade, reason)
+        return self._known
 
     def _grade(
         self, p95: float | None, jitter: float | None, loss: float | None, *, known: bool, connected: bool

@@ -226,6 +226,7 @@ class TunnelConnection:
         if dead:
             if self.tunnel is not None and link.heartbeat is not None:
                 now = monotonic()
+                link.count_segments(self.tunnel.quality)
                 self.tunnel.quality.lost(now, link.heartbeat.overdue(now))
             self._lose("the agent was silent for longer than interval + timeout")
             link.abort()
@@ -236,6 +237,7 @@ class TunnelConnection:
             self.round_trip = round_trip
             self._registry.round_trips.observe(round_trip)
             if self.tunnel is not None and link.heartbeat is not None:
+                link.count_segments(self.tunnel.quality)
                 self.tunnel.quality.answered(monotonic(), round_trip, late=round_trip > link.heartbeat.timeout)
 
     def link_closed(self, link: Link, code: int | None, reason: str) -> None:

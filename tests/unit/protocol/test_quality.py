@@ -63,8 +63,33 @@ def test_loss_counts_lost_and_late_pings_and_what_the_kernel_sent_again() -> Non
     assert (reading.pings, reading.lost, reading.loss) == (20, 2, pytest.approx(0.1))
     assert reading.last == 12.0
     assert reading.p95 == pytest.approx(0.01)
-    assert quality.read(now, connected=True, retransmitted=0.2).loss == 0.2
-    assert quality.read(now, connected=True, retransmitted=0.05).loss == pytest.approx(0.1)
+
+
+def test_loss_is_of_segments_too_in_the_window_whatever_connection_carried_them() -> None:
+    quality, now = measured([0.01] * 18 + [None, None])
+    quality.carried(40, 8)
+    quality.answered(now, 0.01, late=False)
+    assert quality.read(now, connected=True).loss == pytest.approx(2 / 21)  # too few segments to say
+    quality.carried(100, 20)
+    assert quality.read(now, connected=True).loss == pytest.approx(2 / 21)  # counted with the next ping
+    quality.answered(now + 1, 0.01, late=False)
+    assert quality.read(now + 1, connected=True).loss == pytest.approx(0.2)
+    quality.carried(100, 4)  # of another connection
+    quality.answered(now + 2, 0.01, late=False)
+    assert quality.read(now + 2, connected=True).loss == pytest.approx(24 / 200)
+    later = now + 1.5 + QualityConfig().window
+    assert quality.read(later, connected=True).loss == pytest.approx(0.04)
+
+
+def test_what_was_read_is_known_until_something_changes() -> None:
+    quality, now = measured([0.01] * 5)
+    first = quality.read(now, connected=True)
+    assert quality.read(now + 1, connected=True) is first
+    assert quality.read(now + 1, connected=False).grade == "down"
+    quality.answered(now + 2, 0.02, late=False)
+    assert quality.read(now + 2, connected=True).last == 0.02
+    assert quality.read(now + QualityConfig().window - 3.5, connected=True).pings == 5
+    assert quality.read(now + QualityConfig().window + 5, connected=True).pings == 0
 
 
 @pytest.mark.parametrize(
