@@ -170,25 +170,26 @@ def _good_news(answer: dict[str, Any]) -> str:
 # -- the store, and one tunnel without a file --------------------------------------------------------------------------
 
 
-def _on_store(verb: str) -> Callable[[Arguments], int]:
-    """A verb of `tunneld.server.cli`, on the store that the server's file names."""
+def _on_store(verb: str, module: str = "cli") -> Callable[[Arguments], int]:
+    """A verb of a module of `tunneld.server`, on the store that the server's file names."""
 
     def run(arguments: Arguments) -> int:
+        from importlib import import_module
+
         from tunneld.config.load import load_server
-        from tunneld.server import cli
 
         config = load_server(_file(arguments, "server"))
-        return int(getattr(cli, verb)(config, arguments))
+        return int(getattr(import_module(f"tunneld.server.{module}"), verb)(config, arguments))
 
     return run
 
 
-def _store_arguments(kind: str | None = None) -> Callable[[argparse.ArgumentParser], None]:
+def _store_arguments(kind: str | None = None, module: str = "cli") -> Callable[[argparse.ArgumentParser], None]:
     def add(parser: argparse.ArgumentParser) -> None:
         if kind is not None:
-            from tunneld.server import cli
+            from importlib import import_module
 
-            getattr(cli, f"{kind}_arguments")(parser)
+            getattr(import_module(f"tunneld.server.{module}"), f"{kind}_arguments")(parser)
         _config_option(parser, "server")
 
     return add
@@ -262,6 +263,17 @@ COMMANDS: dict[Words, Command] = {
     ("server", "token", "rotate"): Command(
         "give a credential another secret", _store_arguments("rotate"), _on_store("rotate")
     ),
+    ("server", "owner", "create"): Command(
+        "make an owner of tokens and tunnels",
+        _store_arguments("create", "cli_owners"),
+        _on_store("create", "cli_owners"),
+    ),
+    ("server", "owner", "list"): Command(
+        "list the owners", _store_arguments("list", "cli_owners"), _on_store("owner_list", "cli_owners")
+    ),
+    ("server", "owner", "remove"): Command(
+        "end an owner and their tokens", _store_arguments("remove", "cli_owners"), _on_store("remove", "cli_owners")
+    ),
     ("server", "names"): Command("who owns which tunnel's name", _store_arguments(), _on_store("names_list")),
     ("server", "names", "list"): Command("the same", _store_arguments(), _on_store("names_list")),
     ("server", "names", "reserve"): Command(
@@ -282,7 +294,7 @@ _VALUED = frozenset(
     {
         *("-c", "--config", "--role", "--name", "--server", "--token-file", "--log-level"),
         *("--tunnels", "--expires", "--streams", "--bytes", "--requests", "--scope", "--certificate", "--subject"),
-        *("--overlap", "--for"),
+        *("--overlap", "--for", "--owner", "--names"),
     }
 )
 

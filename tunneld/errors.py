@@ -468,6 +468,18 @@ CODES: dict[str, Code] = _table(
         "Look at `tunneld server token list`.",
     ),
     (
+        "no_such_owner",
+        404,
+        "There is no owner of that id or name.",
+        "Look at `tunneld server owner list`.",
+    ),
+    (
+        "owner_exists",
+        409,
+        "There is an owner of that name already, or was one.",
+        "Choose another name.",
+    ),
+    (
         "no_such_name",
         404,
         "That name belongs to nobody.",

@@ -147,12 +147,14 @@ class AdminConfig(Model):
     Attributes:
         token_file: None: see CONTRACT on who is answered then.
         max_failures: wrong credentials from one address within `failure_window` seconds; beyond it the answer is 429.
+        owner_metrics: owners, the oldest first, that have series of their own among the metrics; 0: none, and no label.
     """
 
     listen: ListenConfig = ListenConfig(host="127.0.0.1", port=8441)
     token_file: FilePath | None = None
     max_failures: Count = 300
     failure_window: Interval = 60.0
+    owner_metrics: Most = 0
 
 
 class AuthConfig(Model):

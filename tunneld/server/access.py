@@ -48,7 +48,7 @@ class Access:
         self.credentials = Credentials()
         self.gate = Gate(config, self.credentials)
         auth = config.auth
-        self.names = StoredNames(self.store, self.credentials.get, rest=auth.name_rest, most=auth.max_names)
+        self.names = StoredNames(self.store, self.credentials.holder, rest=auth.name_rest, most=auth.max_names)
         self.permissions = Permissions(self.store, most=config.limits.permissions, changed=permitted)
         #: Why the store could not be read the last time, a sentence; None: it could.
         self.fault: str | None = None
@@ -95,7 +95,7 @@ class Access:
     # -- inside ------------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        self.credentials.replace(await self.store.tokens())
+        self.credentials.replace(await self.store.tokens(), await self.store.owners())
         await self.names.refresh()
         await self.permissions.refresh()
         self.fault = None

@@ -18,24 +18,31 @@ from tunneld.errors import ConfigError, TunneldError, UsageError
 if TYPE_CHECKING:
     from tunneld.config.server import ServerConfig
     from tunneld.server.store.interface import Store
-    from tunneld.server.store.records import Token
+    from tunneld.server.store.records import Owner, Token
 
 __all__ = [
+    "Arguments",
     "backup",
     "backup_arguments",
+    "count",
     "create",
     "create_arguments",
+    "find_owner",
     "list_arguments",
     "names_list",
     "names_release",
     "names_reserve",
+    "note",
+    "on_store",
     "release_arguments",
     "reserve_arguments",
     "revoke",
     "revoke_arguments",
     "rotate",
     "rotate_arguments",
+    "size",
     "token_list",
+    "when",
 ]
 
 Arguments = argparse.Namespace
@@ -49,9 +56,9 @@ def create_arguments(parser: argparse.ArgumentParser) -> None:  # noqa: D103
     parser.add_argument("name", metavar="NAME", help="the credential's name")
     parser.add_argument("--tunnels", metavar="GLOB", nargs="+", help="tunnels that it opens (default: just NAME)")
     parser.add_argument("--expires", metavar="TIME", type=_lifetime, help="how long it is good for, such as 90d")
-    parser.add_argument("--streams", metavar="N", type=_count, default=0, help="its streams at a time, over all")
-    parser.add_argument("--bytes", metavar="SIZE", type=_size, default=0, help="its bytes a second, such as 10MiB")
-    parser.add_argument("--requests", metavar="N", type=_count, default=0, help="its requests a second")
+    parser.add_argument("--streams", metavar="N", type=count, default=0, help="its streams at a time, over all")
+    parser.add_argument("--bytes", metavar="SIZE", type=size, default=0, help="its bytes a second, such as 10MiB")
+    parser.add_argument("--requests", metavar="N", type=count, default=0, help="its requests a second")
     parser.add_argument(
         "--scope",
         metavar="SCOPE",
@@ -59,6 +66,7 @@ def create_arguments(parser: argparse.ArgumentParser) -> None:  # noqa: D103
         default=["agent"],
         help="what it is good for: agent (default), read, write (the admin API)",
     )
+    parser.add_argument("--owner", metavar="OWNER", help="whose it is, by id or name (default: its own)")
     parser.add_argument("--certificate", metavar="FILE", help="no secret: the agent shows this certificate (PEM)")
     parser.add_argument("--subject", metavar="CN", help="no secret: the agent shows a certificate of that common name")
 
@@ -81,7 +89,7 @@ def rotate_arguments(parser: argparse.ArgumentParser) -> None:  # noqa: D103
 
 def reserve_arguments(parser: argparse.ArgumentParser) -> None:  # noqa: D103
     parser.add_argument("name", metavar="NAME", help="the tunnel's name")
-    parser.add_argument("--for", dest="owner", metavar="ID", help="the token that may have it (default: none may)")
+    parser.add_argument("--for", dest="owner", metavar="ID", help="the token or owner that may have it (none may)")
 
 
 def release_arguments(parser: argparse.ArgumentParser) -> None:  # noqa: D103
@@ -108,7 +116,8 @@ def _lifetime(text: str) -> float:
     return seconds
 
 
-def _size(text: str) -> int:
+def size(text: str) -> int:
+    """For argparse: bytes."""
     from tunneld.config.units import parse_size
 
     try:
@@ -117,7 +126,8 @@ def _size(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """For argparse: a number from 0 on."""
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise argparse.ArgumentTypeError(f"expected a whole number, not {text[:40]!r}")
     return int(text)
@@ -133,27 +143,29 @@ def create(config: ServerConfig, arguments: Arguments) -> int:
     from tunneld.server.keys import new_token
     from tunneld.server.principals import Limits
 
-    try:
-        token, secret = new_token(
-            arguments.name,
-            now=time(),
-            tunnels=arguments.tunnels,
-            scopes=arguments.scope,
-            lifetime=arguments.expires,
-            limits=Limits(arguments.streams, arguments.bytes, float(arguments.requests)),
-            certificate=_certificate(arguments),
-        )
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-
-    async def add(store: Store) -> None:
+    async def add(store: Store) -> tuple[Token, str | None]:
+        owner = find_owner(await store.owners(), arguments.owner).id if arguments.owner is not None else None
+        try:
+            token, secret = new_token(
+                arguments.name,
+                now=time(),
+                tunnels=arguments.tunnels,
+                scopes=arguments.scope,
+                lifetime=arguments.expires,
+                limits=Limits(arguments.streams, arguments.bytes, float(arguments.requests)),
+                certificate=_certificate(arguments),
+                owner=owner,
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from None
         await store.add_token(token)
-        await _note(config, store, "token.create", f"created token {token.id} ({token.name})")
+        await note(config, store, "token.create", f"created token {token.id} ({token.name})")
+        return token, secret
 
-    _on_store(config, add)
+    token, secret = on_store(config, add)
     print(secret if secret is not None else token.certificate)
     opens = f"opens {_globs(token)}" if token.tunnels else f"is good for {' and '.join(token.scopes)}"
-    until = f" until {_when(token.expires)}" if token.expires is not None else ""
+    until = f" until {when(token.expires)}" if token.expires is not None else ""
     print(f"token {token.id} ({token.name}) {opens}{until}", file=sys.stderr)
     if secret is not None:
         print("It is kept as a hash only: store it now, it cannot be shown again.", file=sys.stderr)
@@ -165,7 +177,7 @@ def token_list(config: ServerConfig, arguments: Arguments) -> int:
     from time import time
 
     now = time()
-    tokens = [one for one in _on_store(config, lambda store: store.tokens()) if arguments.all or one.revoked is None]
+    tokens = [one for one in on_store(config, lambda store: store.tokens()) if arguments.all or one.revoked is None]
     if arguments.json:
         print(json.dumps({"tokens": [_shown(token, now) for token in tokens]}, ensure_ascii=False, indent=2))
         return 0
@@ -186,10 +198,10 @@ def revoke(config: ServerConfig, arguments: Arguments) -> int:
         token = _find(await store.tokens(), arguments.id)
         if not await store.revoke_token(token.id, time()):
             raise TunneldError(f"the token {token.id} ({token.name}) was revoked already")
-        await _note(config, store, "token.revoke", f"revoked token {token.id} ({token.name})")
+        await note(config, store, "token.revoke", f"revoked token {token.id} ({token.name})")
         return token
 
-    token = _on_store(config, end)
+    token = on_store(config, end)
     print(f"revoked token {token.id} ({token.name})", file=sys.stderr)
     return 0
 
@@ -208,10 +220,10 @@ def rotate(config: ServerConfig, arguments: Arguments) -> int:
             raise UsageError(f"the token {token.id} ({token.name}) has no secret: it is a certificate's")
         if not await store.rotate_token(token.id, digest(secret), old_until=time() + arguments.overlap):
             raise TunneldError(f"the token {token.id} ({token.name}) was revoked: create a new one")
-        await _note(config, store, "token.rotate", f"gave token {token.id} ({token.name}) another secret")
+        await note(config, store, "token.rotate", f"gave token {token.id} ({token.name}) another secret")
         return token
 
-    token = _on_store(config, change)
+    token = on_store(config, change)
     print(secret)
     old = f"is good for {arguments.overlap:g} s more" if arguments.overlap else "is good no longer"
     print(f"token {token.id} ({token.name}) has another secret; the old one {old}", file=sys.stderr)
@@ -222,17 +234,18 @@ def names_list(config: ServerConfig, arguments: Arguments) -> int:
     """Print a line for each name that belongs to somebody: name, owner's id and name, what holds."""
     from time import time
 
-    async def read(store: Store) -> tuple[list[Any], dict[str, Token]]:
-        return await store.names(), {token.id: token for token in await store.tokens()}
+    async def read(store: Store) -> tuple[list[Any], dict[str, Token | Owner]]:
+        holders: list[Token | Owner] = [*await store.tokens(), *await store.owners()]
+        return await store.names(), {one.id: one for one in holders}
 
-    names, tokens = _on_store(config, read)
+    names, holders = on_store(config, read)
     now = time()
     width = max((len(name.name) for name in names), default=0)
     for name in names:
-        owner = tokens.get(name.owner) if name.owner is not None else None
+        owner = holders.get(name.owner) if name.owner is not None else None
         who = f"{name.owner or '-':<8}  {owner.name if owner is not None else '-'}"
         gone = owner.gone_since(now) if owner is not None else name.since
-        what = "owned" if gone is None else f"free from {_when(gone + config.auth.name_rest)}"
+        what = "owned" if gone is None else f"free from {when(gone + config.auth.name_rest)}"
         what = "reserved" if name.reserved else what
         print(f"{name.name:<{width}}  {who}  {what}")
     if not names:
@@ -249,13 +262,13 @@ def names_reserve(config: ServerConfig, arguments: Arguments) -> int:
     name = _label(arguments.name)
 
     async def reserve(store: Store) -> str | None:
-        owner = _find(await store.tokens(), arguments.owner).id if arguments.owner is not None else None
+        owner = await _holder(store, arguments.owner) if arguments.owner is not None else None
         await store.reserve_name(Name(name, owner, time(), True))
-        await _note(config, store, "name.reserve", f"reserved {name} for {owner or 'nobody'}")
+        await note(config, store, "name.reserve", f"reserved {name} for {owner or 'nobody'}")
         return owner
 
-    owner = _on_store(config, reserve)
-    print(f"{name} is reserved{f' for the token {owner}' if owner else ': no token opens it'}", file=sys.stderr)
+    owner = on_store(config, reserve)
+    print(f"{name} is reserved{f' for {owner}' if owner else ': no token opens it'}", file=sys.stderr)
     return 0
 
 
@@ -266,9 +279,9 @@ def names_release(config: ServerConfig, arguments: Arguments) -> int:
     async def release(store: Store) -> None:
         if not await store.release_name(name):
             raise TunneldError(f"the name {name} belongs to nobody")
-        await _note(config, store, "name.release", f"released {name}")
+        await note(config, store, "name.release", f"released {name}")
 
-    _on_store(config, release)
+    on_store(config, release)
     print(f"{name} is free", file=sys.stderr)
     return 0
 
@@ -280,7 +293,7 @@ def backup(config: ServerConfig, arguments: Arguments) -> int:
     path = path_of(config.store)
     if path is not None and not Path(path).exists():
         raise ConfigError([f"store: {path}: there is none yet, so nothing to back up"])
-    _on_store(config, lambda store: store.backup(arguments.file))
+    on_store(config, lambda store: store.backup(arguments.file))
     print(f"copied {path} to {arguments.file}", file=sys.stderr)
     return 0
 
@@ -288,7 +301,8 @@ def backup(config: ServerConfig, arguments: Arguments) -> int:
 # -- inside ------------------------------------------------------------------------------------------------------------
 
 
-def _on_store(config: ServerConfig, call: Callable[[Store], Awaitable[_T]]) -> _T:
+def on_store(config: ServerConfig, call: Callable[[Store], Awaitable[_T]]) -> _T:
+    """Do something with the store that the configuration names."""
     if config.store == "memory:":
         raise ConfigError(["store: memory: keeps nothing beyond the server itself; set store: sqlite:////path.db"])
     from tunneld.server.store.service import SqlStore
@@ -304,7 +318,8 @@ def _on_store(config: ServerConfig, call: Callable[[Store], Awaitable[_T]]) -> _
     return asyncio.run(run())
 
 
-async def _note(config: ServerConfig, store: Store, action: str, detail: str) -> None:
+async def note(config: ServerConfig, store: Store, action: str, detail: str) -> None:
+    """Put a change into the audit."""
     import getpass
     from time import time
 
@@ -320,6 +335,16 @@ async def _note(config: ServerConfig, store: Store, action: str, detail: str) ->
     await Trail(lambda: config.log.audit).note(actor, action, detail)
 
 
+def find_owner(owners: list[Owner], wanted: str) -> Owner:
+    """The owner of an id or a name; raises TunneldError."""
+    from tunneld.server import keys
+
+    try:
+        return keys.find_owner(owners, wanted)
+    except ValueError as error:
+        raise TunneldError(f"{error}; `tunneld server owner list` shows them") from None
+
+
 def _find(tokens: list[Token], wanted: str) -> Token:
     from tunneld.server.keys import find
 
@@ -327,6 +352,17 @@ def _find(tokens: list[Token], wanted: str) -> Token:
         return find(tokens, wanted)
     except ValueError as error:
         raise TunneldError(f"{error}; `tunneld server token list` shows them") from None
+
+
+async def _holder(store: Store, wanted: str) -> str:
+    """The id of an owner, or of a token that is its own; of another token, its owner's."""
+    from tunneld.server import keys
+
+    try:
+        return keys.find_owner(await store.owners(), wanted).id
+    except ValueError:
+        token = _find(await store.tokens(), wanted)
+        return token.owner or token.id
 
 
 def _label(name: str) -> str:
@@ -367,15 +403,17 @@ def _state(token: Token, now: float) -> str:
     words = []
     state = token.state(now)
     if state == "revoked":
-        words.append(f"revoked {_when(token.revoked)}")
+        words.append(f"revoked {when(token.revoked)}")
     elif state == "expired":
-        words.append(f"expired {_when(token.expires)}")
+        words.append(f"expired {when(token.expires)}")
     else:
-        words.append("for ever" if token.expires is None else f"until {_when(token.expires)}")
+        words.append("for ever" if token.expires is None else f"until {when(token.expires)}")
     if token.certificate is not None:
         words.append(token.certificate)
     if token.scopes != ("agent",):
         words.append(f"scope {' '.join(token.scopes)}")
+    if token.owner is not None:
+        words.append(f"owner {token.owner}")
     limits = token.limits
     for value, unit in ((limits.streams, "streams"), (limits.bytes_per_s, "B/s"), (limits.requests_per_s, "req/s")):
         if value:
@@ -392,9 +430,10 @@ def _shown(token: Token, now: float) -> dict[str, Any]:
         "scopes": list(token.scopes),
         "state": token.state(now),
         "certificate": token.certificate,
-        "created": _when(token.created),
-        "expires": _when(token.expires),
-        "revoked": _when(token.revoked),
+        "owner": token.owner,
+        "created": when(token.created),
+        "expires": when(token.expires),
+        "revoked": when(token.revoked),
         "limits": {
             "streams": limits.streams,
             "bytes_per_s": limits.bytes_per_s,
@@ -403,7 +442,7 @@ def _shown(token: Token, now: float) -> dict[str, Any]:
     }
 
 
-def _when(at: float | None) -> str | None:
+def when(at: float | None) -> str | None:
     """ISO 8601, UTC, whole seconds."""
     import datetime
 

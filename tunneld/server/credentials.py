@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from hmac import compare_digest
 
-from tunneld.server.principals import AGENT, Principal
-from tunneld.server.store.records import Token
+from tunneld.server.principals import AGENT, Limits, Principal
+from tunneld.server.store.records import Owner, Token
 from tunneld.server.tokens import digest
 from tunneld.wire.tls import Certificate
 
@@ -23,6 +23,7 @@ class Credentials:
 
     def __init__(self) -> None:
         self._tokens: dict[str, Token] = {}
+        self._owners: dict[str, Owner] = {}
         #: first octets of a digest -> (digest, id of its token). Who tries chooses no digest, so that where one is
         #: looked up tells nothing of another; the comparison itself takes as long whichever octet differs.
         self._digests: dict[bytes, list[tuple[bytes, str]]] = {}
@@ -31,8 +32,9 @@ class Credentials:
     def __len__(self) -> int:
         return len(self._tokens)
 
-    def replace(self, tokens: Iterable[Token]) -> None:
+    def replace(self, tokens: Iterable[Token], owners: Iterable[Owner] = ()) -> None:
         """Hold these from now on."""
+        self._owners = {owner.id: owner for owner in owners}
         self._tokens = {token.id: token for token in tokens}
         self._digests = {}
         self._certificates = {}
@@ -44,12 +46,25 @@ class Credentials:
                 self._certificates.setdefault(token.certificate, []).append(token.id)
 
     def one_owner(self, now: float) -> bool:
-        """Whether all tunnels that are opened now are opened with one token."""
-        return sum(1 for token in self._tokens.values() if AGENT in token.scopes and token.state(now) == "live") <= 1
+        """Whether all tunnels that are opened now are one owner's."""
+        live = (one for one in self._tokens.values() if AGENT in one.scopes and one.state(now) == "live")
+        return len({token.owner or token.id for token in live}) <= 1
 
     def get(self, token_id: str) -> Token | None:
         """The token of that id, good or gone."""
         return self._tokens.get(token_id)
+
+    def owner(self, owner_id: str) -> Owner | None:
+        """The owner of that id, removed ones too."""
+        return self._owners.get(owner_id)
+
+    def owners(self) -> list[Owner]:
+        """Every owner, removed ones too."""
+        return list(self._owners.values())
+
+    def holder(self, holder_id: str) -> Token | Owner | None:
+        """Whom a name belongs to."""
+        return self._owners.get(holder_id) or self._tokens.get(holder_id)
 
     def all(self) -> list[Token]:
         """Every token, good or gone."""
@@ -78,7 +93,7 @@ class Credentials:
 
     def alive(self, principal: Principal, now: float) -> bool:
         """Whether the credential that somebody came with is still good."""
-        token = self._tokens.get(principal.id)
+        token = self._tokens.get(principal.token)
         return token is not None and self._judge(token, principal.credential, now)[0] is not None
 
     def next_end(self, now: float) -> float | None:
@@ -96,5 +111,20 @@ class Credentials:
             expires = token.old_until if expires is None else min(expires, token.old_until)
         elif credential not in known:
             return None, "rotated"
-        scopes = frozenset(token.scopes)
-        return Principal(token.id, token.name, token.tunnels, token.limits, scopes, credential, expires), ""
+        owner = self._owners.get(token.owner) if token.owner is not None else None
+        if token.owner is not None and (owner is None or owner.removed is not None):
+            return None, "revoked"
+        principal = Principal(
+            token.owner or token.id,
+            token.name,
+            token.tunnels,
+            token.limits,
+            frozenset(token.scopes),
+            token=token.id,
+            owner_name=owner.name if owner is not None else None,
+            quota=owner.limits if owner is not None else Limits(),
+            max_names=owner.tunnels if owner is not None else 0,
+            credential=credential,
+            expires=expires,
+        )
+        return principal, ""

@@ -612,6 +612,7 @@ class Ingress:
             self._ended.bytes_in += exchange.bytes_in
             self._ended.bytes_out += exchange.bytes_out
             self._ended.events += exchange.events
+            exchange.tunnel.streams += 1
             exchange.tunnel.bytes_in += exchange.bytes_in
             exchange.tunnel.bytes_out += exchange.bytes_out
 

@@ -7,10 +7,10 @@ import secrets
 from collections.abc import Sequence
 
 from tunneld.server.principals import AGENT, READ, WRITE, Limits
-from tunneld.server.store.records import Token
+from tunneld.server.store.records import Owner, Token
 from tunneld.server.tokens import digest, mint
 
-__all__ = ["LABEL", "find", "new_token"]
+__all__ = ["LABEL", "find", "find_owner", "new_owner", "new_token"]
 
 LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 """A tunnel's name: a DNS label."""
@@ -30,6 +30,7 @@ def new_token(
     lifetime: float | None = None,
     limits: Limits | None = None,
     certificate: str | None = None,
+    owner: str | None = None,
 ) -> tuple[Token, str | None]:
     """A new credential and its secret, which is nowhere else; None with a certificate, which needs none.
 
@@ -38,6 +39,7 @@ def new_token(
         tunnels: globs of the names that it opens; None: just `name`.
         lifetime: seconds; None: for ever.
         certificate: ``sha256:HEX`` or ``subject:CN``, instead of a secret.
+        owner: id of whose it is; None: its own.
 
     Raises:
         ValueError: with what is wrong, a sentence.
@@ -73,8 +75,27 @@ def new_token(
         certificate=certificate,
         expires=None if lifetime is None else now + lifetime,
         limits=limits or Limits(),
+        owner=owner,
     )
     return token, secret
+
+
+def new_owner(name: str, *, now: float, limits: Limits | None = None, tunnels: int = 0) -> Owner:
+    """Somebody to whom tokens may belong; raises ValueError with what is wrong, a sentence."""
+    if not name or len(name) > _MAX_NAME or not name.isprintable() or name != name.strip():
+        raise ValueError(f"the name is 1 to {_MAX_NAME} printable characters")
+    return Owner(secrets.token_hex(4), name, now, limits or Limits(), tunnels)
+
+
+def find_owner(owners: Sequence[Owner], wanted: str) -> Owner:
+    """The owner of an id or a name who was not removed; raises ValueError with what is wrong, a sentence."""
+    live = [owner for owner in owners if owner.removed is None]
+    found = [owner for owner in live if wanted in (owner.id, owner.name)]
+    if not found:
+        raise ValueError(f"there is no owner {wanted[:80]!r}")
+    if len(found) > 1:  # one's name is another's id
+        found = [owner for owner in found if owner.id == wanted]
+    return found[0]
 
 
 def find(tokens: Sequence[Token], wanted: str) -> Token:

@@ -240,8 +240,7 @@ class LegacyConnection:
     @property
     def max_streams(self) -> int:
         """Requests at one time."""
-        most = self.policy.max_streams
-        return min(most, self.principal.limits.streams or most)
+        return self.principal.most_streams(self.policy.max_streams)
 
     def open(self, request: Open, sink: Sink, *, ended: bool) -> LegacyStream:
         """Carry a visitor's request; raises VisitorError ``too_many_streams`` or ``tunnel_offline``."""

@@ -20,7 +20,7 @@ from tunneld.errors import VisitorError
 from tunneld.protocol.rates import Bucket
 from tunneld.protocol.streams import Sink
 from tunneld.server.pacing import Meter, Paced
-from tunneld.server.principals import OPEN_OWNER
+from tunneld.server.principals import Limits, Principal
 
 if TYPE_CHECKING:
     from tunneld.server.registry import Tunnel
@@ -45,7 +45,8 @@ _BY_CODE = {
 
 
 class Hits:
-    """How often each limit was hit, by its key below `limits`; a token's own as ``token_requests`` and so on."""
+    """How often each limit was hit, by its key below `limits`; a token's own as ``token_requests`` and so on,
+    an owner's as ``owner_requests``."""
 
     __slots__ = ("_counts",)
 
@@ -161,14 +162,14 @@ class Guard:
     def request(self, tunnel: Tunnel, client: str) -> None:
         """A request for a tunnel comes; raises VisitorError ``rate_limited``."""
         limits, principal = self._limits, tunnel.principal
-        own = principal.limits.requests_per_s if principal.id != OPEN_OWNER else 0.0
-        if not (limits.address_requests or limits.tunnel_requests or own):
+        if not (limits.address_requests or limits.tunnel_requests or _has_limits(principal)):
             return
         now = self._clock()
         if limits.address_requests and client:
             self._take(f"a {address_key(client)}", limits.address_requests, now, "address_requests", "One address")
-        if own:
-            self._take(f"p {principal.id}", own, now, "token_requests", "The token of this tunnel")
+        for key, own, whose in _own(principal):
+            if own.requests_per_s:
+                self._take(key, own.requests_per_s, now, f"{whose}_requests", f"The {whose} of this tunnel")
         if limits.tunnel_requests:
             self._take(f"t {tunnel.name}", limits.tunnel_requests, now, "tunnel_requests", f"The tunnel {tunnel.name}")
 
@@ -184,8 +185,7 @@ class Guard:
     def enter(self, request_id: str, tunnel: Tunnel, client: str) -> None:
         """Count a request that goes under way until `leave`; raises VisitorError when it is one too many."""
         limits, principal = self._limits, tunnel.principal
-        own = principal.limits.streams if principal.id != OPEN_OWNER else 0
-        if not (limits.address_streams or own):
+        if not (limits.address_streams or _has_limits(principal)):
             return
         keys = []
         if limits.address_streams and client:
@@ -197,14 +197,16 @@ class Guard:
                     retry_after=_RETRY,
                     limit="address_streams",
                 )
-        if own:
-            keys.append(f"p {principal.id}")
-            if self._streams[keys[-1]] >= own:
+        for key, own, whose in _own(principal):
+            if not own.streams:
+                continue
+            keys.append(key)
+            if self._streams[key] >= own.streams:
                 raise VisitorError(
                     "too_many_streams",
-                    f"{own} streams are open on the tunnels of this token, the most they may carry together.",
+                    f"{own.streams} streams are open on the tunnels of this {whose}, the most they may carry together.",
                     retry_after=_RETRY,
-                    limit="token_streams",
+                    limit=f"{whose}_streams",
                 )
         for key in keys:
             self._streams[key] += 1
@@ -222,12 +224,11 @@ class Guard:
     def pace(self, tunnel: Tunnel, client: str, sink: Sink) -> Paced | None:
         """What a stream's bytes are to pass through; None where nothing bounds them."""
         limits, principal = self._limits, tunnel.principal
-        own = principal.limits.bytes_per_s if principal.id != OPEN_OWNER else 0
         wanted = []
         if limits.tunnel_bytes:
             wanted.append((f"t {tunnel.name}", limits.tunnel_bytes))
-        if own:
-            wanted.append((f"p {principal.id}", own))
+        if _has_limits(principal):
+            wanted += [(key, own.bytes_per_s) for key, own, _ in _own(principal) if own.bytes_per_s]
         if limits.address_bytes and client:
             wanted.append((f"a {address_key(client)}", limits.address_bytes))
         if not wanted:
@@ -249,9 +250,22 @@ class Guard:
         return meter
 
     def slowed(self) -> dict[str, int]:
-        """How often bytes had to wait: by ``tunnel_bytes``, ``token_bytes`` and ``address_bytes``."""
-        names = {"t": "tunnel_bytes", "p": "token_bytes", "a": "address_bytes"}
+        """How often bytes had to wait: by ``tunnel_bytes``, ``token_bytes``, ``owner_bytes`` and ``address_bytes``."""
+        names = {"t": "tunnel_bytes", "p": "token_bytes", "o": "owner_bytes", "a": "address_bytes"}
         found = dict.fromkeys(names.values(), 0)
         for key, meter in self._meters.items():
             found[names[key[0]]] += meter.waits
         return found
+
+
+_NONE = Limits()
+
+
+def _has_limits(principal: Principal) -> bool:
+    return principal.limits != _NONE or principal.quota != _NONE
+
+
+def _own(principal: Principal) -> tuple[tuple[str, Limits, str], tuple[str, Limits, str]]:
+    """(key, limits, whose) of the token that a tunnel was opened with, and of its owner."""
+    token = f"p {principal.token or principal.id}", principal.limits, "token"
+    return token, (f"o {principal.id}", principal.quota, "owner")

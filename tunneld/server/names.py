@@ -12,7 +12,7 @@ from typing import Protocol
 from tunneld.errors import VisitorError
 from tunneld.server.principals import OPEN_OWNER, Principal
 from tunneld.server.store.interface import NameStore
-from tunneld.server.store.records import Name, Token
+from tunneld.server.store.records import Name, Owner, Token
 
 __all__ = ["NameRegistry", "StoredNames"]
 
@@ -40,14 +40,16 @@ class StoredNames:
 
     Args:
         store: where they are kept.
-        token: the token of an id, None when there is none.
+        holder: the owner or the token of an id, None when there is none.
         rest: seconds that a name of a token that is gone stays unused.
         most: names that one token may own.
     """
 
-    def __init__(self, store: NameStore, token: Callable[[str], Token | None], *, rest: float, most: int) -> None:
+    def __init__(
+        self, store: NameStore, holder: Callable[[str], Token | Owner | None], *, rest: float, most: int
+    ) -> None:
         self._store = store
-        self._token = token
+        self._holder = holder
         self._names: dict[str, Name] = {}
         self.configure(rest=rest, most=most)
 
@@ -92,12 +94,12 @@ class StoredNames:
     async def claim(self, name: str, principal: Principal, now: float) -> None:  # noqa: D102
         if self.owns(name, principal):
             return
-        wanted = Name(name, principal.id, now)
+        wanted, most = Name(name, principal.id, now), principal.max_names or self._most
         while True:
             self.check(name, principal, now)
-            kept = await self._store.claim_name(wanted, instead_of=self._names.get(name), most=self._most)
+            kept = await self._store.claim_name(wanted, instead_of=self._names.get(name), most=most)
             if kept is None:
-                raise VisitorError("too_many_names", f"{principal.name} owns {self._most} names, the most it may.")
+                raise VisitorError("too_many_names", f"{principal.name} owns {most} names, the most it may.")
             self._names[name] = kept
             if kept.owner == principal.id:
                 return
@@ -120,8 +122,8 @@ class StoredNames:
         return None if gone is None or held.reserved else gone + self._rest
 
     def _gone_since(self, held: Name, now: float) -> float | None:
-        token = self._token(held.owner) if held.owner is not None else None
-        return token.gone_since(now) if token is not None else held.since
+        holder = self._holder(held.owner) if held.owner is not None else None
+        return holder.gone_since(now) if holder is not None else held.since
 
     def _is_free(self, held: Name, principal: Principal, now: float) -> bool:
         """Whether somebody else may have it, though it is written down for one."""

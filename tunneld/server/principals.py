@@ -18,11 +18,15 @@ class Principal:
     """Who came, once their credential was found good.
 
     Attributes:
-        id: what owns names and sessions; it stays when the secret is changed.
+        id: what owns names and sessions: the owner, or the token where it has none; it stays when the secret changes.
         name: for people.
         tunnels: globs of the names that it opens.
         limits: its own, over all its tunnels.
         scopes: what it is good for.
+        token: id of the token that they came with; empty: none.
+        owner_name: of that owner; None: a token that is its own.
+        quota: the owner's limits, over all their tunnels.
+        max_names: that the owner may own; 0: as the server's configuration says.
         expires: seconds of the epoch until which the credential is good; None: for ever.
         credential: which secret or certificate it came with; it ends with that one.
     """
@@ -32,12 +36,25 @@ class Principal:
     tunnels: tuple[str, ...] = ("*",)
     limits: Limits = field(default_factory=Limits)
     scopes: frozenset[str] = frozenset({AGENT})
+    token: str = ""
+    owner_name: str | None = None
+    quota: Limits = field(default_factory=Limits)
+    max_names: int = 0
     credential: bytes = field(default=b"", repr=False)
     expires: float | None = None
+
+    @property
+    def owned(self) -> bool:
+        """They are an owner: what belongs to others is not theirs to see."""
+        return self.owner_name is not None
 
     def opens(self, name: str) -> bool:
         """Whether it may have a tunnel of that name."""
         return any(fnmatchcase(name, glob) for glob in self.tunnels)
+
+    def most_streams(self, most: int) -> int:
+        """What one of their tunnels may carry at a time, where the server allows `most`."""
+        return min(own for own in (most, self.limits.streams, self.quota.streams) if own)
 
     def names(self, name: str) -> bool:
         """Whether an operator wrote that very name for it, not merely a glob that takes it in."""

@@ -129,7 +129,8 @@ class Tunnel:
         grace: the server's `resume.grace`, seconds.
         max_streams: what the session carries at most.
         connects: connections that have served it.
-        bytes_in: of the bodies of requests that are over.
+        streams: requests that are over.
+        bytes_in: of their bodies.
         bytes_out: of their answers' bodies.
         principal: who serves the name, or did last; its limits hold over all its tunnels.
         pace: says what a stream's bytes are to pass through; None: nothing bounds them.
@@ -171,6 +172,7 @@ class Tunnel:
         "recover_until",
         "recovering",
         "sse",
+        "streams",
     )
 
     def __init__(
@@ -199,7 +201,7 @@ class Tunnel:
         self.outages = Outages()
         self.grace = 0.0
         self.connects = 0
-        self.bytes_in = self.bytes_out = 0
+        self.streams = self.bytes_in = self.bytes_out = 0
         self.max_streams = 1
         self.principal: Principal = OPEN
         self.pace: Callable[[Tunnel, str, Sink], Paced | None] | None = None

@@ -301,8 +301,8 @@ class TunnelConnection:
             self._in_conflict(conflict)
             return
         policy = self._policy()
-        most = self.principal.limits.streams or policy.bounds.max_streams
-        agreed = agree(hello, replace(policy.bounds, max_streams=min(policy.bounds.max_streams, most)))
+        most = self.principal.most_streams(policy.bounds.max_streams)
+        agreed = agree(hello, replace(policy.bounds, max_streams=most))
         kept, refused = tunnel.kept, None
         if hello.session_id is not None:
             refused = _refusal(tunnel, hello, self.principal.id)

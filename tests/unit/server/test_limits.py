@@ -76,6 +76,28 @@ def test_requests_a_second(keys: dict[str, Any], own: dict[str, Any], limit: str
     refused(it.request, tunnel(**own), ONE)
 
 
+def test_what_an_owner_may_use_over_all_their_tokens() -> None:
+    it, _ = guard()
+
+    def owned(token: str) -> Tunnel:
+        made = tunnel(token)
+        quota = Limits(streams=2, requests_per_s=2.0)
+        made.principal = Principal("o1", token, token=token, owner_name="ann", quota=quota)
+        return made
+
+    it.enter("1", owned("t1"), ONE)
+    it.enter("2", owned("t2"), ONE)
+    error = refused(it.enter, "3", owned("t3"), OTHER)
+    assert (error.code, error.limit) == ("too_many_streams", "owner_streams")
+    assert "of this owner" in error.detail
+    it.leave("1")
+    it.enter("3", owned("t3"), OTHER)
+    it.request(owned("t1"), ONE)
+    it.request(owned("t2"), ONE)
+    assert refused(it.request, owned("t3"), ONE).limit == "owner_requests"
+    assert owned("t1").principal.most_streams(1000) == 2
+
+
 def test_a_slow_rate_says_how_long_to_wait() -> None:
     it, clock = guard(tunnel_requests="0.1")
     it.request(tunnel(), ONE)

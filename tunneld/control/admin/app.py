@@ -56,6 +56,8 @@ def create_admin_app(server: ServerFacade, keeper: Keeper, dashboard: Dashboard 
     _add_tokens(reads, changes, server)
     _add_names(reads, changes, server)
     _add_alerts(reads, changes, server)
+    _add_owners(reads, changes, server)
+    _add_permissions(reads, changes, server)
     _add_audit(reads, server)
     _add_metrics(app, server)
     app.include_router(reads)
@@ -84,6 +86,11 @@ def _who(request: Request) -> Principal:
     return found
 
 
+def _view(request: Request, server: ServerFacade) -> ServerFacade:
+    """The server as its caller may see it."""
+    return server.seen_by(_who(request))
+
+
 def _seconds(value: float, key: str, *, least: float = 0.0) -> float:
     if not (math.isfinite(value) and least <= value <= _MAX_SECONDS):
         raise ValueError(f"{key}: give seconds, {least:g} to {_MAX_SECONDS:.0f}")
@@ -92,52 +99,53 @@ def _seconds(value: float, key: str, *, least: float = 0.0) -> float:
 
 def _add_state(router: APIRouter, server: ServerFacade) -> None:
     @router.get("/health", responses=_docs(shared.Health, also={503: shared.Health}))
-    async def health() -> Response:
+    async def health(request: Request) -> Response:
         """Whether the server does its work: 200 for ok and degraded, 503 for down."""
-        found = server.health()
+        found = _view(request, server).health()
         return json_answer(found, 503 if found["status"] == "down" else 200)
 
     @router.get("/status", responses=_docs(models.ServerStatus))
-    async def status() -> Response:
+    async def status(request: Request) -> Response:
         """The server, its tunnels and its totals."""
-        return json_answer(server.status())
+        return json_answer(_view(request, server).status())
 
     @router.get("/tunnels", responses=_docs(models.ServerTunnels))
-    async def tunnels() -> Response:
+    async def tunnels(request: Request) -> Response:
         """Every known name."""
-        return json_answer({"tunnels": server.tunnels()})
+        return json_answer({"tunnels": _view(request, server).tunnels()})
 
     @router.get("/tunnels/{name}", responses=_docs(models.ServerTunnel, "no_such_tunnel"))
-    async def tunnel(name: Id) -> Response:
+    async def tunnel(request: Request, name: Id) -> Response:
         """One of them."""
-        found = server.tunnel(name)
+        found = _view(request, server).tunnel(name)
         return Problem("no_such_tunnel", f"no tunnel {name}") if found is None else json_answer(found)
 
     @router.get("/streams", responses=_docs(shared.Streams))
     async def streams(
+        request: Request,
         tunnel: Annotated[str | None, Query(description="Of this tunnel only.")] = None,
         kind: Annotated[shared.StreamKind | None, Query(description="Of this kind only.")] = None,
     ) -> Response:
         """Every visitor's request that is under way, oldest first."""
-        return json_answer({"streams": server.streams(tunnel, kind)})
+        return json_answer({"streams": _view(request, server).streams(tunnel, kind)})
 
     @router.get("/streams/{request_id}", responses=_docs(shared.StreamInfo, "no_such_stream"))
-    async def stream(request_id: Id) -> Response:
+    async def stream(request: Request, request_id: Id) -> Response:
         """One stream."""
-        found = server.stream(request_id)
+        found = _view(request, server).stream(request_id)
         return Problem("no_such_stream", f"no stream {request_id}") if found is None else json_answer(found)
 
     @router.get("/limits", responses=_docs(models.LimitsInfo))
-    async def limits() -> Response:
+    async def limits(request: Request) -> Response:
         """What bounds the server, and how near to it it is."""
-        return json_answer(server.limits())
+        return json_answer(_view(request, server).limits())
 
 
 def _add_metrics(app: FastAPI, server: ServerFacade) -> None:
     @app.get("/metrics", responses=text_docs(_docs(shared.Problem)), response_class=Response)
     async def metrics(request: Request) -> Response:
         """What the server counts, for Prometheus."""
-        text, kind = await server.metrics(request.headers.get("accept", ""))
+        text, kind = await _view(request, server).metrics(request.headers.get("accept", ""))
         return Response(text, headers={"Content-Type": kind})
 
 
@@ -145,7 +153,7 @@ def _add_cancels(router: APIRouter, server: ServerFacade) -> None:
     @router.delete("/streams/{request_id}", responses=_docs(shared.Cancelled, "no_such_stream"))
     async def cancel_one(request: Request, request_id: Id) -> Response:
         """Cancel one stream: its service's work stops, its visitor is told."""
-        done = server.cancel([request_id])
+        done = _view(request, server).cancel([request_id])
         if not done:
             return Problem("no_such_stream", f"no stream {request_id}")
         await server.note(_who(request), "stream.cancel", f"cancelled stream {request_id}")
@@ -158,8 +166,9 @@ def _add_cancels(router: APIRouter, server: ServerFacade) -> None:
             return Problem("empty_filter")
         for key in ("older_than_s", "idle_s"):
             _seconds(wanted.get(key, 0), key)  # type: ignore[arg-type]
-        found = server.streams(wanted.get("tunnel"), wanted.get("kind"))
-        done = server.cancel([one["request_id"] for one in found if shared.matches(one, wanted)])
+        view = _view(request, server)
+        found = view.streams(wanted.get("tunnel"), wanted.get("kind"))
+        done = view.cancel([one["request_id"] for one in found if shared.matches(one, wanted)])
         shown = ", ".join(done[:20]) + (" …" if len(done) > 20 else "")
         await server.note(
             _who(request), "stream.cancel", f"cancelled {len(done)} streams by filter: {shown or 'none matched'}"
@@ -171,7 +180,7 @@ def _add_reconnect(router: APIRouter, server: ServerFacade) -> None:
     @router.post("/tunnels/{name}/reconnect", responses=_docs(shared.Reconnected, "no_such_tunnel", "tunnel_offline"))
     async def reconnect(request: Request, name: Id) -> Response:
         """Close a tunnel's connection: its agent dials again at once and goes on with the same session."""
-        changed = server.reconnect(name)
+        changed = _view(request, server).reconnect(name)
         await server.note(_who(request), "tunnel.reconnect", f"tunnel {name} is to dial again")
         return json_answer(changed)
 
@@ -181,7 +190,7 @@ def _add_reload(router: APIRouter, server: ServerFacade) -> None:
     async def reload(request: Request) -> Response:
         """Apply the changed configuration file; a bad one changes nothing and the answer says why."""
         try:
-            changed = await server.reload()
+            changed = await _view(request, server).reload()
         except ConfigError as error:
             await server.note(_who(request), "reload", f"reload refused: {'; '.join(error.faults)}", ok=False)
             return Problem("bad_config", str(error), faults=error.faults)
@@ -192,15 +201,16 @@ def _add_reload(router: APIRouter, server: ServerFacade) -> None:
 def _add_tokens(reads: APIRouter, changes: APIRouter, server: ServerFacade) -> None:
     @reads.get("/tokens", responses=_docs(models.Tokens, "store_failed"))
     async def tokens(
+        request: Request,
         every: Annotated[bool, Query(alias="all", description="Those that were revoked too.")] = False,
     ) -> Response:
         """Credentials, without their secrets."""
-        return json_answer({"tokens": await server.tokens(every=every)})
+        return json_answer({"tokens": await _view(request, server).tokens(every=every)})
 
     @reads.get("/tokens/{token_id}", responses=_docs(models.TokenInfo, "no_such_token", "store_failed"))
-    async def token(token_id: Id) -> Response:
+    async def token(request: Request, token_id: Id) -> Response:
         """One of them."""
-        return json_answer(await server.token(token_id))
+        return json_answer(await _view(request, server).token(token_id))
 
     @changes.post(
         "/tokens", responses=_docs(models.MadeToken, "body_too_large", "store_failed", good=201), status_code=201
@@ -209,7 +219,7 @@ def _add_tokens(reads: APIRouter, changes: APIRouter, server: ServerFacade) -> N
         """Make a credential; the answer is the only one that ever holds its secret."""
         if "expires_s" in wanted:
             _seconds(wanted["expires_s"], "expires_s", least=1)
-        made = await server.create_token(wanted)
+        made = await _view(request, server).create_token(wanted)
         of = made["token"]
         await server.note(_who(request), "token.create", f"created token {of['id']} ({of['name']})")
         return json_answer(made, 201)
@@ -223,61 +233,119 @@ def _add_tokens(reads: APIRouter, changes: APIRouter, server: ServerFacade) -> N
     ) -> Response:
         """Give a credential another secret; it keeps its id, its rights and its names."""
         overlap = _seconds((wanted or {}).get("overlap_s", 0.0), "overlap_s")
-        made = await server.rotate_token(token_id, overlap)
+        made = await _view(request, server).rotate_token(token_id, overlap)
         await server.note(_who(request), "token.rotate", f"gave token {token_id} another secret")
         return json_answer(made)
 
     @changes.delete("/tokens/{token_id}", responses=_docs(models.Closed, "no_such_token", "store_failed"))
     async def revoke(request: Request, token_id: Id) -> Response:
         """End a credential; its tunnels close at once."""
-        ended = await server.revoke_token(token_id)
+        ended = await _view(request, server).revoke_token(token_id)
         await server.note(_who(request), "token.revoke", f"revoked token {ended['id']} ({ended['name']})")
         return json_answer({"revoked": ended["id"]})
 
 
 def _add_names(reads: APIRouter, changes: APIRouter, server: ServerFacade) -> None:
     @reads.get("/names", responses=_docs(models.Names))
-    async def names() -> Response:
+    async def names(request: Request) -> Response:
         """Names of tunnels that belong to somebody."""
-        return json_answer({"names": server.names()})
+        return json_answer({"names": _view(request, server).names()})
 
     @changes.put("/names/{name}", responses=_docs(models.NameInfo, "no_such_token", "body_too_large", "store_failed"))
     async def reserve(request: Request, name: Id, wanted: Annotated[models.NewName | None, Body()] = None) -> Response:
         """Keep a name for one token, or from everybody."""
         owner = (wanted or {}).get("owner")
-        kept = await server.reserve_name(name, owner)
+        kept = await _view(request, server).reserve_name(name, owner)
         await server.note(_who(request), "name.reserve", f"reserved {name} for {owner or 'nobody'}")
         return json_answer(kept)
 
     @changes.delete("/names/{name}", responses=_docs(models.Released, "no_such_name", "store_failed"))
     async def release(request: Request, name: Id) -> Response:
         """Make a name free."""
-        await server.release_name(name)
+        await _view(request, server).release_name(name)
         await server.note(_who(request), "name.release", f"released {name}")
         return json_answer({"released": name})
 
 
 def _add_alerts(reads: APIRouter, changes: APIRouter, server: ServerFacade) -> None:
     @reads.get("/alerts", responses=_docs(shared.AlertsStatus))
-    async def alerts() -> Response:
+    async def alerts(request: Request) -> Response:
         """Which alerts hold, the rules, and how telling of them went."""
-        return json_answer(server.alerts())
+        return json_answer(_view(request, server).alerts())
 
     @changes.post("/alerts/test", responses=_docs(shared.AlertsTested, "no_such_alert", "body_too_large"))
     async def test_alerts(request: Request, wanted: Annotated[shared.AlertsWanted | None, Body()] = None) -> Response:
         """Send a test message to the receivers, and tell how each went."""
         name = (wanted or {}).get("alert")
-        tested = await server.test_alerts(name)
+        tested = await _view(request, server).test_alerts(name)
         what = f"tested the alert {name}" if name else "tested the alerts"
         await server.note(_who(request), "alerts.test", what)
         return json_answer(tested)
 
 
+def _add_owners(reads: APIRouter, changes: APIRouter, server: ServerFacade) -> None:
+    @reads.get("/owners", responses=_docs(models.Owners))
+    async def owners(request: Request) -> Response:
+        """To whom tokens, names and tunnels belong; an owner sees themself alone."""
+        return json_answer({"owners": _view(request, server).owners()})
+
+    @changes.post(
+        "/owners",
+        responses=_docs(models.OwnerInfo, "owner_exists", "body_too_large", "store_failed", good=201),
+        status_code=201,
+    )
+    async def create_owner(request: Request, wanted: Annotated[models.NewOwner, Body()]) -> Response:
+        """Make an owner; tokens that are made with their id are theirs."""
+        made = await _view(request, server).create_owner(wanted)
+        await server.note(_who(request), "owner.create", f"created owner {made['id']} ({made['name']})")
+        return json_answer(made, 201)
+
+    @changes.delete("/owners/{owner_id}", responses=_docs(models.Removed, "no_such_owner", "store_failed"))
+    async def remove_owner(request: Request, owner_id: Id) -> Response:
+        """End an owner and their tokens; their tunnels close at once."""
+        gone = await _view(request, server).remove_owner(owner_id)
+        await server.note(_who(request), "owner.remove", f"removed owner {gone['id']} ({gone['name']})")
+        return json_answer({"removed": gone["id"]})
+
+
+def _add_permissions(reads: APIRouter, changes: APIRouter, server: ServerFacade) -> None:
+    path = "/tunnels/{name}/permissions"
+
+    @reads.get(path, responses=_docs(shared.Permissions, "no_such_tunnel"))
+    async def permissions(request: Request, name: Id) -> Response:
+        """Who may visit a tunnel, by e-mail address."""
+        return json_answer({"permissions": _view(request, server).permissions(name)})
+
+    @changes.post(
+        path,
+        responses=_docs(
+            shared.Permissions, "no_such_tunnel", "too_many_permissions", "body_too_large", "store_failed", good=201
+        ),
+        status_code=201,
+    )
+    async def grant(request: Request, name: Id, wanted: Annotated[shared.NewPermissions, Body()]) -> Response:
+        """Let somebody visit; one who may already keeps their permission, with what is said otherwise."""
+        kept = await _view(request, server).grant(name, wanted)
+        emails = ", ".join(one["allowed_email"] for one in kept)
+        await server.note(_who(request), "permission.grant", f"{name}: {emails}")
+        return json_answer({"permissions": kept}, 201)
+
+    @changes.delete(
+        path + "/{email}", responses=_docs(shared.Permissions, "no_such_tunnel", "no_such_permission", "store_failed")
+    )
+    async def revoke_permission(request: Request, name: Id, email: Annotated[str, Path(max_length=254)]) -> Response:
+        """Let somebody visit no longer; their open streams end at once."""
+        gone = await _view(request, server).revoke_permission(name, email)
+        await server.note(_who(request), "permission.revoke", f"{name}: {gone['allowed_email']}")
+        return json_answer({"permissions": [gone]})
+
+
 def _add_audit(router: APIRouter, server: ServerFacade) -> None:
     @router.get("/audit", responses=_docs(models.AuditPage, "store_failed"))
     async def audit(
+        request: Request,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         before: Annotated[int | None, Query(ge=1, le=2**62, description="Of the page before.")] = None,
     ) -> Response:
         """Who changed what, the newest first."""
-        return json_answer(await server.audit(limit=limit, before=before))
+        return json_answer(await _view(request, server).audit(limit=limit, before=before))

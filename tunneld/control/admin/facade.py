@@ -10,12 +10,23 @@ from tunneld.control.admin.models import (
     LimitsInfo,
     MadeToken,
     NameInfo,
+    NewOwner,
     NewToken,
+    OwnerInfo,
     ServerStatus,
     ServerTunnel,
     TokenInfo,
 )
-from tunneld.control.models import AlertsStatus, AlertsTested, Health, Reconnected, Reloaded, StreamInfo
+from tunneld.control.models import (
+    AlertsStatus,
+    AlertsTested,
+    Health,
+    NewPermissions,
+    PermissionInfo,
+    Reconnected,
+    Reloaded,
+    StreamInfo,
+)
 from tunneld.server.principals import Principal
 
 __all__ = ["ServerFacade"]
@@ -26,6 +37,12 @@ class ServerFacade(Protocol):
 
     Only what may wait is async; a `VisitorError` becomes the problem of its code, a `ValueError` ``bad_argument``.
     """
+
+    def seen_by(self, principal: Principal) -> ServerFacade:
+        """The server as that caller may see and change it: whole, or an owner's own.
+
+        What is an owner's alone raises VisitorError ``not_permitted`` for what is the operator's to do.
+        """
 
     def status(self) -> ServerStatus:
         """Everything that ``tunnelctl --server URL status`` shows."""
@@ -66,6 +83,24 @@ class ServerFacade(Protocol):
 
     async def test_alerts(self, name: str | None) -> AlertsTested:
         """Send a test to the receivers of one rule, or of all; raises VisitorError ``no_such_alert``."""
+
+    def owners(self) -> list[OwnerInfo]:
+        """Those who were not removed, by name."""
+
+    async def create_owner(self, wanted: NewOwner) -> OwnerInfo:
+        """Make one; raises VisitorError ``owner_exists``."""
+
+    async def remove_owner(self, owner_id: str) -> OwnerInfo:
+        """End one and their tokens; raises VisitorError ``no_such_owner``."""
+
+    def permissions(self, name: str) -> list[PermissionInfo]:
+        """Who may visit a tunnel by e-mail address; raises VisitorError ``no_such_tunnel``."""
+
+    async def grant(self, name: str, wanted: NewPermissions) -> list[PermissionInfo]:
+        """Let these visit; raises VisitorError ``no_such_tunnel``, ``too_many_permissions``, ``bad_argument``."""
+
+    async def revoke_permission(self, name: str, email: str) -> PermissionInfo:
+        """Let that one visit no longer; raises VisitorError ``no_such_tunnel``, ``no_such_permission``."""
 
     async def reload(self) -> Reloaded:
         """Apply the changed file; raises ConfigError."""

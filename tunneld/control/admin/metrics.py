@@ -13,6 +13,7 @@ from tunneld.control.alert_metrics import alert_families
 from tunneld.control.models import STREAM_KINDS
 from tunneld.protocol.quality import GRADES
 from tunneld.server.daemon import ServerDaemon
+from tunneld.server.registry import Tunnel
 from tunneld.telemetry.exposition import Family, counter, gauge, histogram, near, of_traces, render, spans, tallied
 from tunneld.telemetry.metrics import descriptors
 
@@ -33,6 +34,9 @@ def _families(daemon: ServerDaemon, alerts: Alerts) -> Iterator[Family]:
     yield from _of_streams(daemon)
     yield from _of_limits(daemon)
     yield from alert_families(alerts, "server")
+    admin = daemon.config.admin
+    if admin is not None and admin.owner_metrics:
+        yield from _of_owners(daemon, admin.owner_metrics)
 
 
 def _of_tunnels(daemon: ServerDaemon) -> Iterator[Family]:
@@ -97,6 +101,35 @@ def _of_streams(daemon: ServerDaemon) -> Iterator[Family]:
     yield counter("tunneld_visitor_sent_bytes", "Bodies of answers.", (), [((), totals.bytes_out)])
     yield counter("tunneld_events", "Events of event streams.", (), [((), totals.events)])
     yield gauge("tunneld_visitor_connections", "Connections of visitors.", (), [((), len(ingress.connections))])
+
+
+def _of_owners(daemon: ServerDaemon, most: int) -> Iterator[Family]:
+    """By owner's name: the `most` oldest, the others as ``other``, tunnels whose token is its own as ``none``."""
+    owners = sorted(daemon.access.credentials.owners(), key=lambda owner: owner.created)
+    labels = {owner.id: owner.name for owner in [one for one in owners if one.removed is None][:most]}
+    series = [*labels.values(), *(name for name in ("other", "none") if name not in labels.values())]
+    tunnels, streams, received, sent = (dict.fromkeys(series, 0) for _ in range(4))
+
+    def label(tunnel: Tunnel) -> str:
+        return labels.get(tunnel.principal.id, "other") if tunnel.principal.owned else "none"
+
+    for tunnel in daemon.registry.all():
+        mine = label(tunnel)
+        tunnels[mine] += 1
+        received[mine] += tunnel.bytes_in
+        sent[mine] += tunnel.bytes_out
+    for visit in daemon.ingress.exchanges.values():
+        mine = label(visit.tunnel)
+        streams[mine] += 1
+        received[mine] += visit.bytes_in
+        sent[mine] += visit.bytes_out
+    for name, help_, values in (
+        ("tunnels", "Known tunnels.", tunnels),
+        ("streams", "Streams under way.", streams),
+        ("received_bytes", "Bodies of requests, of tunnels that are known.", received),
+        ("sent_bytes", "Bodies of answers, of tunnels that are known.", sent),
+    ):
+        yield gauge(f"tunneld_owner_{name}", help_, ("owner",), [((one,), values[one]) for one in series])
 
 
 def _of_limits(daemon: ServerDaemon) -> Iterator[Family]:

@@ -21,8 +21,13 @@ __all__ = [
     "NameInfo",
     "Names",
     "NewName",
+    "NewOwner",
     "NewToken",
+    "OwnerInfo",
+    "OwnerLimits",
+    "Owners",
     "Released",
+    "Removed",
     "Rotation",
     "ServerStatus",
     "ServerTunnel",
@@ -47,7 +52,8 @@ class ServerHeartbeat(TypedDict):
 class ServerTunnel(TypedDict):
     """One known name; what an agent's `TunnelStatus` says, as the server sees it.
 
-    `service` is the agent's to know and empty here; `owner` the id of its token, `token` that one's name. `state` is
+    `service` is the agent's to know and empty here; `owner` the id of its owner, or of its token where that has none;
+    `owner_name` that owner's name or null, `token` the token's. `state` is
     ``online`` once a probe came back from the service, ``connecting`` before the first, ``degraded`` with the reason in
     `last_error` when the last did not end well; an agent of before 0.2, or of the older dialect, is not probed.
     `probe_ms` is how long the last took.
@@ -70,6 +76,7 @@ class ServerTunnel(TypedDict):
     agent_version: str | None
     probe_ms: float | None
     owner: str
+    owner_name: str | None
     token: str
 
 
@@ -109,6 +116,7 @@ class TokenInfo(TypedDict):
     scopes: list[Scope]
     state: Literal["live", "expired", "revoked"]
     certificate: str | None
+    owner: str | None
     created: str
     expires: str | None
     revoked: str | None
@@ -130,6 +138,7 @@ class NewToken(TypedDict):
     expires_s: NotRequired[float]
     limits: NotRequired[TokenLimits]
     certificate: NotRequired[str]
+    owner: NotRequired[str]
 
 
 class Rotation(TypedDict, total=False):
@@ -163,9 +172,50 @@ class Names(TypedDict):
 
 
 class NewName(TypedDict, total=False):
-    """Body of ``PUT /api/v1/names/{name}``: id of the token that may have it; without it none may."""
+    """Body of ``PUT /api/v1/names/{name}``: id of the owner or token that may have it; without it none may."""
 
     owner: str
+
+
+class OwnerLimits(TypedDict, total=False):
+    """What an owner may have, over all their tunnels; 0: none beside the server's. `names`: tunnels' names."""
+
+    names: int
+    streams: int
+    bytes_per_s: int
+    requests_per_s: float
+
+
+class OwnerInfo(TypedDict):
+    """Somebody to whom tokens belong, and what is theirs now; `tokens` that are good, `names` that they own."""
+
+    id: str
+    name: str
+    created: str
+    limits: OwnerLimits
+    tokens: int
+    names: int
+    tunnels: int
+    streams: int
+
+
+class Owners(TypedDict):
+    """Answer of ``GET /api/v1/owners``."""
+
+    owners: list[OwnerInfo]
+
+
+class NewOwner(TypedDict):
+    """Body of ``POST /api/v1/owners``."""
+
+    name: str
+    limits: NotRequired[OwnerLimits]
+
+
+class Removed(TypedDict):
+    """The owner who is removed now; their tunnels close within a second."""
+
+    removed: str
 
 
 class Released(TypedDict):
@@ -206,6 +256,6 @@ class AuditPage(TypedDict):
     before: int | None
 
 
-for _body in (NewToken, NewName, Rotation, TokenLimits):
+for _body in (NewToken, NewName, NewOwner, OwnerLimits, Rotation, TokenLimits):
     # What callers send is checked strictly, as in `control.models`.
     setattr(_body, "__pydantic_config__", {"extra": "forbid", "strict": True})  # noqa: B010 (mypy knows no such key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from time import monotonic, time
@@ -16,21 +16,34 @@ from tunneld.control.admin.models import (
     LimitsInfo,
     MadeToken,
     NameInfo,
+    NewOwner,
     NewToken,
+    OwnerInfo,
     ServerStatus,
     ServerTunnel,
     TokenInfo,
 )
 from tunneld.control.admin.states import tunnel_state
 from tunneld.control.alerting import Alerts
-from tunneld.control.models import AlertsStatus, AlertsTested, Health, Reconnected, Reloaded, StreamInfo
+from tunneld.control.models import (
+    AlertsStatus,
+    AlertsTested,
+    Health,
+    NewPermissions,
+    PermissionInfo,
+    Reconnected,
+    Reloaded,
+    StreamInfo,
+)
 from tunneld.control.shapes import outages_status, quality_status
 from tunneld.errors import VisitorError
 from tunneld.server.daemon import RESTART_SECTIONS, ServerDaemon
-from tunneld.server.keys import LABEL, new_token
+from tunneld.server.keys import LABEL, find_owner, new_owner, new_token
+from tunneld.server.legacy_permissions import permission_shape
+from tunneld.server.permissions import Change
 from tunneld.server.principals import OPEN_OWNER, Limits, Principal
 from tunneld.server.registry import Tunnel
-from tunneld.server.store.records import AuditEntry, Name, Token
+from tunneld.server.store.records import AuditEntry, Name, Owner, Token
 from tunneld.server.tokens import digest, mint
 from tunneld.server.visit import Visit
 from tunneld.telemetry.trail import Trail
@@ -49,10 +62,25 @@ class ServerView:
         self._trail = trail or Trail()
         self._access = daemon.access
 
+    def seen_by(self, principal: Principal) -> ServerView:
+        """As `ServerFacade`; so are all below."""
+        if not principal.owned:
+            return self
+        from tunneld.control.admin.owned import OwnerView
+
+        return OwnerView(self._daemon, self._alerts, self._trail, principal)
+
+    def _sees(self, tunnel: Tunnel) -> bool:
+        """Whether that one is to be shown."""
+        return True
+
+    def _exchanges(self) -> Iterable[Visit]:
+        """Requests under way, of tunnels that are to be shown."""
+        return (visit for visit in self._daemon.ingress.exchanges.values() if self._sees(visit.tunnel))
+
     # -- what there is -----------------------------------------------------------------------------------
 
-    def status(self) -> ServerStatus:
-        """As `ServerFacade`; so are all below."""
+    def status(self) -> ServerStatus:  # noqa: D102
         daemon = self._daemon
         tunnels = self.tunnels()
         totals = daemon.ingress.totals
@@ -96,14 +124,14 @@ class ServerView:
     def tunnels(self) -> list[ServerTunnel]:  # noqa: D102
         now = monotonic()
         busy: dict[str, int] = {}
-        for exchange in self._daemon.ingress.exchanges.values():
+        for exchange in self._exchanges():
             busy[exchange.tunnel.name] = busy.get(exchange.tunnel.name, 0) + 1
-        known = sorted(self._daemon.registry.all(), key=lambda tunnel: tunnel.name)
+        known = sorted(filter(self._sees, self._daemon.registry.all()), key=lambda tunnel: tunnel.name)
         return [tunnel_info(tunnel, busy.get(tunnel.name, 0), now) for tunnel in known]
 
     def tunnel(self, name: str) -> ServerTunnel | None:  # noqa: D102
         found = self._daemon.registry.find(name)
-        if found is None:
+        if found is None or not self._sees(found):
             return None
         busy = sum(1 for exchange in self._daemon.ingress.exchanges.values() if exchange.tunnel is found)
         return tunnel_info(found, busy, monotonic())
@@ -112,26 +140,26 @@ class ServerView:
         now = monotonic()
         return [
             stream_info(exchange, now)
-            for exchange in self._daemon.ingress.exchanges.values()
+            for exchange in self._exchanges()
             if tunnel in (None, exchange.tunnel.name) and kind in (None, exchange.kind)
         ]
 
     def stream(self, request_id: str) -> StreamInfo | None:  # noqa: D102
         exchange = self._daemon.ingress.exchanges.get(request_id)
-        return None if exchange is None else stream_info(exchange, monotonic())
+        return None if exchange is None or not self._sees(exchange.tunnel) else stream_info(exchange, monotonic())
 
     def cancel(self, request_ids: Collection[str]) -> list[str]:  # noqa: D102
         exchanges = self._daemon.ingress.exchanges
         done = []
         for request_id in request_ids:
-            if (exchange := exchanges.get(request_id)) is not None:
+            if (exchange := exchanges.get(request_id)) is not None and self._sees(exchange.tunnel):
                 exchange.cancel("operator")
                 done.append(request_id)
         return done
 
     def reconnect(self, name: str) -> Reconnected:  # noqa: D102
         found = self._daemon.registry.find(name)
-        if found is None:
+        if found is None or not self._sees(found):
             raise VisitorError("no_such_tunnel", f"There is no tunnel {name}.")
         was = tunnel_state(found)
         if found.connection is None or was == "resuming":
@@ -194,6 +222,7 @@ class ServerView:
             lifetime=wanted.get("expires_s"),
             limits=Limits(streams, octets, requests),
             certificate=wanted.get("certificate"),
+            owner=self._owner(wanted["owner"]).id if "owner" in wanted else None,
         )
         await self._access.store.add_token(token)
         await self._access.refresh()
@@ -230,8 +259,12 @@ class ServerView:
     async def reserve_name(self, name: str, owner: str | None) -> NameInfo:  # noqa: D102
         if not LABEL.fullmatch(name):
             raise ValueError("a tunnel's name is a DNS label: a-z, 0-9 and '-', at most 63")
-        if owner is not None and (await self._find(owner)).revoked is not None:
-            raise _no_token(owner)
+        known = self._access.credentials.owner(owner) if owner is not None else None
+        if owner is not None and (known is None or known.removed is not None):
+            token = await self._find(owner)
+            if token.revoked is not None:
+                raise _no_token(owner)
+            owner = token.owner or token.id
         kept = Name(name, owner, time(), True)
         await self._access.names.reserve(kept)
         return self._name(kept)
@@ -242,16 +275,99 @@ class ServerView:
 
     def _name(self, name: Name) -> NameInfo:
         now = time()
-        token = self._access.credentials.get(name.owner) if name.owner is not None else None
+        holder = self._access.credentials.holder(name.owner) if name.owner is not None else None
         gone = self._access.names.free_from(name, now)
         return {
             "name": name.name,
             "owner": name.owner,
-            "token": token.name if token is not None else None,
+            "token": holder.name if holder is not None else None,
             "state": "reserved" if name.reserved else "owned" if gone is None else "resting",
             "since": _iso(name.since),
             "free_from": None if gone is None else _iso(gone),
         }
+
+    # -- owners ------------------------------------------------------------------------------------------
+
+    def owners(self) -> list[OwnerInfo]:  # noqa: D102
+        known = sorted(self._access.credentials.owners(), key=lambda owner: owner.name)
+        return [self._owner_info(owner) for owner in known if owner.removed is None]
+
+    async def create_owner(self, wanted: NewOwner) -> OwnerInfo:  # noqa: D102
+        limits = wanted.get("limits", {})
+        streams, octets, names = limits.get("streams", 0), limits.get("bytes_per_s", 0), limits.get("names", 0)
+        requests = limits.get("requests_per_s", 0.0)
+        if not all(0 <= number < 2**53 for number in (streams, octets, requests, names)):
+            raise ValueError("limits: give numbers from 0 on")
+        owner = new_owner(wanted["name"], now=time(), limits=Limits(streams, octets, requests), tunnels=names)
+        if not await self._access.store.add_owner(owner):
+            raise VisitorError("owner_exists", f"The name {owner.name} is taken.")
+        await self._access.refresh()
+        return self._owner_info(owner)
+
+    async def remove_owner(self, owner_id: str) -> OwnerInfo:  # noqa: D102
+        owner = self._owner(owner_id)
+        shown = self._owner_info(owner)
+        if not await self._access.store.remove_owner(owner.id, time()):
+            raise _no_owner(owner_id)
+        await self._access.refresh()
+        return shown
+
+    def _owner(self, wanted: str) -> Owner:
+        try:
+            return find_owner(self._access.credentials.owners(), wanted)
+        except ValueError:
+            raise _no_owner(wanted) from None
+
+    def _owner_info(self, owner: Owner) -> OwnerInfo:
+        now, limits = time(), owner.limits
+        tokens = [one for one in self._access.credentials.all() if one.owner == owner.id]
+        tunnels = [one for one in self._daemon.registry.all() if one.principal.id == owner.id]
+        visits = self._daemon.ingress.exchanges.values()
+        return {
+            "id": owner.id,
+            "name": owner.name,
+            "created": _iso(owner.created),
+            "limits": {"names": owner.tunnels, **asdict(limits)},  # type: ignore[typeddict-item]
+            "tokens": sum(token.state(now) == "live" for token in tokens),
+            "names": sum(name.owner == owner.id for name in self._access.names.all()),
+            "tunnels": len(tunnels),
+            "streams": sum(visit.tunnel.principal.id == owner.id for visit in visits),
+        }
+
+    # -- permissions -------------------------------------------------------------------------------------
+
+    def permissions(self, name: str) -> list[PermissionInfo]:  # noqa: D102
+        now = time()
+        found = self._access.permissions.all_of(self._owner_of(name), name)
+        return [permission_shape(one, now) for one in found]  # type: ignore[misc]
+
+    async def grant(self, name: str, wanted: NewPermissions) -> list[PermissionInfo]:  # noqa: D102
+        now = time()
+        change = Change(
+            wanted.get("access_level"),
+            now + wanted["expires_s"] if "expires_s" in wanted else None,
+            wanted.get("notes"),
+        )
+        kept, _ = await self._access.permissions.grant(self._owner_of(name), name, wanted["emails"], change)
+        return [permission_shape(one, now) for one in kept]  # type: ignore[misc]
+
+    async def revoke_permission(self, name: str, email: str) -> PermissionInfo:  # noqa: D102
+        owner, permissions = self._owner_of(name), self._access.permissions
+        for one in permissions.all_of(owner, name):
+            if one.email == email.lower():
+                later = await permissions.change(owner, one.id, Change(status="revoked"))
+                return permission_shape(later, time())  # type: ignore[return-value]
+        raise VisitorError("no_such_permission", f"{email} has no permission for {name}.")
+
+    def _owner_of(self, name: str) -> str:
+        """Whose tunnel that is; raises VisitorError ``no_such_tunnel``."""
+        tunnel = self._daemon.registry.find(name)
+        owner = self._access.names.owner(name)
+        if owner is None and tunnel is not None and tunnel.connects:
+            owner = tunnel.principal.id
+        if owner is None:
+            raise VisitorError("no_such_tunnel", f"There is no tunnel {name}.")
+        return owner
 
     # -- audit -------------------------------------------------------------------------------------------
 
@@ -273,7 +389,7 @@ class ServerView:
         }
 
     async def note(self, principal: Principal, action: str, detail: str, *, ok: bool = True) -> None:  # noqa: D102
-        actor = principal.name if principal.id in ("admin", "local") else f"token {principal.id} ({principal.name})"
+        actor = f"token {principal.token} ({principal.name})" if principal.token else principal.name
         log.log(logging.INFO if ok else logging.WARNING, "admin: %s, by %s", detail, actor, extra={"action": action})
         await self._trail.note(actor, action, detail, ok=ok)
         entry = AuditEntry(time(), actor, action, detail[:1000], ok)
@@ -292,11 +408,16 @@ def token_info(token: Token, now: float) -> TokenInfo:
         "scopes": list(token.scopes),  # type: ignore[arg-type]
         "state": token.state(now),  # type: ignore[typeddict-item]
         "certificate": token.certificate,
+        "owner": token.owner,
         "created": _iso(token.created),
         "expires": None if token.expires is None else _iso(token.expires),
         "revoked": None if token.revoked is None else _iso(token.revoked),
         "limits": asdict(token.limits),  # type: ignore[typeddict-item]
     }
+
+
+def _no_owner(wanted: str) -> VisitorError:
+    return VisitorError("no_such_owner", f"There is no owner {wanted}.")
 
 
 def _no_token(token_id: str) -> VisitorError:
@@ -335,6 +456,7 @@ def tunnel_info(tunnel: Tunnel, busy: int, now: float) -> ServerTunnel:
         "agent_version": seen.agent_version if seen is not None else None,
         "probe_ms": None if tunnel.proof.took is None else round(tunnel.proof.took * 1000, 3),
         "owner": principal.id,
+        "owner_name": principal.owner_name,
         "token": "" if principal.id == OPEN_OWNER else principal.name,
     }
 

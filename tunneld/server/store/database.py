@@ -18,9 +18,9 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from tunneld.errors import ConfigError, VisitorError
-from tunneld.server.store import permitted, schema
+from tunneld.server.store import owned, permitted, schema
 from tunneld.server.store.files import make_private, path_of
-from tunneld.server.store.records import AuditEntry, Limits, Name, Permission, Registration, Token
+from tunneld.server.store.records import AuditEntry, Limits, Name, Owner, Permission, Registration, Token
 
 __all__ = ["Database"]
 
@@ -119,6 +119,7 @@ class Database:
                     streams=limits.streams,
                     bytes_per_s=limits.bytes_per_s,
                     requests_per_s=limits.requests_per_s,
+                    owner=token.owner,
                 )
             )
 
@@ -133,6 +134,20 @@ class Database:
         with self._writing() as connection:
             live = update(table).where(table.c.id == token_id, table.c.revoked.is_(None))
             return connection.execute(live.values(**values)).rowcount > 0
+
+    # -- owners ------------------------------------------------------------------------------------------
+
+    def owners(self) -> list[Owner]:  # noqa: D102
+        with self._reading() as connection:
+            return owned.read(connection)
+
+    def add_owner(self, owner: Owner) -> bool:  # noqa: D102
+        with self._writing() as connection:
+            return owned.add(connection, owner)
+
+    def remove_owner(self, owner_id: str, now: float) -> bool:  # noqa: D102
+        with self._writing() as connection:
+            return owned.remove(connection, owner_id, now)
 
     # -- names -------------------------------------------------------------------------------------------
 
@@ -396,4 +411,5 @@ def _token(row: Row[Any]) -> Token:
         limits=Limits(row.streams, row.bytes_per_s, row.requests_per_s),
         old_digest=row.old_digest,
         old_until=row.old_until,
+        owner=row.owner,
     )

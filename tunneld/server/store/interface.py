@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from tunneld.server.store.records import AuditEntry, Name, Permission, Registration, Token
+from tunneld.server.store.records import AuditEntry, Name, Owner, Permission, Registration, Token
 
 __all__ = [
     "AuditStore",
     "LabelStore",
     "NameStore",
+    "OwnerStore",
     "PermissionStore",
     "RegistrationStore",
     "Store",
@@ -37,6 +38,19 @@ class TokenStore(Protocol):
 
     async def rotate_token(self, token_id: str, digest: bytes, *, old_until: float) -> bool:
         """Give one another secret, the old one good until then; False as `revoke_token`."""
+
+
+class OwnerStore(Protocol):
+    """Those to whom several tokens, and all that is opened with them, belong together."""
+
+    async def owners(self) -> list[Owner]:
+        """All of them, the oldest first, those that were removed too."""
+
+    async def add_owner(self, owner: Owner) -> bool:
+        """Keep a new one; False when somebody has that name, or had it."""
+
+    async def remove_owner(self, owner_id: str, now: float) -> bool:
+        """End one and their tokens; False when there is none of that id that is not removed already."""
 
 
 class NameStore(Protocol):
@@ -130,6 +144,7 @@ class AuditStore(Protocol):
 
 class Store(
     TokenStore,
+    OwnerStore,
     NameStore,
     RegistrationStore,
     PermissionStore,

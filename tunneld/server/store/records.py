@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["AGENT", "LEVELS", "READ", "WRITE", "AuditEntry", "Limits", "Name", "Permission", "Registration", "Token"]
+__all__ = [
+    "AGENT",
+    "LEVELS",
+    "READ",
+    "WRITE",
+    "AuditEntry",
+    "Limits",
+    "Name",
+    "Owner",
+    "Permission",
+    "Registration",
+    "Token",
+]
 
 AGENT, READ, WRITE = "agent", "read", "write"
 """What a token is good for: opening tunnels; the admin API's calls that show; those that change, and show."""
@@ -26,6 +38,30 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """Somebody whose tunnels, names and tokens are theirs together.
+
+    Attributes:
+        id: for scripts, and what their names belong to.
+        name: for people, and unlike any other's.
+        limits: over all their tunnels.
+        tunnels: names that they may own; 0: as many as `auth.max_names` lets a token.
+        removed: when they were; their tokens are good no longer.
+    """
+
+    id: str
+    name: str
+    created: float
+    limits: Limits = Limits()
+    tunnels: int = 0
+    removed: float | None = None
+
+    def gone_since(self, now: float) -> float | None:
+        """When they were removed; None: they were not."""
+        return self.removed if self.removed is not None and self.removed <= now else None
+
+
+@dataclass(frozen=True, slots=True)
 class Token:
     """One credential.
 
@@ -38,6 +74,7 @@ class Token:
         certificate: ``sha256:HEX`` of a client certificate, or ``subject:CN``; None: none.
         old_digest: of the secret before a rotation, good until `old_until`.
         revoked: when it was.
+        owner: id of whose it is; None: its own.
     """
 
     id: str
@@ -52,6 +89,7 @@ class Token:
     limits: Limits = Limits()
     old_digest: bytes | None = field(default=None, repr=False)
     old_until: float | None = None
+    owner: str | None = None
 
     def gone_since(self, now: float) -> float | None:
         """When it ended; None while it is good."""
@@ -70,7 +108,7 @@ class Name:
     """A tunnel's name that belongs to somebody.
 
     Attributes:
-        owner: id of the token; None: nobody may have it.
+        owner: id of the owner, or of a token that is its own; None: nobody may have it.
         reserved: by an operator, so that it never becomes free by itself.
     """
 

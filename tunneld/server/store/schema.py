@@ -14,6 +14,7 @@ __all__ = [
     "labels",
     "metadata",
     "names",
+    "owners",
     "permissions",
     "registrations",
     "tokens",
@@ -21,9 +22,9 @@ __all__ = [
     "visitor_keys",
 ]
 
-HEAD: Final = "0003"
+HEAD: Final = "0004"
 """The newest migration."""
-KNOWN: Final = frozenset({"0001", "0002", "0003"})
+KNOWN: Final = frozenset({"0001", "0002", "0003", "0004"})
 """Every migration: a file that names another one was written by a newer program."""
 APPLICATION_ID: Final = 0x746E6C64
 """Marks a SQLite file as ours (``PRAGMA application_id``): "tnld"."""
@@ -47,6 +48,20 @@ tokens = Table(
     Column("requests_per_s", Float, nullable=False),
     Column("old_digest", LargeBinary(32)),
     Column("old_until", Float),
+    Column("owner", String(32)),
+)
+
+owners = Table(
+    "owners",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("created", Float, nullable=False),
+    Column("streams", Integer, nullable=False),
+    Column("bytes_per_s", Integer, nullable=False),
+    Column("requests_per_s", Float, nullable=False),
+    Column("tunnels", Integer, nullable=False),
+    Column("removed", Float),
 )
 
 names = Table(

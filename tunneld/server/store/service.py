@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tunneld.errors import VisitorError
-from tunneld.server.store.records import AuditEntry, Name, Permission, Registration, Token
+from tunneld.server.store.records import AuditEntry, Name, Owner, Permission, Registration, Token
 from tunneld.server.store.watching import Watch
 
 if TYPE_CHECKING:
@@ -82,6 +82,17 @@ class SqlStore:
 
     async def rotate_token(self, token_id: str, digest: bytes, *, old_until: float) -> bool:  # noqa: D102
         return await self._run(lambda database: database.rotate_token(token_id, digest, old_until))
+
+    # -- owners ------------------------------------------------------------------------------------------
+
+    async def owners(self) -> list[Owner]:  # noqa: D102
+        return [] if self._untouched else await self._run(lambda database: database.owners())
+
+    async def add_owner(self, owner: Owner) -> bool:  # noqa: D102
+        return await self._run(lambda database: database.add_owner(owner))
+
+    async def remove_owner(self, owner_id: str, now: float) -> bool:  # noqa: D102
+        return await self._run(lambda database: database.remove_owner(owner_id, now))
 
     # -- names -------------------------------------------------------------------------------------------
 
