@@ -213,7 +213,9 @@ def _add_tokens(reads: APIRouter, changes: APIRouter, server: ServerFacade) -> N
         return json_answer(await _view(request, server).token(token_id))
 
     @changes.post(
-        "/tokens", responses=_docs(models.MadeToken, "body_too_large", "store_failed", good=201), status_code=201
+        "/tokens",
+        responses=_docs(models.MadeToken, "no_such_owner", "body_too_large", "store_failed", good=201),
+        status_code=201,
     )
     async def create_token(request: Request, wanted: Annotated[models.NewToken, Body()]) -> Response:
         """Make a credential; the answer is the only one that ever holds its secret."""
