@@ -202,14 +202,16 @@ def _expose_arguments(parser: argparse.ArgumentParser) -> None:
         "--server", metavar="URL", help="the server to dial (default: TUNNELD_SERVER, else ws://127.0.0.1:8440)"
     )
     parser.add_argument("--token-file", metavar="FILE", help="the credential (default: TUNNELD_TOKEN)")
+    parser.add_argument("--qr", action="store_true", help="show the address as a QR code too, on a terminal")
 
 
 def _expose(arguments: Arguments) -> int:
     from tunneld.agent.expose import configuration, expose
 
-    return expose(
-        configuration(arguments.service, name=arguments.name, server=arguments.server, token_file=arguments.token_file)
+    config = configuration(
+        arguments.service, name=arguments.name, server=arguments.server, token_file=arguments.token_file
     )
+    return expose(config, qr=arguments.qr)
 
 
 def _login_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,70 +1,15 @@
 """What tunnelctl does on a terminal: it asks, it paints, it fits."""
 
-import asyncio
-import os
-import pty
 import re
-import struct
-import sys
 from collections.abc import AsyncIterator
-from fcntl import ioctl
 from pathlib import Path
-from termios import TIOCSWINSZ
 
 import pytest
 
 from tests.support.control_agent import MemoryAgent, stream_info
+from tests.support.terminal import Terminal
 from tunneld.control.app import create_app
 from tunneld.control.listener import ControlServer
-
-
-class Terminal:
-    """A pseudo-terminal with a tunnelctl on it."""
-
-    def __init__(self, columns: int = 80) -> None:
-        self._ours, self._theirs = pty.openpty()
-        ioctl(self._theirs, TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
-        self._columns = columns
-        self.shown = ""
-        self._more = asyncio.Event()
-        asyncio.get_running_loop().add_reader(self._ours, self._read)
-
-    def _read(self) -> None:
-        try:
-            data = os.read(self._ours, 65536)
-        except OSError:  # how Linux tells that the other side is closed
-            data = b""
-        if not data:
-            asyncio.get_running_loop().remove_reader(self._ours)
-        self.shown += data.decode()
-        self._more.set()
-
-    async def run(self, *words: str, **env: str) -> asyncio.subprocess.Process:
-        keep = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "tunnelctl",
-            *words,
-            stdin=self._theirs,
-            stdout=self._theirs,
-            stderr=self._theirs,
-            env=keep | {"TERM": "xterm"} | env,
-        )
-        os.close(self._theirs)
-        return process
-
-    async def until(self, text: str) -> None:
-        while text not in self.shown:
-            self._more.clear()
-            await self._more.wait()
-
-    def type(self, text: str) -> None:
-        os.write(self._ours, text.encode())
-
-    def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._ours)
-        os.close(self._ours)
 
 
 @pytest.fixture
@@ -92,7 +37,7 @@ async def terminal() -> AsyncIterator[Terminal]:
 async def test_cancel_asks_before_several(
     agent: MemoryAgent, path: str, terminal: Terminal, words: list[str], answer: str, status: int, left: int
 ) -> None:
-    process = await terminal.run("cancel", *words, "--socket", path)
+    process = await terminal.run("tunnelctl", "cancel", *words, "--socket", path)
     await terminal.until("Cancel these 2 streams? [y/N] ")
     assert len(agent.live) == 3
     terminal.type(answer)
@@ -101,7 +46,7 @@ async def test_cancel_asks_before_several(
 
 
 async def test_what_came_after_the_question_is_not_cancelled(agent: MemoryAgent, path: str, terminal: Terminal) -> None:
-    process = await terminal.run("cancel", "--all", "--socket", path)
+    process = await terminal.run("tunnelctl", "cancel", "--all", "--socket", path)
     await terminal.until("Cancel these 3 streams? [y/N] ")
     agent.add(stream_info("late"))
     del agent.live["aa11"]
@@ -112,7 +57,7 @@ async def test_what_came_after_the_question_is_not_cancelled(agent: MemoryAgent,
 
 
 async def test_ctrl_c_at_the_question_cancels_nothing(agent: MemoryAgent, path: str, terminal: Terminal) -> None:
-    process = await terminal.run("cancel", "--all", "--socket", path)
+    process = await terminal.run("tunnelctl", "cancel", "--all", "--socket", path)
     await terminal.until("[y/N] ")
     process.send_signal(2)
     assert await process.wait() == 130
@@ -121,7 +66,7 @@ async def test_ctrl_c_at_the_question_cancels_nothing(agent: MemoryAgent, path: 
 
 @pytest.mark.parametrize("words", [["--all", "--yes"], ["--tunnel", "other"], ["bb"]])
 async def test_cancel_does_not_ask(agent: MemoryAgent, path: str, terminal: Terminal, words: list[str]) -> None:
-    process = await terminal.run("cancel", *words, "--socket", path)
+    process = await terminal.run("tunnelctl", "cancel", *words, "--socket", path)
     assert await process.wait() == 0
     assert "bb33" not in agent.live
 
@@ -130,7 +75,7 @@ async def test_cancel_does_not_ask(agent: MemoryAgent, path: str, terminal: Term
 async def test_colour_only_where_it_is_wanted(
     path: str, terminal: Terminal, env: dict[str, str], painted: bool
 ) -> None:
-    process = await terminal.run("status", "--socket", path, **env)
+    process = await terminal.run("tunnelctl", "status", "--socket", path, **env)
     assert await process.wait() == 0
     await terminal.until("MiB out")
     assert ("\x1b[32monline\x1b[0m" in terminal.shown) is painted
@@ -139,7 +84,7 @@ async def test_colour_only_where_it_is_wanted(
 
 async def test_tables_fit_the_terminal(path: str) -> None:
     terminal = Terminal(columns=61)
-    process = await terminal.run("streams", "--socket", path)
+    process = await terminal.run("tunnelctl", "streams", "--socket", path)
     assert await process.wait() == 0
     await terminal.until("bb33")
     await terminal.until("\r\n")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.support.daemons import Server
-from tests.support.processes import Process, python_module
+from tests.support.processes import ROOT, Process, clean_environment, python_module
 from tests.support.services import SampleService
 from tests.support.sockets import free_port
 
@@ -30,6 +32,51 @@ def test_one_tunnel_from_the_command_to_ctrl_c(folder: Path) -> None:
         assert httpx.get(server.url("mine"), timeout=10).status_code == 503
     finally:
         process.discard()
+        service.stop()
+        server.process.stop()
+
+
+def test_what_is_killed_leaves_nothing_for_longer_than_the_grace(folder: Path) -> None:
+    server, service = Server(folder, settings={"resume": {"grace": "1s"}, "limits": {"hold": 0}}), SampleService()
+    process = exposed(str(service.port), "--name", "mine", "--server", server.tunnel_url)
+    try:
+        process.wait_line(f"{server.url('mine')} -> ")
+        with httpx.stream("GET", server.url("mine", "/events"), timeout=10) as answer:
+            pieces = answer.iter_raw()
+            assert b"event 1" in next(pieces)
+            process.signal(signal.SIGKILL)
+            killed = time.monotonic()
+            with pytest.raises(httpx.TransportError):  # cut, never ended cleanly
+                for _ in pieces:
+                    pass
+            assert time.monotonic() - killed < 1 + 2
+        assert httpx.get(server.url("mine"), timeout=10).status_code == 503
+    finally:
+        process.discard()
+        service.stop()
+        server.process.stop()
+
+
+def test_a_reader_that_leaves_ends_it(folder: Path) -> None:
+    server, service = Server(folder), SampleService()
+    command = python_module(
+        "tunneld", "expose", str(service.port), "--name", "mine", "--server", server.tunnel_url, "--qr"
+    )
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment({}), cwd=ROOT, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith(f"{server.url('mine')} -> ")
+        process.stdout.close()
+        httpx.get(server.url("mine", "/small"), timeout=10)  # there is something to tell, and nobody to tell it to
+        assert process.wait(timeout=15) == 0
+        assert process.stderr.read() == "--qr: no terminal to draw it on; the address alone is printed\n"
+        assert httpx.get(server.url("mine"), timeout=10).status_code == 503
+    finally:
+        process.kill()
+        process.communicate()
         service.stop()
         server.process.stop()
 

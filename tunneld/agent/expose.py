@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
+import sys
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from tunneld.agent.daemon import AgentDaemon
 from tunneld.agent.logins import saved
+from tunneld.agent.qr import drawn
 from tunneld.config.agent import AgentConfig
 from tunneld.config.load import load_tunnel
 from tunneld.config.secrets import TOKEN_VARIABLE
@@ -19,6 +23,9 @@ from tunneld.errors import ConfigError
 from tunneld.lifecycle import run as run_loop
 from tunneld.lifecycle import serve
 from tunneld.telemetry import logs
+
+if TYPE_CHECKING:
+    from tunneld.agent.screen import Screen
 
 __all__ = ["DEFAULT_SERVER", "configuration", "expose"]
 
@@ -60,12 +67,22 @@ def configuration(service: str, *, name: str | None, server: str | None, token_f
 
 
 class _Exposed:
-    """The daemon, and what it tells the terminal; what `lifecycle.serve` drives."""
+    """The daemon, and what it tells whoever started it; what `lifecycle.serve` drives.
 
-    def __init__(self, config: AgentConfig) -> None:
+    Args:
+        config: with one tunnel.
+        terminal: stdout is one, that can be drawn on: streams are shown live.
+        qr: the address is shown as a QR code too.
+    """
+
+    def __init__(self, config: AgentConfig, *, terminal: bool, qr: bool) -> None:
         self.agent = AgentDaemon(config, None)
         self.failed = False
+        self._terminal = terminal
+        self._qr = qr
         self._shown = False
+        self._screen: Screen | None = None
+        self._loading: asyncio.Task[None] | None = None
         self._leave: Callable[[], None] = lambda: None
 
     @property
@@ -84,18 +101,24 @@ class _Exposed:
 
     async def stop(self) -> None:
         """Close the tunnel."""
+        if self._loading is not None:
+            await asyncio.wait([self._loading])
+        if self._screen is not None:
+            self._screen.close()
+            self._screen = None
         await self.agent.stop()
 
     async def reload(self) -> object:
-        """Refuse: there is no file."""
-        raise ConfigError(["tunneld expose has no file to reload"])
+        """There is no file: a hangup says that the terminal is gone, and then nobody is there for whom to go on."""
+        self._leave()
+        return None
 
     def status_line(self) -> str:
         """One line for an operator."""
         return self.agent.status_line()
 
     def on_leave(self, leave: Callable[[], None]) -> None:
-        """Call `leave` when the server refuses the tunnel."""
+        """Call `leave` when the server refuses the tunnel, or nobody reads what is told."""
         self._leave = leave
 
     def _tell(self, event: dict[str, Any]) -> None:
@@ -105,18 +128,17 @@ class _Exposed:
         elif kind == "stream_closed":
             ended = f"{event['reason']} after {event['age_s']:.1f} s"
             self._line(f"{event['method']} {event['path']}  {event['client']}  {ended}")
-        elif kind == "stream_opened":
+        elif kind == "stream_opened" and self._screen is None:
             self._line(f"{event['method']} {event['path']}  {event['client']}")
+        if self._screen is not None:
+            self._screen.changed()
 
     def _tell_state(self, state: str, error: str | None) -> None:
         tunnel = self.agent.tunnels[0] if self.agent.tunnels else None
         if state in ("online", "degraded") and tunnel is not None and tunnel.connected is not None:
             if not self._shown:
                 self._shown = True
-                print(f"{tunnel.connected.public_url}/ -> {tunnel.config.service}", flush=True)
-                if tunnel.connected.host_url:
-                    print(f"{tunnel.connected.host_url}/", flush=True)
-                print("Ctrl-C ends it. Who visits:", flush=True)
+                self._show(tunnel.connected.public_url, tunnel.connected.host_url, str(tunnel.config.service))
             elif state == "online":
                 self._line("the tunnel is up again")
             if state == "degraded":
@@ -128,17 +150,56 @@ class _Exposed:
         elif state in ("offline", "resuming") and error:
             self._line(f"no connection: {error}; dialling again")
 
+    def _show(self, url: str, host_url: str | None, service: str) -> None:
+        self._print(f"{url}/ -> {service}")
+        if host_url:
+            self._print(f"{host_url}/")
+        if self._qr:
+            for line in drawn(f"{url}/", colour=self._terminal and "NO_COLOR" not in os.environ):
+                self._print(line)
+        self._print("Ctrl-C ends it. Who visits:")
+        if self._terminal:
+            # What draws is loaded once the address is there: that takes a fifth of a second, of a thread.
+            self._loading = asyncio.get_running_loop().create_task(self._draw(), name="expose: screen")
+
+    async def _draw(self) -> None:
+        module = await asyncio.to_thread(import_module, "tunneld.agent.screen")
+        self._screen = module.Screen(self.agent, self._leave)
+
     def _line(self, text: str) -> None:
         safe = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
-        print(f"{datetime.now().astimezone():%H:%M:%S}  {safe}", flush=True)
+        stamped = f"{datetime.now().astimezone():%H:%M:%S}  {safe}"
+        if self._screen is not None:
+            self._screen.line(stamped)
+        else:
+            self._print(stamped)
+
+    def _print(self, text: str) -> None:
+        try:
+            print(text, flush=True)
+        except OSError:  # a pipe that nobody reads any more, a terminal that is gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self._leave()
 
 
-def expose(config: AgentConfig) -> int:
-    """Hold the tunnel of `config` until Ctrl-C or SIGTERM; returns the exit status: 1 when the server refuses it."""
+def expose(config: AgentConfig, *, qr: bool = False) -> int:
+    """Hold the tunnel of `config` until Ctrl-C or SIGTERM.
+
+    Args:
+        config: with one tunnel.
+        qr: show its address as a QR code too, where stdout is a terminal.
+
+    Returns:
+        The exit status: 1 when the server refuses it.
+    """
     logs.setup("error", "text")
+    terminal = sys.stdout.isatty()
+    if qr and not terminal:
+        print("--qr: no terminal to draw it on; the address alone is printed", file=sys.stderr)
+    dumb = os.environ.get("TERM", "dumb") in ("dumb", "")
 
     async def live() -> int:
-        exposed = _Exposed(config)
+        exposed = _Exposed(config, terminal=terminal and not dumb, qr=qr and terminal)
         status = await serve(exposed)
         return 1 if exposed.failed else status
 
