@@ -86,6 +86,28 @@ async def test_with_a_token_every_call_needs_it_and_changes_are_done(folder: Pat
         assert not lines.find(SECRET)
 
 
+async def test_wrong_tokens_are_counted_by_address_and_the_right_one_passes(folder: Path, lines: Book) -> None:
+    over = {"token_file": secret_file(folder), "max_failures": 3, "failure_window": "1h"}
+    async with hosted(folder, **over) as (_, client):
+        wrong = {"Authorization": "Bearer guess"}
+        assert [(await client.get("/metrics", headers=wrong)).status_code for _each in range(3)] == [401] * 3
+        beyond = await client.get("/v1/status", headers=wrong)
+        assert (beyond.status_code, beyond.headers["x-tunnel-error"]) == (429, "rate_limited")
+        assert 1 <= int(beyond.headers["retry-after"]) <= 1200
+        assert (await client.post("/v1/reload")).status_code == 429  # none at all is a try too
+        right = {"Authorization": f"Bearer {SECRET}"}
+        assert (await client.get("/metrics", headers=right)).status_code == 200
+        assert (await client.get("/metrics", headers=wrong)).status_code == 429
+        assert (await client.get("/dashboard")).status_code == 401  # the page that asks for it is no try
+        # From another address it begins anew.
+        transport = httpx.AsyncHTTPTransport(local_address="127.0.0.2")
+        async with httpx.AsyncClient(base_url=client.base_url, transport=transport) as other:
+            assert (await other.get("/metrics", headers=wrong)).status_code == 401
+    assert len(lines.find("Refused a credential on metrics.listen from 127.0.0.1")) == 3
+    assert len(lines.find("Refused a credential on metrics.listen from 127.0.0.2")) == 1
+    assert not lines.find("guess")
+
+
 async def test_a_port_that_is_taken_is_said_and_the_agent_goes_on(folder: Path, lines: Book) -> None:
     with socket.socket() as taken:
         taken.bind((LOOPBACK, 0))

@@ -348,10 +348,16 @@ class AddressConfig(Model):
 
 
 class MetricsConfig(Model):
-    """Metrics on a listener of their own; None: only on the control socket."""
+    """Metrics on a listener of their own; None: only on the control socket.
+
+    Attributes:
+        max_failures: wrong credentials from one address within `failure_window` seconds; beyond it the answer is 429.
+    """
 
     listen: Annotated[AddressConfig, BeforeValidator(parse_address)] | None = None
     token_file: FilePath | None = None
+    max_failures: Count = 300
+    failure_window: Interval = 60.0
 
 
 class AgentConfig(Model):

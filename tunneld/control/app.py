@@ -23,6 +23,7 @@ from tunneld.control.guard import Guard, Problem, audit
 from tunneld.control.tailing import Tailing
 from tunneld.errors import ConfigError
 from tunneld.protocol.headers import path_has_dot_segment, valid_target
+from tunneld.telemetry.failures import Failures
 from tunneld.telemetry.trail import Trail
 
 __all__ = ["create_app"]
@@ -34,14 +35,18 @@ _DESCRIPTION = "What a tunneld agent has connected, and how to change it. On a U
 
 
 def create_app(
-    agent: AgentFacade, trail: Trail | None = None, *, reading: bool = False, secret: str | None = None
+    agent: AgentFacade,
+    trail: Trail | None = None,
+    *,
+    reading: Failures | None = None,
+    secret: str | None = None,
 ) -> FastAPI:
     """Return the application for one agent; `ControlServer` serves it.
 
     Args:
         agent: what it tells of.
         trail: where its changes are written; None: in the log alone.
-        reading: it is for `metrics.listen`, whose guard is another.
+        reading: counts wrong credentials on `metrics.listen`, whose guard is another; None: it is for the socket.
         secret: of `metrics.token_file`, with `reading`; None: there is none.
     """
     app = FastAPI(
@@ -54,10 +59,10 @@ def create_app(
     )
     app.state.trail = trail
     app.state.subscribers = Subscribers(agent.subscribe)
-    if reading:
+    if reading is not None:
         from tunneld.control.reading_guard import ReadingGuard
 
-        app.add_middleware(ReadingGuard, secret=secret)
+        app.add_middleware(ReadingGuard, secret=secret, failures=reading)
     else:
         app.add_middleware(Guard)
     add_errors(app)

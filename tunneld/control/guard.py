@@ -14,7 +14,7 @@ import msgspec
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from tunneld.errors import CODES
+from tunneld.errors import CODES, VisitorError
 from tunneld.wire.unix import Credentials
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tunneld.telemetry.trail import Trail
 
-__all__ = ["MAX_BODY", "Guard", "Problem", "as_json", "audit", "bounded", "json_bytes"]
+__all__ = ["MAX_BODY", "Guard", "Problem", "as_json", "audit", "bounded", "json_bytes", "refusal"]
 
 MAX_BODY = 64 * 1024
 """Bytes of a call's body; the largest that a call can need is a filter."""
@@ -63,6 +63,16 @@ class Problem(Response):
         if faults is not None:
             body["faults"] = faults
         super().__init__(json_bytes(body), meaning.status, {**(headers or {}), "X-Tunnel-Error": code})
+
+
+def refusal(error: VisitorError) -> Problem:
+    """What a caller is told whom a guard does not let pass."""
+    headers: dict[str, str] = {}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    return Problem(error.code, error.detail, headers=headers)
 
 
 @functools.lru_cache(maxsize=256)

@@ -13,7 +13,8 @@ from tunneld.control.agent_facts import AgentFacts
 from tunneld.control.alerting import Alerts
 from tunneld.control.listener import ControlServer
 from tunneld.lifecycle import main
-from tunneld.telemetry.trail import Trail
+from tunneld.telemetry.failures import Failures
+from tunneld.telemetry.trail import Trail, noted_drain, noted_reload
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -73,7 +74,8 @@ class AgentHost:
 
     async def drain(self) -> None:
         """Take no new streams; return when the open ones have ended."""
-        await self.agent.drain()
+        by_signal = not self.agent.draining  # else an operator asked, which is noted
+        await noted_drain(self._trail if by_signal else Trail(), self.agent.drain)
 
     async def stop(self) -> None:
         """Close every tunnel, then the socket."""
@@ -96,8 +98,8 @@ class AgentHost:
         return self._reading.address if self._reading is not None else None
 
     async def reload(self) -> object:
-        """Apply the changed file; raises ConfigError."""
-        return await self.agent.reload()
+        """Apply the changed file, as a signal asks for; raises ConfigError."""
+        return await noted_reload(self._trail, self.agent.reload)
 
     def _tell_alert(self, alert: str, state: str, subject: str, message: str) -> None:
         self.agent.tell("alert", alert=alert, state=state, subject=subject, message=message)
@@ -133,7 +135,9 @@ class AgentHost:
         from tunneld.dashboard.routes import Dashboard
 
         assert self._sampler is not None
-        app = create_app(AgentView(self.agent, self._alerts), reading=True, secret=secret)
+        metrics = self.agent.config.metrics
+        failures = Failures(most=metrics.max_failures, window=metrics.failure_window)
+        app = create_app(AgentView(self.agent, self._alerts), self._trail, reading=failures, secret=secret)
         dashboard = Dashboard(
             self._sampler,
             api="v1",

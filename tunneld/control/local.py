@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from ipaddress import ip_address
+from time import monotonic
 from typing import Any
 
 from tunneld.dashboard.files import PAGE
 from tunneld.errors import VisitorError
+from tunneld.telemetry.failures import Failures
 
-__all__ = ["check_local", "check_page", "page_status"]
+__all__ = ["check_local", "check_page", "count_failure", "page_status"]
 
 
 def check_local(scope: Mapping[str, Any], key: str) -> None:
@@ -38,6 +41,15 @@ def check_page(scope: Mapping[str, Any]) -> None:
     sites = {value for name, value in scope["headers"] if name == b"sec-fetch-site"}
     if not sites <= {b"none", b"same-origin"}:
         raise VisitorError("web_page_refused", "A page of another site asks.")
+
+
+def count_failure(failures: Failures, address: str) -> None:
+    """Note a wrong credential; raises VisitorError ``rate_limited`` when too many came from that address of late."""
+    wait = failures.note(address, monotonic())
+    if wait is not None:
+        raise VisitorError(
+            "rate_limited", "Too many wrong credentials came from this address.", retry_after=math.ceil(wait)
+        )
 
 
 def _is_loopback(address: str) -> bool:

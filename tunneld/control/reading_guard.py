@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Any
 
-from tunneld.control.guard import Problem, as_json, bounded
-from tunneld.control.local import check_local, check_page
+from tunneld.control.guard import as_json, bounded, refusal
+from tunneld.control.local import check_local, check_page, count_failure
 from tunneld.dashboard.files import is_file
 from tunneld.errors import VisitorError
+from tunneld.telemetry.failures import Failures
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 __all__ = ["ReadingGuard"]
+
+log = logging.getLogger("tunneld.metrics")
 
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _OPEN = frozenset({"/metrics"})
@@ -25,10 +29,12 @@ class ReadingGuard:
     Args:
         app: the API.
         secret: of `metrics.token_file`; None: there is none.
+        failures: counts the wrong credentials.
     """
 
-    def __init__(self, app: ASGIApp, secret: str | None) -> None:
+    def __init__(self, app: ASGIApp, secret: str | None, failures: Failures) -> None:
         self._app = app
+        self._failures = failures
         self._secret = None if secret is None else secret.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,8 +51,7 @@ class ReadingGuard:
                 return
             self._check(scope)
         except VisitorError as error:
-            headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
-            await Problem(error.code, error.detail, headers=headers)(scope, receive, send)
+            await refusal(error)(scope, receive, send)
             return
         state["who"] = f"metrics.token_file from {(scope.get('client') or ('?',))[0]}"
         await self._app(as_json(scope), bounded(receive), send)
@@ -63,6 +68,9 @@ class ReadingGuard:
             given = [value for name, value in scope["headers"] if name == b"authorization"]
             scheme, _, token = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
             if scheme.lower() != b"bearer" or not compare_digest(token.strip(), self._secret):
+                address = (scope.get("client") or ("?",))[0]
+                count_failure(self._failures, address)
+                log.warning("Refused a credential on metrics.listen from %s", address, extra={"peer": address})
                 raise VisitorError("unauthorized", "This listener asks for a bearer token: that of metrics.token_file.")
         elif scope["method"] not in _READS:
             raise VisitorError("read_only", "Without metrics.token_file nothing can be changed here.")

@@ -10,9 +10,9 @@ from time import monotonic, time
 from tunneld.config.server import ServerConfig
 from tunneld.errors import ConfigError, VisitorError
 from tunneld.server.credentials import Credentials
-from tunneld.server.failures import Failures
 from tunneld.server.principals import AGENT, OPEN, OPEN_OWNER, Principal
 from tunneld.server.tokens import looks_whole
+from tunneld.telemetry.failures import Failures
 from tunneld.wire.http1 import RequestHead
 from tunneld.wire.tls import Certificate
 

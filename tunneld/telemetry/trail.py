@@ -9,16 +9,19 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from tunneld.errors import ConfigError
 
-__all__ = ["Trail", "append"]
+__all__ = ["Trail", "append", "noted_drain", "noted_reload"]
 
 log = logging.getLogger("tunneld.audit")
 
 _MODE = 0o640
+_SIGNAL = "a signal"
+_T = TypeVar("_T")
 
 
 class Trail:
@@ -56,6 +59,28 @@ class Trail:
             await asyncio.get_running_loop().run_in_executor(None, append, path, actor, action, detail, ok)
         except OSError as error:
             log.error("log.audit: %s: a change was not written: %s", path, error.strerror, extra={"action": action})
+
+
+async def noted_reload(trail: Trail, reload: Callable[[], Awaitable[_T]]) -> _T:
+    """Reload as a signal asked for, and write that down, done or refused."""
+    try:
+        done = await reload()
+    except ConfigError as error:
+        await trail.note(_SIGNAL, "reload", f"reload refused: {'; '.join(error.faults)}", ok=False)
+        raise
+    await trail.note(_SIGNAL, "reload", "reloaded")
+    return done
+
+
+async def noted_drain(trail: Trail, drain: Callable[[], Awaitable[None]]) -> None:
+    """Drain as a signal asked for, and write that down meanwhile: a disk that hangs does not hold it up."""
+    noting = asyncio.get_running_loop().create_task(
+        trail.note(_SIGNAL, "drain", "draining, to leave"), name="audit of a drain"
+    )
+    try:
+        await drain()
+    finally:
+        await asyncio.wait([noting], timeout=1)
 
 
 def append(path: str, actor: str, action: str, detail: str, ok: bool = True) -> None:

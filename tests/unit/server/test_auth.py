@@ -16,11 +16,11 @@ from tunneld.config.server import AuthConfig, ListenConfig, ServerConfig
 from tunneld.errors import ConfigError, VisitorError
 from tunneld.server.auth import Gate, bearer_of, check_listeners
 from tunneld.server.credentials import Credentials
-from tunneld.server.failures import Failures
 from tunneld.server.keys import find, new_token
 from tunneld.server.principals import OPEN, Limits, Principal
 from tunneld.server.store.records import Token
 from tunneld.server.tokens import digest, looks_whole, mint
+from tunneld.telemetry.failures import Failures
 from tunneld.wire.http1 import RequestHead
 from tunneld.wire.tls import Certificate
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from tunneld.control.admin.keeper import BOTH, Keeper
-from tunneld.control.guard import Problem, bounded
+from tunneld.control.guard import bounded, refusal
 from tunneld.dashboard.files import is_file
 from tunneld.errors import VisitorError
 from tunneld.server.principals import WRITE, Principal
@@ -51,12 +51,7 @@ class AdminGuard:
             principal = self._keeper.judge(scope)
             _check_right(scope, principal)
         except VisitorError as error:
-            headers: dict[str, str] = {}
-            if error.status == 401:
-                headers["WWW-Authenticate"] = "Bearer"
-            if error.retry_after is not None:
-                headers["Retry-After"] = str(error.retry_after)
-            await Problem(error.code, error.detail, headers=headers)(scope, receive, send)
+            await refusal(error)(scope, receive, send)
             return
         state["principal"] = principal
         await self._app(scope, bounded(receive), send)

@@ -16,7 +16,7 @@ from tunneld.dashboard.files import early
 from tunneld.dashboard.sampler import Sampler, remember
 from tunneld.lifecycle import main
 from tunneld.server.daemon import ServerDaemon
-from tunneld.telemetry.trail import Trail
+from tunneld.telemetry.trail import Trail, noted_drain, noted_reload
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -83,7 +83,7 @@ class ServerHost:
 
     async def drain(self) -> None:
         """As the daemon's; operators are answered meanwhile."""
-        await self.server.drain()
+        await noted_drain(self._trail, self.server.drain)
 
     async def stop(self) -> None:
         """End all."""
@@ -95,8 +95,8 @@ class ServerHost:
         await self.server.stop()
 
     async def reload(self) -> object:
-        """As the daemon's."""
-        return await self.server.reload()
+        """As the daemon's, as a signal asks for."""
+        return await noted_reload(self._trail, self.server.reload)
 
     def status_line(self) -> str:
         """As the daemon's."""

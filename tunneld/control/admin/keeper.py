@@ -7,19 +7,18 @@ that file's, or one of the store with the scope ``read`` or ``write``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from hmac import compare_digest
-from time import monotonic, time
+from time import time
 from typing import TYPE_CHECKING, Any
 
-from tunneld.control.local import check_local, page_status
+from tunneld.control.local import check_local, count_failure, page_status
 from tunneld.errors import VisitorError
 from tunneld.server.auth import bearer_of
 from tunneld.server.credentials import Credentials
-from tunneld.server.failures import Failures
 from tunneld.server.principals import READ, WRITE, Principal
 from tunneld.server.tokens import digest
+from tunneld.telemetry.failures import Failures
 
 if TYPE_CHECKING:
     from starlette.types import Scope
@@ -86,11 +85,7 @@ class Keeper:
             principal, why = self._credentials.by_secret(secret, time())
             if principal is not None:
                 return principal
-        wait = self._failures.note(address, monotonic())
-        if wait is not None:
-            raise VisitorError(
-                "rate_limited", "Too many wrong credentials came from this address.", retry_after=math.ceil(wait)
-            )
+        count_failure(self._failures, address)
         self._refused(address, why)
         raise VisitorError(
             "unauthorized",

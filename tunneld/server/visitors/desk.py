@@ -12,10 +12,10 @@ from tunneld.config.login import LoginConfig
 from tunneld.config.server import ServerConfig
 from tunneld.errors import VisitorError
 from tunneld.protocol.headers import Headers, get
-from tunneld.server.failures import Failures
 from tunneld.server.visitors.passwords import Passwords
 from tunneld.server.visitors.reception import Reception, Refused, Visited, Waiting
 from tunneld.server.visitors.rules import READ_METHODS, Claim, Grant
+from tunneld.telemetry.failures import Failures
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -23,13 +23,13 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from tunneld.config.login import LoginConfig
 from tunneld.errors import VisitorError
 from tunneld.protocol.headers import Headers, get, lower, prefers_html
-from tunneld.server.failures import Failures
 from tunneld.server.visitors import claims as tokens
 from tunneld.server.visitors.cookies import CookieFault, Seal, Session, cookie_of, digest, names_of, without
 from tunneld.server.visitors.issuer import Issuer, Refusal
 from tunneld.server.visitors.pages import HEADERS, SIGN_IN, SIGN_OUT, ask_sign_out, denied, signed_out
 from tunneld.server.visitors.reception import Reception, Refused, Visited, Work
 from tunneld.server.visitors.rules import Grant, granted
+from tunneld.telemetry.failures import Failures
 from tunneld.wire.http1 import RequestHead
 from tunneld.wire.http_server import ServerConnection
 
