@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -200,6 +201,25 @@ def test_the_metrics_have_a_label_by_owner_where_asked_for(world: World) -> None
     assert re.search(r'tunneld_owner_streams\{owner="ann"\} [1-9]', text)
     assert re.search(r'^tunneld_owner_streams\{owner="other"\} 0(\.0)?$', text, re.M), "bob is one too many"
     assert 'owner="bob"' not in text
+
+
+def test_the_dashboard_shows_an_owner_their_own(world: World) -> None:
+    def page(kind: str) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {world.secrets[kind]}"}
+        with world.client.stream("GET", "/dashboard/feed", headers=headers) as answer:
+            for line in answer.iter_lines():
+                if line.startswith("data: "):
+                    return dict(json.loads(line[6:]))
+        raise AssertionError("no message came")
+
+    with world.stream() as stream:
+        for kind, shown in (("admin", True), ("ann", True), ("bob", False)):
+            told = page(kind)
+            assert [tunnel["name"] for tunnel in told["tunnels"]] == (["ann-app"] if shown else [])
+            assert (stream in [one["request_id"] for one in told["streams"]]) == shown
+            assert ("ann-app" in json.dumps(told["events"])) == shown
+            assert (world.ask(kind, "/dashboard/sparks").keys() == {"ann-app"}) == shown
+            assert world.ask(kind, "/dashboard/history?tunnel=ann-app")["tunnel"] == ("ann-app" if shown else "")
 
 
 def test_permissions_by_the_admin_api(world: World) -> None:

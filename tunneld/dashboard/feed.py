@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tunneld.dashboard.history import History
+from tunneld.dashboard.part import Past
 from tunneld.dashboard.source import Brief, Source
 
 __all__ = ["BUDGET", "BURST", "Feed"]
@@ -37,7 +37,7 @@ class Feed:
         encode: of the messages, to count what they cost.
     """
 
-    def __init__(self, source: Source, history: History, encode: Callable[[object], bytes]) -> None:
+    def __init__(self, source: Source, history: Past, encode: Callable[[object], bytes]) -> None:
         self._source = source
         self._history = history
         self._encode = encode

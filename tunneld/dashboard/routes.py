@@ -13,6 +13,7 @@ from starlette.routing import Route
 from tunneld.dashboard.feed import Feed
 from tunneld.dashboard.files import FILES, PAGE, content, fields, is_known
 from tunneld.dashboard.history import SPANS
+from tunneld.dashboard.part import part, past
 from tunneld.dashboard.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Dashboard:
         api: where the API's calls are, relative to the page: ``api/v1`` or ``v1``.
         viewers: pages that may be open at a time.
         may_change: whether the caller of that request may cancel and reconnect.
+        seen: says of a tunnel's name whether the caller of that request is shown it; None: they are shown all.
     """
 
     def __init__(
@@ -46,11 +48,13 @@ class Dashboard:
         api: str,
         viewers: int,
         may_change: Callable[[Mapping[str, Any]], bool],
+        seen: Callable[[Mapping[str, Any]], Callable[[str], bool] | None] = lambda scope: None,
     ) -> None:
         self._source = sampler.source
         self._sampler = sampler
         self._api = api
         self._may_change = may_change
+        self._seen = seen
         self._most = viewers
         self._viewers: set[asyncio.Event] = set()
         self._closed = False
@@ -98,13 +102,17 @@ class Dashboard:
         return Response(self._files[name], 200, fields(name))
 
     async def _get_sparks(self, request: Request) -> Response:
-        names = [brief.name for brief in self._source.briefs()[:_SPARKS]]
+        source = part(self._source, self._seen(request.scope))
+        names = [brief.name for brief in source.briefs()[:_SPARKS]]
         return _json(self._sampler.history.sparks(names, self._sampler.now()))
 
     async def _get_history(self, request: Request) -> Response:
         name, span = request.query_params.get("tunnel", ""), request.query_params.get("span", "0")
         if span not in map(str, range(len(SPANS))):
             return Response("span: 0, 1 or 2\n", 400, media_type="text/plain")
+        seen = self._seen(request.scope)
+        if seen is not None and not seen(name):
+            name = ""  # of which nothing is known
         return _json(self._sampler.history.curves(name, self._sampler.now(), int(span)))
 
     async def _get_feed(self, request: Request) -> Response:
@@ -113,15 +121,21 @@ class Dashboard:
             return Response(text, 503, {"Retry-After": "10"}, "text/plain")
         ended = asyncio.Event()
         self._viewers.add(ended)  # before anything waits: a crowd that comes at once is counted too
-        return _FeedResponse(self, {"api": self._api, "changes": self._may_change(request.scope)}, ended)
+        feed = Feed(
+            part(self._source, self._seen(request.scope)),
+            past(self._sampler.history, self._seen(request.scope)),
+            _encode,
+        )
+        return _FeedResponse(self, feed, {"api": self._api, "changes": self._may_change(request.scope)}, ended)
 
     def leave(self, ended: asyncio.Event) -> None:
         """One page less."""
         self._viewers.discard(ended)
 
-    async def stream(self, about: dict[str, Any], send: Callable[[bytes], Any], ended: asyncio.Event) -> None:
+    async def stream(
+        self, feed: Feed, about: dict[str, Any], send: Callable[[bytes], Any], ended: asyncio.Event
+    ) -> None:
         """Send one page what there is and what changes, until it leaves or the daemon stops."""
-        feed = Feed(self._source, self._sampler.history, _encode)
         now = self._sampler.now
         quiet = 0
         await send(_event("all", feed.snapshot(now()) | about))
@@ -145,13 +159,14 @@ class Dashboard:
 class _FeedResponse(Response):
     """Server-sent events to one page."""
 
-    def __init__(self, dashboard: Dashboard, about: dict[str, Any], ended: asyncio.Event) -> None:
+    def __init__(self, dashboard: Dashboard, feed: Feed, about: dict[str, Any], ended: asyncio.Event) -> None:
         self.status_code = 200
         self.background = None
         self.init_headers(
             {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
         )
         self._dashboard = dashboard
+        self._feed = feed
         self._about = about
         self._ended = ended
 
@@ -174,7 +189,7 @@ class _FeedResponse(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async with asyncio.TaskGroup() as group:
             watcher = group.create_task(watch(), name="dashboard: reader")
-            await self._dashboard.stream(self._about, write, self._ended)
+            await self._dashboard.stream(self._feed, self._about, write, self._ended)
             watcher.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

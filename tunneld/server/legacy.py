@@ -208,6 +208,7 @@ class LegacyConnection:
     def retune(self) -> None:
         """The server's configuration was reloaded."""
         self.policy = self._read_policy()
+        self.protect()
         beat = self.policy.heartbeat
         if self.tunnel is None or self.tunnel.connection is not self:
             return

@@ -125,12 +125,15 @@ class ServerHost:
         """In a thread, when the first connection says something."""
         from tunneld.control.admin.app import create_admin_app
         from tunneld.control.admin.guard import may_change
+        from tunneld.control.admin.owned import seen_by_owner
         from tunneld.control.admin.view import ServerView
         from tunneld.dashboard.routes import Dashboard
 
         assert self.sampler is not None
         viewers = self.server.config.dashboard.viewers
-        dashboard = Dashboard(self.sampler, api="api/v1", viewers=viewers, may_change=may_change)
+        dashboard = Dashboard(
+            self.sampler, api="api/v1", viewers=viewers, may_change=may_change, seen=seen_by_owner(self.server)
+        )
         return create_admin_app(ServerView(self.server, self._alerts, self._trail), self._keeper, dashboard)
 
 

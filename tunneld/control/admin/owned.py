@@ -5,7 +5,8 @@ What is somebody else's answers as if it were not; what is the operator's to do 
 
 from __future__ import annotations
 
-from typing import NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 from tunneld.control.admin.models import (
     AuditPage,
@@ -28,7 +29,7 @@ from tunneld.server.registry import Tunnel
 from tunneld.server.store.records import Token
 from tunneld.telemetry.trail import Trail
 
-__all__ = ["OwnerView"]
+__all__ = ["OwnerView", "seen_by_owner"]
 
 
 class OwnerView(ServerView):
@@ -128,6 +129,23 @@ class OwnerView(ServerView):
 
     async def audit(self, *, limit: int, before: int | None) -> AuditPage:  # noqa: D102
         _not_theirs("the audit of the whole server")
+
+
+def seen_by_owner(daemon: ServerDaemon) -> Callable[[Mapping[str, Any]], Callable[[str], bool] | None]:
+    """For the dashboard: request -> whether its caller is shown a tunnel, by its name; None: they are shown all."""
+
+    def seen(scope: Mapping[str, Any]) -> Callable[[str], bool] | None:
+        principal = scope.get("state", {}).get("principal")
+        if not isinstance(principal, Principal) or not principal.owned:
+            return None
+
+        def theirs(name: str) -> bool:
+            tunnel = daemon.registry.find(name)
+            return tunnel is not None and tunnel.principal.id == principal.id
+
+        return theirs
+
+    return seen
 
 
 def _not_theirs(what: str) -> NoReturn:

@@ -22,6 +22,7 @@ from tunneld.protocol.messages import AccessSettings, Headers
 __all__ = ["OPEN_RULES", "READ_METHODS", "Claim", "Grant", "Rules", "granted"]
 
 READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_LEVELS = ("read_only", "read_write", "admin")  # the least first
 _SEEN = 512  # headers with good keys, as they were sent, that need not be hashed again
 _ADDRESSES = 1024  # whose place in the ranges is remembered
 #: Checked in place of the hash of a user that there is not, so that both take as long. Of no password.
@@ -158,7 +159,7 @@ class Rules:
             found = replace(grant, level=self.level)
         if found is None or not self.within(client) or (found.expires is not None and found.expires <= now):
             return None
-        return None if found.level == "read_only" and grant.level != "read_only" else found
+        return None if _LEVELS.index(found.level) < _LEVELS.index(grant.level) else found
 
     def challenge(self, *, tried: bool) -> Headers:
         """How a visitor is asked for what is missing."""
