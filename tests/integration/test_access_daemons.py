@@ -19,6 +19,7 @@ from tests.support.sockets import short_dir
 from tunneld.config.access import AccessConfig, resolve
 from tunneld.config.load import load_agent
 from tunneld.errors import ConfigError, VisitorError
+from tunneld.protocol.links import secret_of, sign
 from tunneld.protocol.messages import Connected
 from tunneld.server import tunnels
 
@@ -68,6 +69,37 @@ async def test_keys_of_the_file_hold_and_a_reload_takes_one_back_with_its_stream
                     assert (await client.get(f"{base}/echo")).status_code == 401
                 hello = [one.text + str(one.fields) for one in lines.entries]
                 assert not any(KEY in text or "another-key-0000" in text for text in hello)
+    finally:
+        service.stop()
+
+
+async def test_without_a_token_addresses_are_signed_with_what_no_message_but_the_wish_holds() -> None:
+    service = SampleService()
+    try:
+        with book() as lines:
+            settings = tunnel(service, {"mode": "key", "keys": [key(KEY)]})
+            async with running_server() as server, running_agent(url_of(server), **settings) as (_, app):
+                await lines.wait("✓ Tunnel established", by="tunneld.tunnels")
+                (connection,) = server.connections
+                hello = connection.hello  # type: ignore[union-attr]
+                assert hello is not None
+                assert hello.wishes.access is not None
+                until = 4_000_000_000
+                guessed = [hello.instance.encode(), connection.name.encode(), b""]
+                assert connection.tunnel is not None
+                async with httpx.AsyncClient() as guest:
+                    for secret in guessed:
+                        path = sign(secret_of(secret, "app"), "app", "/echo", until)
+                        answer = await guest.get(connection.tunnel.public_url + path)
+                        assert (answer.status_code, answer.headers["x-tunnel-error"]) == (401, "login_failed")
+                    assert (await guest.get(app.share("/echo", until))).status_code == 200
+                secret = hello.wishes.access.links
+                assert not any(secret in one.text + str(one.fields) for one in lines.entries)
+            async with running_server() as server, running_agent(url_of(server), **tunnel(service, {})) as (_, app):
+                await lines.until(lambda: app.state in ("online", "degraded"))
+                (connection,) = server.connections
+                wishes = connection.hello.wishes  # type: ignore[union-attr]
+                assert wishes.access is None or not wishes.access.links, "who has nothing to share tells no secret"
     finally:
         service.stop()
 

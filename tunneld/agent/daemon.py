@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -147,6 +148,8 @@ class AgentDaemon:
         self._stack.callback(self.lag.stop)
         if self._runtime is not None and (estate := handover.take(self._runtime)) is not None:
             self._identity = Identity(estate.instance, itertools.count(estate.dial + 1))
+            with contextlib.suppress(ValueError):  # left by an older version: addresses that were shared are over
+                self._identity.links = bytes.fromhex(estate.links) or self._identity.links
             self._legacies = dict(estate.tunnels)
         self._group = await self._stack.enter_async_context(asyncio.TaskGroup())
         for config in self.config.tunnels:
@@ -195,7 +198,8 @@ class AgentDaemon:
         within = self.config.resume.restart
         found = await asyncio.gather(*(tunnel.hand_over(within) for tunnel in tunnels))
         legacies = {tunnel.name: legacy for tunnel, legacy in zip(tunnels, found, strict=True) if legacy is not None}
-        handover.leave(self._runtime, self._identity.instance, next(self._identity.dials), legacies)
+        identity = self._identity
+        handover.leave(self._runtime, identity.instance, next(identity.dials), legacies, links=identity.links.hex())
         streams = sum(len(legacy.streams) for legacy in legacies.values())
         log.info("Left %d sessions and %d streams to the next start.", len(legacies), streams)
 

@@ -51,18 +51,20 @@ class Estate(msgspec.Struct, frozen=True):
         instance: that all its hellos named: the successor goes on under it, so that a late hello is a stale one.
         dial: the number of its last dial.
         tunnels: name to session.
+        links: hex of what shared addresses are signed with where there is no token, so that those given out go on.
     """
 
     instance: str
     dial: int
     tunnels: dict[str, Legacy]
+    links: str = ""
 
 
-def leave(directory: Path, instance: str, dial: int, tunnels: Mapping[str, Legacy]) -> None:
+def leave(directory: Path, instance: str, dial: int, tunnels: Mapping[str, Legacy], *, links: str = "") -> None:
     """Write the file, for its owner alone. A disk that is full costs the sessions, and is told."""
     path = directory / FILE
     draft = directory / f"{FILE}.new"
-    data = msgspec.json.encode(Estate(instance, dial, dict(tunnels)))
+    data = msgspec.json.encode(Estate(instance, dial, dict(tunnels), links))
     try:
         with contextlib.suppress(FileNotFoundError):
             draft.unlink()

@@ -8,7 +8,7 @@ import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from secrets import token_hex
+from secrets import token_bytes, token_hex
 from time import monotonic, time
 from typing import Literal
 
@@ -67,10 +67,16 @@ _RESTART = 1012
 
 @dataclass(slots=True)
 class Identity:
-    """This process, as all its tunnels tell it: `instance` in every hello, `dial` raised with each."""
+    """This process, as all its tunnels tell it: `instance` in every hello, `dial` raised with each.
+
+    Attributes:
+        links: what shared addresses are signed with where there is no token. Told to nobody: a server is told what is
+            made of it for a protected tunnel, and only then.
+    """
 
     instance: str = field(default_factory=lambda: token_hex(16))
     dials: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    links: bytes = field(default_factory=lambda: token_bytes(32), repr=False)
 
 
 class AgentTunnel:
@@ -439,9 +445,9 @@ class AgentTunnel:
         )
 
     def _link_secret(self) -> bytes:
-        """What shared addresses are signed with: of the credential, so that they outlive this process."""
+        """What shared addresses are signed with: of the token, so that they outlive this process; else of its own."""
         token = self._token
-        return secret_of(token.encode() if token else self._identity.instance.encode(), self.name)
+        return secret_of(token.encode() if token else self._identity.links, self.name)
 
     def share(self, path: str, until: int) -> str:
         """A public address that lets a visitor in for `path` until then, seconds since the epoch.

@@ -209,6 +209,25 @@ def resolve(access: AccessConfig) -> tuple[LoadedAccess, list[_Fault]]:
     return loaded, faults
 
 
+_SCHEMES = {
+    "$apr1$": "MD5 (apr1)",
+    "$1$": "MD5",
+    "$5$": "SHA-256 (crypt)",
+    "$6$": "SHA-512 (crypt)",
+    "$y$": "yescrypt",
+    "$argon2": "argon2",
+    "{SHA}": "SHA-1 without salt",
+    "{SSHA}": "SHA-1",
+    "$2": "bcrypt that is damaged",
+}
+
+
+def _scheme(hashed: str) -> str:
+    """What a hash that is none of ours is, for people; nothing of it stands there."""
+    found = next((name for begin, name in _SCHEMES.items() if hashed.startswith(begin)), None)
+    return found or "DES (crypt), or no hash at all"
+
+
 def _users(path: str) -> dict[str, str]:
     """An htpasswd file; raises ConfigError with one line a fault. No hash stands in any."""
     try:
@@ -226,7 +245,7 @@ def _users(path: str) -> dict[str, str]:
         if not _NAME.fullmatch(name):
             faults.append(f"{path}:{number}: expected NAME:HASH, the name of 1 to 64 visible ASCII characters")
         elif found is None:
-            faults.append(f"{path}:{number}: the hash of {name} is not bcrypt; make it with `htpasswd -B`")
+            faults.append(f"{path}:{number}: the hash of {name} is {_scheme(hashed)}, not bcrypt; use `htpasswd -B`")
         elif not 4 <= int(found[1]) <= _MAX_COST:
             faults.append(f"{path}:{number}: the hash of {name} costs more than {_MAX_COST}; `htpasswd -B -C 10`")
         else:

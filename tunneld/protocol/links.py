@@ -1,6 +1,9 @@
 """Addresses that let a visitor in by themselves: a path of a tunnel, until when, and a signature over both. Pure.
 
-The agent signs and the server checks with the same secret, which the agent makes from its own credential.
+The agent signs and the server checks with the same secret, for one tunnel. The agent makes it from its token, else from
+32 random bytes of its process, and tells it in its hello's wishes, where the tunnel is protected. That the server knows
+it is right: it is the server that lets visitors in, by this and by all else. Nobody else needs it, and of the token, or
+of another tunnel's secret, it tells nothing. Who has the token can sign, whether the agent runs or not.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import binascii
 from base64 import b64decode
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from hmac import compare_digest
 from ipaddress import ip_address, ip_network
 
@@ -89,6 +89,7 @@ class Rules:
         "_links",
         "_name",
         "_open",
+        "_places",
         "_seen",
         "_users",
         "free",
@@ -106,6 +107,8 @@ class Rules:
             for key in said.keys
         }
         self._users = {user: granted(user, said.level, ("basic", user, hashed)) for user, hashed in said.users.items()}
+        #: Known to nobody who does not know the hashes: which of them stands for a name that there is not.
+        self._places = sha256("\0".join(said.users.values()).encode()).digest()
         self._seen: dict[str, dict[str, Grant]] = {"authorization": {}, "x-api-key": {}}
         self._links = bytes.fromhex(said.links)
         self._emails, self._domains = frozenset(said.emails), frozenset(said.domains)
@@ -223,8 +226,19 @@ class Rules:
         grant = self._users.get(name)
         if grant is not None:
             return Claim(name, password, grant.proof[2], True, grant)
-        like = next(iter(self._users.values())).proof[2] if self._users else _NOBODY
+        like = self._like(name)
         return Claim(name, password, like, False, granted("", "read_only", ("nobody",)))
+
+    def _like(self, name: str) -> str:
+        """The hash that is compared for a name that there is not: some user's, always the same one for that name.
+
+        So an unknown name costs what a user's costs, also where the costs of the users' hashes differ.
+        """
+        if not self._users:
+            return _NOBODY
+        hashes = [grant.proof[2] for grant in self._users.values()]
+        place = blake2b(name.encode(), key=self._places, digest_size=8).digest()
+        return hashes[int.from_bytes(place) % len(hashes)]
 
     def _by_link(self, path: str, until: int, signed: str, now: float) -> Grant:
         if not self._links or not compare_digest(signature(self._links, self._name, path, until), signed):
