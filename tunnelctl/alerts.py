@@ -12,6 +12,15 @@ from tunneld.errors import UsageError
 __all__ = ["add_arguments", "run"]
 
 
+_COLUMNS = [
+    Column("ALERT", least=8),
+    Column("OF", least=8),
+    Column("STATE"),
+    Column("SINCE", drop=1),
+    Column("WHY", least=20),
+]
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
     parser.add_argument("what", nargs="?", metavar="test", help="send a test message to the receivers")
@@ -38,6 +47,10 @@ def run(client: Client, args: argparse.Namespace, screen: Screen) -> int:
     return 1 if any(one["fault"] is not None for one in told) else 0
 
 
+def _named(rule: dict[str, Any]) -> str:
+    return f"{clean(rule['name'])} (for {duration(rule['for_s'])})" if rule["for_s"] else clean(rule["name"])
+
+
 def _show(client: Client, args: argparse.Namespace, screen: Screen) -> int:
     answer = client.call("GET", "/v1/alerts")
     if args.json:
@@ -48,10 +61,10 @@ def _show(client: Client, args: argparse.Namespace, screen: Screen) -> int:
         return 0
     if answer["alerts"]:
         rows = [[one["alert"], one["subject"], one["state"], one["since"], one["message"]] for one in answer["alerts"]]
-        for line in table([Column(head) for head in ("ALERT", "OF", "STATE", "SINCE", "WHY")], rows, screen):
+        for line in table(_COLUMNS, rows, screen):
             print(line)
     else:
-        held = ", ".join(f"{rule['name']} (for {duration(rule['for_s'])})" for rule in answer["rules"])
+        held = ", ".join(map(_named, answer["rules"]))
         print(f"Nothing holds of: {held}.")
     for one in answer["receivers"]:
         error = f", last error: {clean(one['last_error'])}" if one["last_error"] else ""

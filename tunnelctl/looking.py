@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from typing import Any
+from urllib.parse import quote, urlencode
 
 from tunnelctl.client import Client
 from tunnelctl.render import Column, Screen, clean, safe_json, table, to_json
@@ -27,7 +28,7 @@ def tail(client: Client, args: argparse.Namespace, screen: Screen) -> int:
     """Print what passes on a stream until it ends, or Ctrl-C."""
     found = _whole_id(client, args.id)
     try:
-        for text in client.lines(f"/v1/streams/{found}/tail"):
+        for text in client.lines(f"/v1/streams/{quote(found, safe='')}/tail"):
             event: dict[str, Any] = json.loads(text)
             print(safe_json(text) if args.json else _line(event, screen), flush=True)
     except KeyboardInterrupt:
@@ -59,7 +60,7 @@ def _line(event: dict[str, Any], screen: Screen) -> str:
 
 def requests(client: Client, args: argparse.Namespace, screen: Screen) -> int:
     """The last requests, newest first."""
-    target = "/v1/requests" + (f"?tunnel={args.tunnel}" if args.tunnel else "")
+    target = "/v1/requests" + (f"?{urlencode({'tunnel': args.tunnel})}" if args.tunnel else "")
     answer = client.call("GET", target)
     if args.json:
         print(to_json(answer))
@@ -89,7 +90,7 @@ def replay(client: Client, args: argparse.Namespace, screen: Screen) -> int:
     found = [one["request_id"] for one in client.call("GET", "/v1/requests")["requests"]]
     fitting = [one for one in found if one.startswith(args.id)]
     wanted = fitting[0] if len(fitting) == 1 else args.id
-    answer = client.call("POST", f"/v1/requests/{wanted}/replay")
+    answer = client.call("POST", f"/v1/requests/{quote(wanted, safe='')}/replay")
     if args.json:
         print(to_json(answer))
         return 0

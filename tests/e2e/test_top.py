@@ -160,3 +160,53 @@ def test_without_a_terminal_it_is_printed_once(visitors: Visitors) -> None:
     assert visitors.pair.agent.tunnelctl("top", "--interval", "soon").returncode == 2
     gone = visitors.pair.agent.tunnelctl("top", "--socket", "/nonexistent/socket")
     assert gone.returncode == 3
+
+
+def test_it_shows_a_server_sorts_cancels_reconnects_and_asks_for_a_token(
+    make_pair: MakePair, service: SampleService, folder: Path
+) -> None:
+    token = folder / "admin-token"
+    token.write_text("the-operators-own-secret")
+    token.chmod(0o600)
+    pair = make_pair(
+        {"app": service.url, "notes": service.url}, agent=QUICK, server={"admin": {"token_file": str(token)}}
+    )
+    visitors = Visitors(pair)
+    url = f"http://127.0.0.1:{pair.server.admin_port}"
+    command = python_module("tunnelctl", "top", "--server", url, "--token-file", str(token), "--interval", "200ms")
+    made = None
+    try:
+        visitors.come("red", tunnel="app")
+        visitors.come("blue", tunnel="notes")
+        made = Terminal(folder, command)
+        lines = made.until("TUNNELS 2, by name", "STREAMS 2", "/events?id=red", "online")
+        assert max(map(len, lines)) <= 80
+        made.press("Tab", "/", "i", "d", "=", "r", "e", "d")
+        made.until("STREAMS 1 of 2", without="/events?id=blue")
+        made.press("Enter")
+        made.until("q quit")
+        made.press("c")
+        made.until("Cancel /events?id=red of app? [y/N]")
+        made.press("y")
+        made.until("cancelled", "STREAMS 0 of 1")
+        assert [one["path"] for one in pair.agent.streams()] == ["/events?id=blue"]
+        made.press("Escape", "Tab", "r")
+        made.until("Reconnect app? [y/N]")
+        made.press("y")
+        made.until("app dials again")
+        pair.server.process.kill()
+        made.until("trying again")
+        pair.server.restart()
+        made.until("It answers again.")
+        made.press("q")
+        assert made.left() == "left with 0"
+    finally:
+        if made is not None:
+            made.close()
+        visitors.leave()
+    without = subprocess.run(
+        python_module("tunnelctl", "top", "--server", url), capture_output=True, text=True, timeout=15, cwd=ROOT,
+        env=clean_environment({}), check=False,
+    )  # fmt: skip
+    assert (without.returncode, without.stdout) == (1, "")
+    assert "bearer token" in without.stderr

@@ -2,90 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.support.running import Book, agent_settings, port_of, running_server, settled, url_of
-from tests.support.sockets import LOOPBACK
+from tests.support.looking import looking, stream_id
+from tests.support.running import Book
 from tunneld.agent.inspection import Seen, Tap, masked
-from tunneld.config.agent import AgentConfig
-from tunneld.control.host import AgentHost
 from tunneld.protocol.messages import Open
-
-
-class Service:
-    """SSE at /sse, as `push` says; an echo of method, path, body and one header elsewhere."""
-
-    def __init__(self) -> None:
-        self.open: set[asyncio.StreamWriter] = set()
-        self.bodies: list[bytes] = []
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                if head.startswith("GET /sse"):
-                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
-                    self.open.add(writer)
-                    await reader.read()
-                    return
-                found = [line for line in head.lower().splitlines() if line.startswith("content-length:")]
-                body = await reader.readexactly(int(found[0][15:])) if found else b""
-                self.bodies.append(body)
-                told = json.dumps([head.split(" ")[0], head.split(" ")[1], body.decode(), "topsecret" in head]).encode()
-                writer.write(
-                    b"HTTP/1.1 200 OK\r\nSet-Cookie: sid=topsecret\r\nContent-Length: %d\r\n\r\n%b" % (len(told), told)
-                )
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            self.open.discard(writer)
-            writer.close()
-
-    async def push(self, data: bytes) -> None:
-        await settled(lambda: bool(self.open))
-        for writer in self.open:
-            writer.write(data)
-
-
-@asynccontextmanager
-async def looking(
-    folder: Path, *, inspect: bool = True, **more: Any
-) -> AsyncIterator[tuple[Service, httpx.AsyncClient, str, httpx.AsyncClient]]:
-    """(service, client of the control socket, public address, visitors' client)."""
-    service = Service()
-    listening = await asyncio.start_server(service.serve, LOOPBACK, 0)
-    address = f"http://{LOOPBACK}:{listening.sockets[0].getsockname()[1]}"
-    one = {"name": "app", "service": address, "inspect": inspect}
-    async with running_server() as server:
-        over = {"control": {"socket": str(folder / "c.sock")}, "tunnels": [one], **more}
-        host = AgentHost(AgentConfig(**agent_settings(url_of(server), address, over)), None)
-        await host.start()
-        try:
-            transport = httpx.AsyncHTTPTransport(uds=str(folder / "c.sock"))
-            async with (
-                httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=20) as control,
-                httpx.AsyncClient(timeout=20) as visitor,
-            ):
-                await settled(lambda: host.agent.tunnels[0].state == "online")
-                yield service, control, f"http://{LOOPBACK}:{port_of(server)}/t/app", visitor
-        finally:
-            await host.stop()
-            listening.close()
-
-
-async def stream_id(control: httpx.AsyncClient) -> str:
-    found: list[Any] = []
-    while not found:
-        found = (await control.get("/v1/streams")).json()["streams"]
-    return str(found[0]["request_id"])
 
 
 async def told(answer: httpx.Response, count: int) -> list[Any]:
@@ -107,23 +34,13 @@ async def test_a_streams_events_are_shown_as_they_pass(folder: Path, lines: Book
             wanted = await stream_id(control)
             async with control.stream("GET", f"/v1/streams/{wanted}/tail") as tail:
                 assert tail.headers["content-type"] == "text/event-stream"
-                reading = asyncio.get_running_loop().create_task(told(tail, 4))
-                await asyncio.sleep(0)
                 await service.push("id: 7\nevent: note\ndata: grüß\r\ndata: dich\n\n".encode())
                 await service.push(b": ping\n\ndata: half")
                 await service.push(b" whole\n\n")
-                first, comment, joined = (await asyncio.wait_for(_until(reading, service), 15))[:3]
+                first, comment, joined = await told(tail, 3)
         assert first == {"type": "event", "id": "7", "event": "note", "data": "grüß\ndich"}
         assert comment == {"type": "comment", "data": "ping"}
         assert joined["data"] == "half whole"
-
-
-async def _until(reading: asyncio.Task[list[Any]], service: Service) -> list[Any]:
-    """Push until as many events came as are waited for."""
-    while not reading.done():
-        await service.push(b"data: more\n\n")
-        await asyncio.sleep(0.01)
-    return reading.result()
 
 
 async def test_the_end_of_a_stream_ends_its_tail(folder: Path) -> None:

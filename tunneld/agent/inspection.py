@@ -77,6 +77,7 @@ class Seen:
     Attributes:
         request: its head, as it came.
         at: seconds of the epoch.
+        most: bytes of a body that are kept.
         body: of the request, as far as it is kept.
         whole: all of it is.
         status: of the answer; 0: there is none yet.
@@ -86,7 +87,7 @@ class Seen:
     """
 
     __slots__ = (
-        "_decoder", "_most", "_synced", "_taps", "_text", "at", "began", "body", "headers", "reason", "request",
+        "_decoder", "_synced", "_taps", "_text", "at", "began", "body", "headers", "most", "reason", "request",
         "seconds", "sse", "status", "whole",
     )  # fmt: skip
 
@@ -100,7 +101,7 @@ class Seen:
         self.reason = ""
         self.seconds = 0.0
         self.sse = False
-        self._most = most
+        self.most = most
         self._taps: dict[Tap, None] = {}
         self._decoder: codecs.IncrementalDecoder | None = None
         self._synced = True
@@ -110,7 +111,7 @@ class Seen:
 
     def upload(self, data: bytes) -> None:
         """Bytes of the request's body."""
-        if self.whole and len(self.body) + len(data) <= self._most:
+        if self.whole and len(self.body) + len(data) <= self.most:
             self.body += data
         else:
             self.whole = False

@@ -84,7 +84,9 @@ async def resend(
     """
     request = seen.request
     if not seen.whole:
-        raise VisitorError("not_replayable", f"Its body was longer than what is kept ({len(seen.body)} bytes are).")
+        raise VisitorError(
+            "not_replayable", f"Its body was longer than what is kept (inspection.body: {seen.most} bytes)."
+        )
     if any(name.lower() == "upgrade" for name, _ in request.headers):
         raise VisitorError("not_replayable", "A WebSocket cannot be sent again.")
     body = bytes(seen.body)

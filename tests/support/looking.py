@@ -1,0 +1,91 @@
+"""An agent whose tunnel may be looked into, with a service that says what a test wants."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.support.running import agent_settings, port_of, running_server, settled, url_of
+from tests.support.sockets import LOOPBACK
+from tunneld.config.agent import AgentConfig
+from tunneld.control.host import AgentHost
+
+__all__ = ["Service", "looking", "stream_id"]
+
+
+class Service:
+    """SSE at /sse, as `push` says; an echo of method, path, body and one header elsewhere."""
+
+    def __init__(self) -> None:
+        self.open: set[asyncio.StreamWriter] = set()
+        self.bodies: list[bytes] = []
+        self.host: AgentHost
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                if head.startswith("GET /sse"):
+                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+                    self.open.add(writer)
+                    await reader.read()
+                    return
+                found = [line for line in head.lower().splitlines() if line.startswith("content-length:")]
+                body = await reader.readexactly(int(found[0][15:])) if found else b""
+                self.bodies.append(body)
+                told = json.dumps([head.split(" ")[0], head.split(" ")[1], body.decode(), "topsecret" in head]).encode()
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\nSet-Cookie: sid=topsecret\r\nContent-Length: %d\r\n\r\n%b" % (len(told), told)
+                )
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self.open.discard(writer)
+            writer.close()
+
+    async def push(self, data: bytes) -> None:
+        """Say this on every open event stream; waits for the first of them."""
+        await settled(lambda: bool(self.open))
+        for writer in self.open:
+            writer.write(data)
+
+
+@asynccontextmanager
+async def looking(
+    folder: Path, *, inspect: bool = True, **more: Any
+) -> AsyncIterator[tuple[Service, httpx.AsyncClient, str, httpx.AsyncClient]]:
+    """(service, client of the control socket, public address, visitors' client)."""
+    service = Service()
+    listening = await asyncio.start_server(service.serve, LOOPBACK, 0)
+    address = f"http://{LOOPBACK}:{listening.sockets[0].getsockname()[1]}"
+    one = {"name": "app", "service": address, "inspect": inspect}
+    async with running_server() as server:
+        over = {"control": {"socket": str(folder / "c.sock")}, "tunnels": [one], **more}
+        host = AgentHost(AgentConfig(**agent_settings(url_of(server), address, over)), None)
+        service.host = host
+        await host.start()
+        try:
+            transport = httpx.AsyncHTTPTransport(uds=str(folder / "c.sock"))
+            async with (
+                httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=20) as control,
+                httpx.AsyncClient(timeout=20) as visitor,
+            ):
+                await settled(lambda: host.agent.tunnels[0].state == "online")
+                yield service, control, f"http://{LOOPBACK}:{port_of(server)}/t/app", visitor
+        finally:
+            await host.stop()
+            listening.close()
+
+
+async def stream_id(control: httpx.AsyncClient) -> str:
+    """The id of the stream that is, or will be, under way."""
+    found: list[Any] = []
+    while not found:
+        found = (await control.get("/v1/streams")).json()["streams"]
+    return str(found[0]["request_id"])
