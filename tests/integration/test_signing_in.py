@@ -498,7 +498,7 @@ async def test_an_issuer_that_is_down_keeps_out_the_new_ones_alone() -> None:
         ("/.well-known/openid-configuration", b"<html>", "no JSON"),
         ("/.well-known/openid-configuration", b"[" * 100_000, "nested"),
         ("/.well-known/openid-configuration", b'{"issuer": "http://evil"}', "calls itself"),
-        ("/.well-known/openid-configuration", b" " * 300_000, "login.max_answer"),
+        ("/.well-known/openid-configuration", b" " * 300_000, "longer than 262144 bytes"),
         ("/jwks", b'{"keys": 1}', "no JSON Web Key Set"),
         ("/jwks", None, "does not answer"),
         ("/.well-known/openid-configuration", b"down", "cannot be reached"),

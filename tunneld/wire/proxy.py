@@ -19,7 +19,7 @@ from tunneld.config.proxies import Proxy
 from tunneld.errors import TunneldError
 from tunneld.wire.dial import dial, resolve
 
-__all__ = ["Kind", "ProxyFailed", "connect_request", "through", "through_tls"]
+__all__ = ["Kind", "ProxyFailed", "connect_request", "through", "through_tls", "why"]
 
 #: Why a proxy did not connect us: it cannot be reached; wants other credentials; may not; could not; is no proxy.
 Kind = Literal["unreachable", "credentials", "forbidden", "failed", "no_proxy"]
@@ -81,7 +81,7 @@ async def through(proxy: Proxy, host: str, port: int) -> socket.socket:
             await _socks(proxy, target, port, read, write)
     except OSError as error:
         sock.close()
-        raise ProxyFailed(proxy, "failed", f"it broke the connection: {_why(error)}") from None
+        raise ProxyFailed(proxy, "failed", f"it broke the connection: {why(error)}") from None
     except BaseException:
         sock.close()
         raise
@@ -99,7 +99,7 @@ async def through_tls(proxy: Proxy, context: ssl.SSLContext, host: str, port: in
         raise ProxyFailed(proxy, "forbidden", f"its certificate is not trusted: {error.verify_message}") from None
     except OSError as error:
         sock.close()
-        raise ProxyFailed(proxy, "no_proxy", f"TLS with it failed: {_why(error)}") from None
+        raise ProxyFailed(proxy, "no_proxy", f"TLS with it failed: {why(error)}") from None
     except BaseException:
         sock.close()
         raise
@@ -116,10 +116,11 @@ async def _reach(proxy: Proxy) -> socket.socket:
     try:
         return await dial(proxy.host, proxy.port)
     except (OSError, UnicodeError) as error:
-        raise ProxyFailed(proxy, "unreachable", f"it cannot be reached: {_why(error)}") from None
+        raise ProxyFailed(proxy, "unreachable", f"it cannot be reached: {why(error)}") from None
 
 
-def _why(error: Exception) -> str:
+def why(error: Exception) -> str:
+    """What the system says of an error, without the address that asyncio puts before it."""
     if not isinstance(error, OSError):
         return str(error)
     if error.errno and not isinstance(error, ssl.SSLError | socket.gaierror):

@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import re
+from base64 import b64encode
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
-from urllib.parse import quote, urlsplit
-
-import httpx
+from urllib.parse import quote, urlencode, urlsplit
 
 from tunneld.config.login import LoginConfig, is_protected
+from tunneld.config.proxies import proxy_for
 from tunneld.errors import VisitorError
+from tunneld.protocol.headers import Headers
 from tunneld.server.visitors.claims import Keys, parsed
+from tunneld.wire.fetch import FetchFailed, fetch
+from tunneld.wire.tls import client_context
 
 __all__ = ["Issuer", "Metadata", "Refusal"]
 
 log = logging.getLogger("tunneld.login")
 
+_URL = re.compile(r"[!-~]{1,2048}").fullmatch
 _DISCOVERY = "/.well-known/openid-configuration"
 
 
@@ -60,19 +66,13 @@ class Issuer:
         self._fetched = self._tried = float("-inf")
         self._why = ""
         self._fetching: asyncio.Task[None] | None = None
-        self._client = httpx.AsyncClient(
-            timeout=config.timeout,
-            follow_redirects=False,
-            headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "tunneld"},
-            limits=httpx.Limits(max_connections=8, max_keepalive_connections=2),
-        )
+        self._context = client_context()  # with this machine's own roots, a company's among them
 
     async def close(self) -> None:
-        """Let go of its connections."""
+        """Ask no more."""
         if self._fetching is not None:
             self._fetching.cancel()
             await asyncio.wait([self._fetching])
-        await self._client.aclose()
 
     @property
     def stale(self) -> bool:
@@ -114,15 +114,16 @@ class Issuer:
         assert self.metadata is not None
         config = self.config
         form = {"grant_type": "authorization_code", "code": code, "redirect_uri": redirect, "code_verifier": verifier}
-        auth = None
+        headers: Headers = [("Content-Type", "application/x-www-form-urlencoded")]
         if config.secret is None:
             form["client_id"] = config.client_id
         elif self.metadata.basic:
-            auth = httpx.BasicAuth(quote(config.client_id, safe=""), quote(config.secret, safe=""))
+            pair = f"{quote(config.client_id, safe='')}:{quote(config.secret, safe='')}".encode()
+            headers.append(("Authorization", f"Basic {b64encode(pair).decode()}"))
         else:
             form |= {"client_id": config.client_id, "client_secret": config.secret}
         try:
-            status, body = await self._ask("POST", self.metadata.token, data=form, auth=auth)
+            status, body = await self._ask("POST", self.metadata.token, headers, urlencode(form).encode())
             said = parsed(body)
         except ValueError as error:
             log.error("The issuer %s cannot be used: %s", config.issuer, error)
@@ -142,7 +143,7 @@ class Issuer:
         if self.metadata.userinfo is None:
             return {}
         try:
-            status, body = await self._ask("GET", self.metadata.userinfo, headers={"Authorization": f"Bearer {token}"})
+            status, body = await self._ask("GET", self.metadata.userinfo, [("Authorization", f"Bearer {token}")])
             return parsed(body) if status == 200 else {}
         except ValueError as error:
             raise self.unavailable(str(error)) from None
@@ -174,22 +175,24 @@ class Issuer:
             raise ValueError(f"{urlsplit(url).path} answers {status}")
         return body
 
-    async def _ask(self, method: str, url: str, **how: Any) -> tuple[int, bytes]:
+    async def _ask(self, method: str, url: str, headers: Headers | None = None, body: bytes = b"") -> tuple[int, bytes]:
         """An answer's status and body; raises ValueError, whose message holds nothing that was sent."""
-        config, body = self.config, bytearray()
+        config = self.config
+        said = [("Accept", "application/json"), *(headers or ())]
         try:
-            async with asyncio.timeout(config.timeout), self._client.stream(method, url, **how) as answer:
-                if answer.headers.get("content-encoding", "identity") != "identity":
-                    raise ValueError("its answer is compressed, which was not asked for")
-                async for piece in answer.aiter_raw():
-                    body += piece
-                    if len(body) > config.max_answer:
-                        raise ValueError(f"its answer is longer than login.max_answer ({config.max_answer} bytes)")
-                return answer.status_code, bytes(body)
-        except (TimeoutError, httpx.TimeoutException):
-            raise ValueError(f"it does not answer within {config.timeout:g} s") from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise ValueError(f"it cannot be reached: {_cause(error)}") from None
+            proxy = proxy_for(url, None, os.environ)
+            return await fetch(
+                method,
+                url,
+                said,
+                body,
+                context=self._context,
+                timeout=config.timeout,
+                most=config.max_answer,
+                proxy=proxy,
+            )
+        except FetchFailed as error:
+            raise ValueError(str(error)) from None
 
 
 def _metadata(said: dict[str, Any], issuer: str) -> Metadata:
@@ -200,7 +203,7 @@ def _metadata(said: dict[str, Any], issuer: str) -> Metadata:
     urls: dict[str, str | None] = {}
     for key in ("authorization_endpoint", "token_endpoint", "jwks_uri", "userinfo_endpoint", "end_session_endpoint"):
         url = said.get(key)
-        if url is not None and not (isinstance(url, str) and len(url) < 2048 and is_protected(url)):
+        if url is not None and not (isinstance(url, str) and _URL(url) and is_protected(url)):
             raise ValueError(f"its {key} is no https:// address")
         urls[key] = url
     authorize, token = urls["authorization_endpoint"], urls["token_endpoint"]
@@ -215,12 +218,3 @@ def _metadata(said: dict[str, Any], issuer: str) -> Metadata:
         basic=not isinstance(methods, list) or "client_secret_basic" in methods,
         says_issuer=said.get("authorization_response_iss_parameter_supported") is True,
     )
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost reason, in words: httpx wraps what the system said."""
-    seen: BaseException = error
-    while (deeper := seen.__cause__ or seen.__context__) is not None:
-        seen = deeper
-    words = getattr(seen, "strerror", None) or str(seen) or type(seen).__name__
-    return words[:200]
