@@ -34,6 +34,7 @@ sys.exit(main([sys.argv[1], "--config", sys.argv[3]]))
 """
 _APIS = {"fastapi", "starlette", "uvicorn", "prometheus_client"}
 _ALERTS = {"httpx", "smtplib", "tunneld.alerts.watch", "tunneld.alerts.sending", "tunneld.alerts.mail"}
+_SIGN_IN = {"jwt", "cryptography", "tunneld.server.visitors.login", "tunneld.server.visitors.issuer"}
 _PAGES = {"tunneld.dashboard.feed", "tunneld.dashboard.routes"}
 
 
@@ -48,12 +49,12 @@ def test_it_holds_what_its_file_asks_for(role: str, folder: Path) -> None:
             "tunnels": [{"name": "app", "service": service}],
             "control": {"socket": socket},
         }
-        others = {"tunneld.server", "tunneld.config.server", "sqlalchemy", "alembic"}
+        others = {"tunneld.server", "tunneld.config.login", "tunneld.config.server", "sqlalchemy", "alembic"}
     else:
         socket = ""
         settings = {"listen": {"host": LOOPBACK, "port": 0}, "auth": {"mode": "open"}, "store": "memory:"}
         settings["admin"] = False
-        others = {"tunneld.agent"}
+        others = {"tunneld.agent", *_SIGN_IN}
     file = written(folder / f"{role}.yaml", settings)
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, role, socket, file],

@@ -5,23 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
-from time import monotonic, time
+from time import time
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import httpx
 import jwt
 import pytest
 
 from tests.support.front import Answer, Front, front
 from tests.support.issuer import CLIENT, FakeIssuer, issuer
-from tests.support.running import book, port_of, running_agent, running_server, settled, url_of
-from tests.support.services import SampleService
-from tunneld.errors import ConfigError
+from tests.support.running import book, settled
 from tunneld.protocol.messages import AccessSettings
-from tunneld.server.permissions import Change
-from tunneld.server.visitors.cookies import CookieFault, Session
 from tunneld.server.visitors.pages import SIGN_IN, SIGN_OUT
 from tunneld.server.visitors.rules import Rules
 
@@ -585,63 +579,3 @@ async def test_wrong_credentials_are_slowed_down() -> None:
         assert codes == [401] * 30 + [429] * 2
         answer = await it.get("/login/callback?code=x&state=y", host="h")
         assert answer.status == 429
-
-
-async def test_permissions_of_the_servers_store_and_a_session_that_outlives_a_restart(tmp_path: Path) -> None:
-    service = SampleService()
-    access = {"mode": "login"}
-    tunnels = {"tunnels": [{"name": "app", "service": service.url, "access": access}]}
-    try:
-        async with issuer() as op:
-            login = {"issuer": op.url, "client_id": CLIENT}
-            settings = {"login": login, "domain": "localhost", "store": f"sqlite:///{tmp_path}/s.db"}
-            with book() as lines:
-                async with running_server(**settings) as server, running_agent(url_of(server), **tunnels):
-                    await lines.wait("✓ Tunnel established", by="tunneld.tunnels")
-                    tunnel = server.registry.find("app")
-                    assert tunnel is not None
-                    headers = {"Host": f"app.localhost:{port_of(server)}"}
-                    address = f"http://127.0.0.1:{port_of(server)}"
-                    bearer = {"Authorization": f"Bearer {op.token(tunnel.host_url or '')}"}
-                    async with httpx.AsyncClient(headers=headers | bearer, base_url=address) as client:
-                        answer = await client.get("/echo")
-                        assert answer.headers["x-tunnel-error"] == "login_denied"
-                        permissions = server.access.permissions
-                        owner = tunnel.principal.id
-                        ((given,), _) = await permissions.grant(
-                            owner, "app", ["ann@example.org"], Change(level="read_only")
-                        )
-                        assert (await client.get("/echo")).status_code == 200
-                        assert (await client.post("/echo")).headers["x-tunnel-error"] == "read_only"
-                        assert permissions.get(owner, given.id).activated is not None
-                        async with client.stream("GET", "/events?n=0&gap=0.05&id=x") as stream:
-                            assert stream.status_code == 200
-                            events = stream.aiter_bytes()
-                            await anext(events)
-                            revoked = monotonic()
-                            await permissions.change(owner, given.id, Change(status="revoked"))
-                            async for _ in events:
-                                pass
-                            assert monotonic() - revoked < 1
-                        assert (await client.get("/echo")).headers["x-tunnel-error"] == "login_denied"
-                    desk = server.ingress.desk.login
-                    assert desk is not None
-                    cookie = desk._seal.sign(Session("ann@example.org", "app", "id", time() + 60))
-                key = tmp_path / "s.db.login-key"
-                assert key.stat().st_mode & 0o777 == 0o600
-                async with running_server(**settings) as server:
-                    desk = server.ingress.desk.login
-                    assert desk is not None
-                    assert desk._seal.session(cookie, "app", time()).email == "ann@example.org"
-                key.write_bytes(b"short")
-                with pytest.raises(ConfigError, match="32 random bytes"):
-                    async with running_server(**settings):
-                        pass
-                key.unlink()
-                async with running_server(**settings) as server:
-                    desk = server.ingress.desk.login
-                    assert desk is not None
-                    with pytest.raises(CookieFault):
-                        desk._seal.session(cookie, "app", time())
-    finally:
-        service.stop()

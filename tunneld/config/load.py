@@ -14,7 +14,6 @@ from tunneld.config.changes import Changes, diff
 from tunneld.config.common import Faults
 from tunneld.config.document import Node
 from tunneld.config.dropins import check_headers, merged
-from tunneld.config.login import with_secret
 from tunneld.config.secrets import agent_token, open_to_others, read_secret
 from tunneld.config.source import MAX_FILE, File, Loc, explain
 from tunneld.config.units import shown
@@ -112,6 +111,8 @@ def _server(file: File) -> ServerConfig:
 
     config = _load(file, ServerConfig, "server")
     if config.login is not None:
+        from tunneld.config.login import with_secret
+
         login, faults = with_secret(config.login)
         for text in faults:
             file.fault(("login", "client_secret_file"), text)
