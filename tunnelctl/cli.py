@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from tunnelctl import tunnels, verbs
+from tunnelctl import access, tunnels, verbs
 from tunnelctl.client import Client, Refused
 from tunnelctl.render import Screen, clean
 from tunneld import __version__
@@ -22,14 +22,16 @@ from tunneld.errors import TunneldError, UsageError
 __all__ = ["VERBS", "Verb", "main", "overview", "parser_for"]
 
 SYSTEM_SOCKET = "/run/tunneld/control.sock"
-_OF_SERVERS = frozenset({"status", "health", "streams", "cancel", "reload", "reconnect", "top", "alerts", "completion"})
+_OF_SERVERS = frozenset(
+    {"status", "health", "streams", "cancel", "reload", "reconnect", "access", "top", "alerts", "completion"}
+)
 """Verbs that a server's operators have too."""
 _WITH_VALUE = frozenset(
     {
         *("--socket", "--instance", "--server", "--token-file", "--ca-file"),
         *("--tunnel", "--kind", "--path", "--older-than", "--idle"),
         *("--for", "--heartbeat", "--keepalive", "--access", "--since", "--interval"),
-        *("--config", "--sse", "--bundle"),
+        *("--config", "--sse", "--bundle", "--level", "--notes"),
     }
 )  # of any verb: what follows one of these is no verb
 
@@ -171,6 +173,7 @@ VERBS: dict[str, Verb] = {
     ),
     "close": Verb(tunnels.close, "close a tunnel that was opened at run time; its streams end", _of_close),
     "share": Verb(tunnels.share, "print an address that lets anybody in to one path, for a time", _of_share),
+    "access": Verb(access.access, "who may visit a tunnel, by e-mail: list, grant, revoke", access.add_arguments),
     "info": Verb(tunnels.info, "all that is known of one tunnel", _of_reconnect),
     "top": Verb(verbs.top, "a live screen of tunnels and streams: sort, filter, cancel; ? shows its keys", _of_top),
     "drain": Verb(verbs.drain, "take no new streams, let those under way end, then leave"),

@@ -21,7 +21,9 @@ from tunneld.control.models import (
     Event,
     Health,
     LogLevelName,
+    NewPermissions,
     NewTunnel,
+    PermissionInfo,
     Reconnected,
     Reloaded,
     Status,
@@ -78,6 +80,24 @@ def tunnel_status(name: str, **changes: Any) -> TunnelStatus:
         "expires_s": None,
     }
     assert changes.keys() <= values.keys()
+    return values | changes  # type: ignore[return-value]
+
+
+def permission(email: str, **changes: Any) -> PermissionInfo:
+    values: dict[str, Any] = {
+        "id": 1,
+        "server_id": "demo",
+        "allowed_email": email,
+        "user_id": None,
+        "status": "pending",
+        "access_level": "read_write",
+        "granted_at": "2026-01-01T00:00:00.000Z",
+        "granted_by_ip": None,
+        "activated_at": None,
+        "revoked_at": None,
+        "expires_at": None,
+        "notes": None,
+    }
     return values | changes  # type: ignore[return-value]
 
 
@@ -158,6 +178,18 @@ class MemoryAgent:
             raise VisitorError("no_such_tunnel", f"This agent has no tunnel named {name}.")
         return self.tunnels[name]
 
+    async def permissions(self, name: str) -> list[PermissionInfo]:
+        self.tunnel(name)
+        return [permission("ann@example.org")]
+
+    async def grant(self, name: str, wanted: NewPermissions) -> list[PermissionInfo]:
+        self.tunnel(name)
+        return [permission(email, access_level=wanted.get("access_level", "read_write")) for email in wanted["emails"]]
+
+    async def revoke_permission(self, name: str, email: str) -> PermissionInfo:
+        self.tunnel(name)
+        return permission(email, status="revoked")
+
     async def open_tunnel(self, wanted: NewTunnel) -> TunnelStatus:
         if wanted["name"] in self.tunnels:
             raise VisitorError("tunnel_exists", f"This agent has a tunnel named {wanted['name']} already.")
@@ -181,7 +213,7 @@ class MemoryAgent:
         was, self.level = self.level, level
         return was
 
-    def metrics(self, accept: str = "") -> tuple[bytes, str]:
+    async def metrics(self, accept: str = "") -> tuple[bytes, str]:
         return b"# HELP tunneld_tunnels Tunnels.\n", "text/plain; version=0.0.4; charset=utf-8"
 
     def requests(self, tunnel: str | None) -> Any:

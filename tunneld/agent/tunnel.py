@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from secrets import token_bytes, token_hex
 from time import monotonic, time
-from typing import Literal
+from typing import Any, Literal
 
 from tunneld import __version__
 from tunneld.agent.access import access_wish, enforces
+from tunneld.agent.asking import Asking
 from tunneld.agent.checking import ServiceCheck
 from tunneld.agent.dialer import DIAL_ERRORS, DIAL_TIMEOUT, MAX_HEADER, Dial, of_dial, open_pipe
 from tunneld.agent.dials import Dials
@@ -33,6 +34,7 @@ from tunneld.protocol.messages import (
     HeartbeatSettings,
     Hello,
     Message,
+    Permitted,
     Probe,
     Probed,
     ResumeSettings,
@@ -134,6 +136,7 @@ class AgentTunnel:
         self._heard = heard
         self._dials = Dials(Backoff(agent.reconnect.initial, agent.reconnect.max, random.uniform))
         self._link: Link | None = None
+        self._asking = Asking()
         self._links: set[Link] = set()  # those not gone yet, that which is in use among them
         self._gone = asyncio.Event()
         self._session: Session | None = None
@@ -461,6 +464,17 @@ class AgentTunnel:
             raise VisitorError("tunnel_offline", f"The tunnel {self.name} has not been connected yet.", retry_after=5)
         return self.connected.public_url + sign(self._link_secret(), self.name, path, until)
 
+    async def permit(self, do: str, **fields: Any) -> Permitted:
+        """Ask the server for its tunnel's permissions, or change them; fields as in `Permit`.
+
+        Raises:
+            VisitorError: ``tunnel_offline``, or the server's.
+        """
+        link = self._link
+        if link is None or link.session is None:
+            raise VisitorError("tunnel_offline", f"The tunnel {self.name} is not connected.", retry_after=5)
+        return await self._asking.ask(link.tell, do, **fields)
+
     def _no_answer(self, link: Link) -> None:
         if self._link is link and link.session is None:
             self._finish(Retry(f"no answer to hello within {DIAL_TIMEOUT:.0f} s"))
@@ -493,6 +507,8 @@ class AgentTunnel:
             self.check.asked(message.seq, link.tell)
         elif isinstance(message, Probed):
             self._probed(message)
+        elif isinstance(message, Permitted):
+            self._asking.answered(message)
         elif isinstance(message, Settings):
             check_live(message.heartbeat, message.sse, code="protocol_error")
             check_probe(message.probe, code="protocol_error")
@@ -541,6 +557,7 @@ class AgentTunnel:
     def link_closed(self, link: Link, code: int | None, reason: str) -> None:
         """The connection is gone."""
         self._links.discard(link)
+        self._asking.lost()
         self._gone.set()
         if self._link is link:
             self._link = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
-from fastapi import Body, FastAPI, Query, Request
+from fastapi import Body, FastAPI, Path, Query, Request
 from fastapi.responses import Response
 
 from tunneld import __version__
@@ -29,6 +29,8 @@ from tunneld.telemetry.trail import Trail
 __all__ = ["create_app"]
 
 MAX_PATH = 4096
+#: What one call about permissions may hold: what a message on the tunnel may.
+MAX_EMAILS, MAX_NOTES = 100, 1000
 """Characters of a path that is shared."""
 
 _DESCRIPTION = "What a tunneld agent has connected, and how to change it. On a Unix socket, with `Host: localhost`."
@@ -239,6 +241,8 @@ def _add_changes(app: FastAPI, agent: AgentFacade) -> None:
         await audit(request.scope, "share", f"shared {path.partition('?')[0]} of tunnel {name} until {link['expires']}")
         return json_answer(link, 201)
 
+    _add_permissions(app, agent)
+
     @app.delete(
         "/v1/tunnels/{name}",
         responses=docs(models.TunnelClosed, "no_such_tunnel", "tunnel_configured", "bad_argument"),
@@ -283,3 +287,36 @@ def _add_changes(app: FastAPI, agent: AgentFacade) -> None:
         was = agent.set_log_level(level)
         await audit(request.scope, "log-level", f"log level {was} is now {level}")
         return json_answer({"level": level, "was": was})
+
+
+def _add_permissions(app: FastAPI, agent: AgentFacade) -> None:
+    path = "/v1/tunnels/{name}/permissions"
+
+    @app.get(path, responses=docs(models.Permissions, "no_such_tunnel", "tunnel_offline", "bad_argument"))
+    async def permissions(name: str) -> Response:
+        """Who may visit a tunnel by e-mail address, as its server keeps it."""
+        return json_answer({"permissions": await agent.permissions(name)})
+
+    changes = ("bad_argument", "no_such_tunnel", "tunnel_offline", "store_failed", "rate_limited")
+
+    @app.post(
+        path,
+        status_code=201,
+        responses=docs(models.Permissions, *changes, "too_many_permissions", "body_too_large", good=201),
+    )
+    async def grant(request: Request, name: str, wanted: Annotated[models.NewPermissions, Body()]) -> Response:
+        """Let somebody visit; one who may already keeps their permission, with what is said otherwise."""
+        if not 0 < wanted.get("expires_s", 1) <= MAX_SECONDS:
+            return Problem("bad_argument", f"expires_s: give seconds above 0, at most {MAX_SECONDS:.0f}")
+        if len(wanted["emails"]) > MAX_EMAILS or len(wanted.get("notes", "")) > MAX_NOTES:
+            return Problem("bad_argument", f"at most {MAX_EMAILS} emails, and {MAX_NOTES} characters of notes")
+        kept = await agent.grant(name, wanted)
+        await audit(request.scope, "grant", f"tunnel {name} may be visited by {', '.join(wanted['emails'])}")
+        return json_answer({"permissions": kept}, 201)
+
+    @app.delete(path + "/{email}", responses=docs(models.Permissions, *changes, "no_such_permission"))
+    async def revoke(request: Request, name: str, email: Annotated[str, Path(max_length=254)]) -> Response:
+        """Let somebody visit no longer; their open streams end at once."""
+        gone = await agent.revoke_permission(name, email)
+        await audit(request.scope, "revoke", f"tunnel {name} may be visited by {email} no longer")
+        return json_answer({"permissions": [gone]})

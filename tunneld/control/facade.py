@@ -13,7 +13,9 @@ from tunneld.control.models import (
     Health,
     Link,
     LogLevelName,
+    NewPermissions,
     NewTunnel,
+    PermissionInfo,
     Reconnected,
     Reloaded,
     Replayed,
@@ -79,6 +81,19 @@ class AgentFacade(Protocol):
         Raises:
             VisitorError: ``no_such_tunnel``, ``not_protected``, ``tunnel_offline``.
         """
+
+    async def permissions(self, name: str) -> list[PermissionInfo]:
+        """Who may visit by e-mail address, as the server keeps it.
+
+        Raises:
+            VisitorError: ``no_such_tunnel``, ``tunnel_offline``.
+        """
+
+    async def grant(self, name: str, wanted: NewPermissions) -> list[PermissionInfo]:
+        """Let these visit; raises as `permissions`, and ``bad_argument``, ``too_many_permissions``."""
+
+    async def revoke_permission(self, name: str, email: str) -> PermissionInfo:
+        """Let that one visit no longer; raises as `permissions`, and ``no_such_permission``."""
 
     def close_tunnel(self, name: str) -> TunnelClosed:
         """Close one that was opened at run time; its streams end with reason ``operator``.

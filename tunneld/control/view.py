@@ -29,7 +29,9 @@ from tunneld.control.models import (
     HealthStatus,
     Link,
     LogLevelName,
+    NewPermissions,
     NewTunnel,
+    PermissionInfo,
     Reconnected,
     Reloaded,
     Replayed,
@@ -172,6 +174,28 @@ class AgentView:
         until = int(time() + seconds)
         url = self._daemon.running(name).tunnel.share(path, until)
         return {"url": url, "expires": datetime.fromtimestamp(until, UTC).isoformat().replace("+00:00", "Z")}
+
+    async def permissions(self, name: str) -> list[PermissionInfo]:  # noqa: D102
+        tunnel, found, more = self._daemon.running(name).tunnel, list[Any](), True
+        while more:
+            said = await tunnel.permit("list", after=found[-1]["id"] if found else 0)
+            found += said.permissions
+            more = said.more and bool(said.permissions)
+        return found
+
+    async def grant(self, name: str, wanted: NewPermissions) -> list[PermissionInfo]:  # noqa: D102
+        said = await self._daemon.running(name).tunnel.permit(
+            "grant",
+            emails=wanted["emails"],
+            level=wanted.get("access_level"),
+            expires_s=wanted.get("expires_s"),
+            notes=wanted.get("notes"),
+        )
+        return said.permissions  # type: ignore[return-value]
+
+    async def revoke_permission(self, name: str, email: str) -> PermissionInfo:  # noqa: D102
+        said = await self._daemon.running(name).tunnel.permit("revoke", emails=[email])
+        return said.permissions[0]  # type: ignore[return-value]
 
     def close_tunnel(self, name: str) -> TunnelClosed:
         """Close one that was opened at run time; raises VisitorError."""

@@ -26,6 +26,8 @@ __all__ = [
     "Hello",
     "Message",
     "Open",
+    "Permit",
+    "Permitted",
     "Ping",
     "Pong",
     "Probe",
@@ -200,6 +202,42 @@ class Probed(msgspec.Struct, omit_defaults=True, tag="probed", tag_field="type")
     fault: _Words | None = None
 
 
+class Permit(msgspec.Struct, frozen=True, omit_defaults=True, tag="permit", tag_field="type"):
+    """The agent asks for, or changes, who may visit its tunnel by e-mail address. Not counted; answered once.
+
+    Attributes:
+        seq: the answer's.
+        do: ``list``, ``grant`` or ``revoke``.
+        level: None: as it is, of a new one read_write.
+        expires_s: seconds from now; None: as it is, of a new one never.
+        after: with ``list``: those whose id is above it.
+    """
+
+    seq: _Number
+    do: _Short
+    emails: Annotated[list[Annotated[str, Meta(max_length=320)]], Meta(max_length=100)] = []
+    level: _Short | None = None
+    expires_s: _Seconds | None = None
+    notes: Annotated[str, Meta(max_length=1000)] | None = None
+    after: _Number = 0
+
+
+class Permitted(msgspec.Struct, omit_defaults=True, tag="permitted", tag_field="type"):
+    """The server's answer to a `Permit`. Not counted.
+
+    Attributes:
+        permissions: those that were asked for, or changed, as PROTOCOL.md's v2 has one.
+        more: of a list: the next page begins after the last of these.
+        code: of a refusal; empty: it is done.
+    """
+
+    seq: _Number
+    permissions: list[dict[str, int | float | str | None]] = []
+    more: bool = False
+    code: _Short = ""
+    message: _Words = ""
+
+
 class Ping(msgspec.Struct, tag="ping", tag_field="type"):
     """`timestamp` is ISO 8601 UTC; the pong echoes both."""
 
@@ -236,7 +274,20 @@ class ErrorMessage(msgspec.Struct, tag="error", tag_field="type"):
     retry_after: _Seconds | None = None
 
 
-Message: TypeAlias = Hello | Connected | Settings | Ping | Pong | StreamCancel | GoAway | ErrorMessage | Probe | Probed
+Message: TypeAlias = (
+    Hello
+    | Connected
+    | Settings
+    | Ping
+    | Pong
+    | StreamCancel
+    | GoAway
+    | ErrorMessage
+    | Probe
+    | Probed
+    | Permit
+    | Permitted
+)
 
 
 class Open(msgspec.Struct):

@@ -266,6 +266,7 @@ class ServerDaemon:
             policy=self.policy,
             registry=self.registry,
             names=self.access.names,
+            permissions=self.access.permissions,
             budget=self.ingress.budget,
             forget=self.forget,
         )

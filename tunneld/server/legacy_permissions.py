@@ -25,14 +25,14 @@ from tunneld.server.access import Access
 from tunneld.server.auth import bearer_of
 from tunneld.server.forms import Form
 from tunneld.server.ingress import Ingress
-from tunneld.server.permissions import Change
+from tunneld.server.permissions import Change, permission_shape
 from tunneld.server.principals import Principal
 from tunneld.server.registry import Registry
 from tunneld.server.store.records import AuditEntry, Permission
 from tunneld.wire.http1 import RequestHead
 from tunneld.wire.http_server import ServerConnection
 
-__all__ = ["PermissionsDoor", "PermissionsHost", "permission_shape"]
+__all__ = ["PermissionsDoor", "PermissionsHost"]
 
 log = logging.getLogger("tunneld.access")
 
@@ -191,24 +191,6 @@ class PermissionsDoor:
             log.error("The audit entry was not kept: %s", error, extra={"action": action})
 
 
-def permission_shape(one: Permission, now: float) -> dict[str, Any]:
-    """A permission as it is told: the dialect's own keys."""
-    return {
-        "id": one.id,
-        "server_id": one.tunnel if one.server_id is None else one.server_id,
-        "allowed_email": one.email,
-        "user_id": one.user,
-        "status": one.status(now),
-        "access_level": one.level,
-        "granted_at": _iso(one.granted),
-        "granted_by_ip": one.address or None,
-        "activated_at": _iso(one.activated),
-        "revoked_at": _iso(one.revoked),
-        "expires_at": _iso(one.expires),
-        "notes": one.notes or None,
-    }
-
-
 def _shapes(some: list[Permission]) -> list[dict[str, Any]]:
     now = time()
     return [permission_shape(one, now) for one in some]
@@ -216,12 +198,6 @@ def _shapes(some: list[Permission]) -> list[dict[str, Any]]:
 
 def _status(one: Permission) -> str:
     return one.status(time())
-
-
-def _iso(at: float | None) -> str | None:
-    if at is None:
-        return None
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _until(text: str | None) -> float:

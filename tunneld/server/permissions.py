@@ -11,15 +11,16 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from time import time
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from tunneld.errors import VisitorError
 from tunneld.server.principals import Principal
 from tunneld.server.store.interface import PermissionStore
 from tunneld.server.store.records import LEVELS, Permission
 
-__all__ = ["MAX_EMAILS", "Change", "Permissions", "clean_email"]
+__all__ = ["MAX_EMAILS", "Change", "Permissions", "clean_email", "permission_shape"]
 
 log = logging.getLogger("tunneld.access")
 
@@ -228,6 +229,13 @@ class Permissions:
         self._tell([later.tunnel])
         return later
 
+    async def revoke(self, owner: str, tunnel: str, email: str) -> Permission:
+        """Let that address visit no longer; raises VisitorError ``no_such_permission`` or ``store_failed``."""
+        known = self._of.get((owner, tunnel), {}).get(email.strip().lower())
+        if known is None:
+            raise VisitorError("no_such_permission", f"{email[:80]} has no permission for {tunnel}.")
+        return await self.change(owner, known.id, Change(status="revoked"))
+
     # -- inside ------------------------------------------------------------------------------------------
 
     def _check(self, change: Change, now: float) -> None:
@@ -295,6 +303,30 @@ class Permissions:
     def _tell(self, tunnels: Iterable[str]) -> None:
         for tunnel in dict.fromkeys(tunnels):
             self._changed(tunnel)
+
+
+def permission_shape(one: Permission, now: float) -> dict[str, Any]:
+    """A permission as it is told: the dialect's own keys."""
+    return {
+        "id": one.id,
+        "server_id": one.tunnel if one.server_id is None else one.server_id,
+        "allowed_email": one.email,
+        "user_id": one.user,
+        "status": one.status(now),
+        "access_level": one.level,
+        "granted_at": _iso(one.granted),
+        "granted_by_ip": one.address or None,
+        "activated_at": _iso(one.activated),
+        "revoked_at": _iso(one.revoked),
+        "expires_at": _iso(one.expires),
+        "notes": one.notes or None,
+    }
+
+
+def _iso(at: float | None) -> str | None:
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _changed(one: Permission, change: Change, now: float) -> Permission:

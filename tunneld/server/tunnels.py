@@ -30,6 +30,7 @@ from tunneld.protocol.messages import (
     HeartbeatSettings,
     Hello,
     Message,
+    Permit,
     Probed,
     ProbeSettings,
     ResumeSettings,
@@ -42,6 +43,8 @@ from tunneld.protocol.session import Session, SessionSettings
 from tunneld.protocol.windows import MemoryBudget
 from tunneld.server.conflicts import PAUSE, Conflict
 from tunneld.server.names import NameRegistry
+from tunneld.server.permissions import Permissions
+from tunneld.server.permitting import Permitting
 from tunneld.server.principals import Principal
 from tunneld.server.probing import Prober
 from tunneld.server.registry import Seen, SessionDirectory, Tunnel
@@ -83,6 +86,7 @@ class TunnelConnection:
         policy: asked anew at each hello and at each change, so that a reload holds.
         registry: of who serves what.
         names: whose they are.
+        permissions: of visitors.
         budget: of the process's memory.
         forget: called with this connection when it is over.
     """
@@ -97,6 +101,7 @@ class TunnelConnection:
         policy: Callable[[], TunnelPolicy],
         registry: SessionDirectory,
         names: NameRegistry,
+        permissions: Permissions,
         budget: MemoryBudget,
         forget: Callable[[TunnelConnection], None],
     ) -> None:
@@ -113,6 +118,7 @@ class TunnelConnection:
         self._forget = forget
         self.principal = principal
         self._names = names
+        self._permitting = Permitting(tunnel_name, principal, peer=peer, permissions=permissions, tell=self.link.tell)
         self._prober: Prober | None = None
         self._probe: ProbeSettings | None = None
         self._claiming: asyncio.Task[None] | None = None
@@ -202,6 +208,8 @@ class TunnelConnection:
         elif isinstance(message, Probed):
             if self._prober is not None:
                 self._prober.answered(message)
+        elif isinstance(message, Permit):
+            self._permitting.asked(message)
         elif isinstance(message, Settings):
             self._said_settings(message)
         elif isinstance(message, GoAway):

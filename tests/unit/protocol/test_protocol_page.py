@@ -16,7 +16,7 @@ from tunneld.errors import CODES
 from tunneld.protocol import frames, labels, outgoing, replay, session, sse, streams, windows
 from tunneld.protocol.messages import Connected, ErrorMessage, GoAway, Head, Hello, Open, Ping, StreamCancel, Wishes
 from tunneld.protocol.streams import Direction, Event, step
-from tunneld.server import conflicts, legacy, legacy_stream, recovery
+from tunneld.server import conflicts, legacy, legacy_keys, legacy_stream, permissions, recovery
 from tunneld.server import replay as visitors
 
 PAGE = (Path(tunneld.protocol.__file__ or "").parent / "PROTOCOL.md").read_text("utf-8")
@@ -157,7 +157,10 @@ def test_the_numbers_of_the_older_dialect() -> None:
     limits = ServerLimits()
     assert legacy_stream.HEAD_HOLD == 1.0
     assert "a `stream_end`, a `response`, or 1 s." in PAGE
-    assert f"the newest {legacy._MAX_KEYS} are kept as hashes" in PAGE
+    assert f"the newest {legacy_keys.MAX_KEYS} hold, as hashes" in PAGE
+    assert (
+        f"At most {permissions.MAX_EMAILS} addresses a call and `limits.permissions` ({limits.permissions:,})" in PAGE
+    )
     assert f"over 4 × `max_streams` + {legacy._STAMPS} messages" in PAGE
     assert f"1 to {labels.MAX_NAME} printable characters" in PAGE
     assert f"`limits.v2_clients` ({limits.v2_clients:,})" in PAGE

@@ -39,8 +39,7 @@ from tunneld.control.shapes import outages_status, quality_status
 from tunneld.errors import VisitorError
 from tunneld.server.daemon import RESTART_SECTIONS, ServerDaemon
 from tunneld.server.keys import LABEL, find_owner, new_owner, new_token
-from tunneld.server.legacy_permissions import permission_shape
-from tunneld.server.permissions import Change
+from tunneld.server.permissions import Change, permission_shape
 from tunneld.server.principals import OPEN_OWNER, Limits, Principal
 from tunneld.server.registry import Tunnel
 from tunneld.server.store.records import AuditEntry, Name, Owner, Token
@@ -352,12 +351,8 @@ class ServerView:
         return [permission_shape(one, now) for one in kept]  # type: ignore[misc]
 
     async def revoke_permission(self, name: str, email: str) -> PermissionInfo:  # noqa: D102
-        owner, permissions = self._owner_of(name), self._access.permissions
-        for one in permissions.all_of(owner, name):
-            if one.email == email.lower():
-                later = await permissions.change(owner, one.id, Change(status="revoked"))
-                return permission_shape(later, time())  # type: ignore[return-value]
-        raise VisitorError("no_such_permission", f"{email} has no permission for {name}.")
+        gone = await self._access.permissions.revoke(self._owner_of(name), name, email)
+        return permission_shape(gone, time())  # type: ignore[return-value]
 
     def _owner_of(self, name: str) -> str:
         """Whose tunnel that is; raises VisitorError ``no_such_tunnel``."""
