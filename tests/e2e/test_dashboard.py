@@ -114,6 +114,72 @@ def test_reconnect_asks_and_stands_on_the_timeline(browser: webdriver.Chrome, vi
     assert_quiet(browser, pair)
 
 
+def test_the_past_is_there_for_a_page_that_is_loaded_later(browser: webdriver.Chrome, visitors: Visitors) -> None:
+    pair = visitors.pair
+
+    def trips_are_known() -> bool:
+        label = browser.find_element("id", "plot-rtt").get_attribute("aria-label")
+        return "ms, at most" in str(label)
+
+    api(pair, "tunnels/app/reconnect", "POST")
+    wait(browser, lambda: api(pair, "tunnels/app")["outages"]["count"] == 1)
+    for _ in range(2):  # no page was open while it happened, and another one is told too
+        show(browser, pair)
+        wait(browser, lambda: "resumed" in text(browser, "#outages tbody"))
+        assert text(browser, "#outages tbody tr td:nth-child(2)") == "app"
+        assert text(browser, "#sum-outages") == "1"
+        wait(browser, lambda: browser.find_elements("css selector", "#plot-rtt canvas"))
+        wait(browser, trips_are_known)
+        for span, label in ((1, "2 h"), (2, "24 h")):
+            browser.find_element("css selector", f'input[name=span][value="{span}"]').find_element(
+                "xpath", ".."
+            ).click()
+            wait(browser, trips_are_known)
+            assert browser.execute_script("return document.querySelector('input[name=span]:checked').value") == str(
+                span
+            )
+            assert label in text(browser, "#curves")
+    assert_quiet(browser, pair)
+
+
+def test_by_keyboard_alone(browser: webdriver.Chrome, visitors: Visitors) -> None:
+    pair = visitors.pair
+    visitors.come("first")
+    visitors.come("second")
+    show(browser, pair)
+    wait(browser, lambda: len(rows(browser, "streams")) == 2)
+
+    def press(*keys: str) -> None:
+        browser.switch_to.active_element.send_keys(*keys)
+
+    def focused() -> str:
+        script = "const one = document.activeElement; return `${one.id} ${one.textContent.trim().slice(0, 40)}`"
+        return str(browser.execute_script(script))
+
+    press(Keys.TAB)
+    assert focused() == " Skip to the streams"
+    press(Keys.ENTER)
+    for _ in range(20):
+        press(Keys.TAB)
+        if "/events?id=" in focused():
+            break
+    assert "/events?id=first" in focused()  # the oldest stands first
+    press(Keys.ENTER)
+    wait(browser, lambda: "id=first" in text(browser, "#details[open] #details-list"))
+    press(Keys.ESCAPE)
+    wait(browser, lambda: text(browser, "#details[open]") == "")
+    assert "/events?id=first" in focused()  # where one was
+    press(Keys.TAB)
+    assert "Cancel" in focused()
+    press(Keys.ENTER)
+    wait(browser, lambda: text(browser, "#confirm[open] #confirm-text"))
+    press(Keys.TAB, Keys.ENTER)
+    wait(browser, lambda: [row[0].split("\n")[0] for row in rows(browser, "streams")] == ["/events?id=second"])
+    press("/")
+    assert focused().startswith("search")
+    assert_quiet(browser, pair)
+
+
 def test_search_and_details(browser: webdriver.Chrome, visitors: Visitors) -> None:
     visitors.come("red")
     visitors.come("blue", tunnel="notes")

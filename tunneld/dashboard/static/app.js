@@ -48,6 +48,7 @@ function size(bytes) {
 const milliseconds = (value) => (value === null || value === undefined ? "–" : `${value < 10 ? value.toFixed(1) : value.toFixed(0)} ms`);
 const percent = (value) => (value === null || value === undefined ? "–" : `${(value * 100).toFixed(value && value < 0.1 ? 1 : 0)} %`);
 const moment = (at) => new Intl.DateTimeFormat("en", { dateStyle: "medium", timeStyle: "medium", hourCycle: "h23" }).format(at * 1000);
+const lately = (at) => new Intl.DateTimeFormat("en", { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" }).format(at * 1000);
 const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 const GOOD = { online: "good", excellent: "good", good: "good", fair: "wait", degraded: "wait", resuming: "wait", connecting: "wait", draining: "wait", poor: "bad", down: "bad", offline: "bad", failed: "bad" };
 const GRADES = ["excellent", "good", "fair", "poor", "down"];
@@ -336,6 +337,7 @@ setInterval(() => {
   if (document.hidden) return;
   tunnelTable.later();
   streamTable.later();
+  if (streams.has(details.open)) tellOf(streams.get(details.open));
 }, 1000);
 
 // -- curves and timeline ------------------------------------------------------------------------------------
@@ -369,7 +371,7 @@ function timeline() {
     ...outages.map((event) => {
       const cost = event.resumed ? `${size(event.replayed_bytes)} sent again, nothing lost` : `${plural(event.streams_lost, "stream")} lost`;
       return element("tr", {},
-        element("td", {}, moment(event.t)),
+        element("td", {}, lately(event.t)),
         element("td", {}, event.tunnel),
         element("td", { class: "right" }, duration(event.seconds)),
         element("td", {}, element("span", { class: `badge ${event.resumed ? "good" : "bad"}` }, event.resumed ? "resumed" : "not resumed")),
@@ -423,8 +425,8 @@ async function reconnect(item) {
   }
 }
 
-function details(item) {
-  const list = byId("details-list");
+// What is known of a stream, as it is now.
+function tellOf(item) {
   const at = now();
   const rows = {
     "Request id": item.request_id, Tunnel: item.tunnel, Method: item.method, Path: item.path, Client: item.client || "–", Kind: item.kind, State: item.state,
@@ -432,7 +434,15 @@ function details(item) {
     "From the visitor": size(item.bytes_in), "To the visitor": size(item.bytes_out),
     Events: item.kind === "sse" ? String(item.events) : "–", "Last event id": item.last_event_id ?? "–",
   };
-  list.replaceChildren(...Object.entries(rows).flatMap(([key, value]) => [element("dt", {}, key), element("dd", {}, value)]));
+  const list = byId("details-list");
+  if (!list.children.length) {
+    list.append(...Object.keys(rows).flatMap((key) => [element("dt", {}, key), element("dd")]));
+  }
+  Object.values(rows).forEach((value, index) => put(list.children[2 * index + 1], value));
+}
+
+function details(item) {
+  tellOf(item);
   byId("details-cancel").hidden = !server.changes;
   byId("details-cancel").onclick = () => {
     byId("details").close();
