@@ -36,7 +36,7 @@ def test_it_is_kept_in_the_state_directory_until_it_is_closed(agent: Box) -> Non
     assert f"saved in {SAVED}" in said
     assert agent.sh(f"stat -c '%a %U:%G' {SAVED} $(dirname {SAVED}) /var/lib/tunneld").splitlines() == [
         "640 tunneld:tunneld",
-        "750 tunneld:tunneld",
+        "700 tunneld:tunneld",  # made under the unit's UMask
         "750 tunneld:tunneld",
     ]
     agent.systemctl("restart", "tunneld")
