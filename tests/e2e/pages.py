@@ -100,7 +100,7 @@ def rows(browser: webdriver.Chrome, table: str) -> list[list[str]]:
 def assert_quiet(browser: webdriver.Chrome, pair: Pair, port: int | None = None) -> None:
     """Nothing on the console, and nothing was asked of another host than the page's; `port`: the agent's page."""
     said = [one for one in browser.get_log("browser") if one["level"] in ("SEVERE", "WARNING")]
-    assert said == []
+    assert not said, said
     asked = [json.loads(one["message"])["message"] for one in browser.get_log("performance")]
     urls = [one["params"]["request"]["url"] for one in asked if one["method"] == "Network.requestWillBeSent"]
     own = f"http://{LOOPBACK}:{port or pair.server.admin_port}/"

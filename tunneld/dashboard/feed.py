@@ -15,7 +15,7 @@ from tunneld.dashboard.source import Brief, Source
 
 __all__ = ["BUDGET", "BURST", "Feed"]
 
-BUDGET = 4096
+BUDGET = 3584
 """Bytes of an ordinary second."""
 BURST = 512 * 1024
 """Bytes that streams which begin may take beyond that, and `REFILL` of them come back each second."""
