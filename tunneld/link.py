@@ -217,9 +217,9 @@ class Link:
         return read_tcp_info(self.pipe.transport)
 
     def count_segments(self, quality: Quality) -> None:
-        """Tell what this connection sent, and sent again, since its begin."""
+        """Tell what the kernel knows of this connection; before each ping is counted."""
         if (info := self.kernel()) is not None:
-            quality.carried(info.segments, info.lost)
+            quality.carried(info)
 
     def _cancel_timers(self) -> None:
         for timer in (self._flush_timer, self._beat_timer, self._ack_timer):

@@ -23,12 +23,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.support.processes import Process
 
-__all__ = ["ADDRESS", "Network", "missing"]
+__all__ = ["ADDRESS", "Network", "Packet", "missing", "packets"]
 
 ADDRESS = {"a": "10.77.0.1", "b": "127.77.1.1"}
 _PUBLIC = "10.77.2."
@@ -57,6 +58,30 @@ def missing() -> str | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """A packet with data that the relay saw.
+
+    Attributes:
+        side: that it came from.
+        came: monotonic seconds.
+        gone: when it was passed on; None: it was dropped.
+        size: octets of data.
+    """
+
+    side: str
+    came: float
+    gone: float | None
+    size: int
+
+
+def packets(log: Path) -> list[Packet]:
+    """What stands in a log, in the order in which they came."""
+    rows = [line.split() for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    found = [Packet(side, float(came), float(gone) or None, int(size)) for side, came, gone, size in rows]
+    return sorted(found, key=lambda packet: packet.came)
+
+
 def _tun(name: str) -> int:
     """A new TUN device; its descriptor, which stays its other end when the device moves to a namespace."""
     fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
@@ -80,6 +105,8 @@ class Network:
     Args:
         seed: of what is dropped and reordered.
         delay: seconds, each way.
+        jitter: seconds, the most that is added to it, each packet by itself; packets may overtake.
+        log: file that every packet with data is written to, as `Packet`; None: none is.
         drop: share of packets, 0 to 1.
         reorder: share of packets that are held back for a quarter of `delay` more.
         nat: side ``a`` is behind a translation of addresses.
@@ -91,12 +118,15 @@ class Network:
         *,
         seed: int = 0,
         delay: float = 0.05,
+        jitter: float = 0.0,
         drop: float = 0.0,
         reorder: float = 0.0,
         nat: bool = False,
         mtu: int = 1500,
+        log: Path | None = None,
     ) -> None:
-        self._set = {"delay": delay, "drop": drop, "reorder": reorder, "nat": nat}
+        self._log = log
+        self._set = {"delay": delay, "jitter": jitter, "drop": drop, "reorder": reorder, "nat": nat}
         self._seed = seed
         self._mtu = mtu
         self._mark = f"td{os.getpid()}"
@@ -120,7 +150,7 @@ class Network:
                 if side == "b":
                     _ip("-n", name, "route", "add", f"{_PUBLIC}0/24", "dev", name)
             self._relay = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.netns", *map(str, fds), str(self._seed)],
+                [sys.executable, "-m", "tests.support.netns", *map(str, fds), str(self._seed), str(self._log or "")],
                 stdin=subprocess.PIPE,
                 pass_fds=fds,
             )
@@ -166,7 +196,7 @@ class Network:
     # -- what happens between them
 
     def change(self, **values: Any) -> None:
-        """Change `delay`, `drop`, `reorder`, `nat`, or `hole` (True: every packet vanishes), from now on."""
+        """Change `delay`, `jitter`, `drop`, `reorder`, `nat`, or `hole` (True: every packet vanishes), from now on."""
         assert self._relay is not None
         assert self._relay.stdin is not None
         self._set |= values
@@ -218,16 +248,32 @@ def _translated(packet: bytes, at: int, old: bytes, new: bytes) -> bytes:
     return bytes(changed)
 
 
+def _data(packet: bytes) -> int:
+    """Octets that a TCP segment over IPv4 carries; 0 for any other packet."""
+    if packet[0] >> 4 != 4 or packet[9] != 6:
+        return 0
+    head = (packet[0] & 15) * 4
+    return len(packet) - head - (packet[head + 12] >> 4) * 4
+
+
 class _Between:
     """Takes packets from one TUN device, and writes them to the other when their time has come."""
 
-    def __init__(self, a: int, b: int, seed: int) -> None:
+    def __init__(self, a: int, b: int, seed: int, log: str) -> None:
+        self._log = open(log, "w", buffering=1) if log else None  # noqa: SIM115 - as long as the process
         self._other = {a: b, b: a}
         self._a = a
         self._dice = random.Random(seed)
-        self._waiting: list[tuple[float, int, int, bytes]] = []
+        self._waiting: list[tuple[float, int, int, bytes, float]] = []
         self._count = 0
-        self._settings: dict[str, Any] = {"delay": 0.0, "drop": 0.0, "reorder": 0.0, "nat": False, "public": 1}
+        self._settings: dict[str, Any] = {
+            "delay": 0.0,
+            "drop": 0.0,
+            "reorder": 0.0,
+            "jitter": 0.0,
+            "nat": False,
+            "public": 1,
+        }
         self._own = bytes(map(int, ADDRESS["a"].split(".")))
 
     def run(self) -> None:
@@ -256,15 +302,17 @@ class _Between:
     def _take(self, fd: int) -> None:
         now, settings, dice = time.monotonic(), self._settings, self._dice
         for packet in self._packets(fd):
-            if settings.get("hole") or (settings["drop"] and dice.random() < settings["drop"]):
+            due = now + settings["delay"] + (settings["jitter"] * dice.random() if settings["jitter"] else 0.0)
+            dropped = settings.get("hole") or (settings["drop"] and dice.random() < settings["drop"])
+            if dropped:
+                self._note(self._other[fd], now, 0.0, packet)
                 continue
-            due = now + settings["delay"]
             if settings["reorder"] and dice.random() < settings["reorder"]:
                 due += settings["delay"] / 4
             if settings["nat"]:
                 packet = self._through_nat(fd, packet)
             self._count += 1
-            heapq.heappush(self._waiting, (due, self._count, self._other[fd], packet))
+            heapq.heappush(self._waiting, (due, self._count, self._other[fd], packet, now))
 
     def _through_nat(self, fd: int, packet: bytes) -> bytes:
         public = bytes(map(int, f"{_PUBLIC}{self._settings['public']}".split(".")))
@@ -275,9 +323,15 @@ class _Between:
     def _give(self) -> None:
         now, waiting = time.monotonic(), self._waiting
         while waiting and waiting[0][0] <= now:
-            _, _, fd, packet = heapq.heappop(waiting)
+            _, _, fd, packet, came = heapq.heappop(waiting)
             with contextlib.suppress(OSError):  # the device is down: the packet is lost
                 os.write(fd, packet)
+            self._note(fd, came, time.monotonic(), packet)
+
+    def _note(self, fd: int, came: float, gone: float, packet: bytes) -> None:
+        """Write to the log what became of a packet to that device."""
+        if self._log is not None and (size := _data(packet)):
+            self._log.write(f"{'b' if fd == self._a else 'a'} {came:.6f} {gone:.6f} {size}\n")
 
 
 def main() -> None:
@@ -286,8 +340,11 @@ def main() -> None:
     parser.add_argument("a", type=int)
     parser.add_argument("b", type=int)
     parser.add_argument("seed", type=int)
+    parser.add_argument("log")
     options = parser.parse_args()
-    _Between(options.a, options.b, options.seed).run()
+    with contextlib.suppress(PermissionError):  # what else this machine does is no part of the network
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(5))
+    _Between(options.a, options.b, options.seed, options.log).run()
 
 
 if __name__ == "__main__":

@@ -107,6 +107,10 @@ def _of_quality(named: Named) -> Iterator[Family]:
         "gauge", "tunneld_heartbeat_jitter_seconds", "RFC 3550's estimate.", named, ("", lambda each: read(each).jitter)
     )
     yield of_each(
+        "gauge", "tunneld_heartbeat_queue_seconds", "The last round trip beyond the shortest that the kernel saw.",
+        named, ("", lambda each: read(each).queued),
+    )  # fmt: skip
+    yield of_each(
         "gauge", "tunneld_connection_loss_ratio", "Share of pings lost, or of segments sent again.",
         named, ("", lambda each: read(each).loss),
     )  # fmt: skip

@@ -118,6 +118,7 @@ class TcpStatus(TypedDict):
     """What the kernel knows of a connection since its beginning; `delivery_rate` in bytes a second."""
 
     rtt_ms: float
+    least_rtt_ms: float
     segments: int
     retransmitted: int
     delivery_rate: int
@@ -127,11 +128,13 @@ class Quality(TypedDict):
     """How good a tunnel's connection is; null until it is measured.
 
     `loss` is a share (0 to 1): of pings without an answer in time, or of segments sent again, whichever is more.
-    `grade` is one of excellent, good, fair, poor, down; `reason` says why it is no better.
+    `grade` is one of excellent, good, fair, poor, down; `reason` says why it is no better. `queue_ms` is what the last
+    heartbeat waited, in queues of both ends and on the way: its round trip beyond `tcp.least_rtt_ms`.
     """
 
     rtt_ms: RoundTrip
     jitter_ms: float | None
+    queue_ms: NotRequired[float | None]
     loss: float | None
     grade: Literal["excellent", "good", "fair", "poor", "down"] | None
     reason: NotRequired[str]

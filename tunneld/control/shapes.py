@@ -18,6 +18,7 @@ def quality_status(reading: Reading, kernel: TcpInfo | None) -> Quality:
     shown: Quality = {
         "rtt_ms": {"last": _ms(reading.last), "p50": _ms(reading.p50), "p95": _ms(reading.p95)},
         "jitter_ms": _ms(reading.jitter),
+        "queue_ms": _ms(reading.queued),
         "loss": None if reading.loss is None else round(reading.loss, 4),
         "grade": reading.grade,
         "reason": reading.reason,
@@ -27,6 +28,7 @@ def quality_status(reading: Reading, kernel: TcpInfo | None) -> Quality:
     if kernel is not None:
         shown["tcp"] = {
             "rtt_ms": round(kernel.rtt * 1000, 3),
+            "least_rtt_ms": round(kernel.least_rtt * 1000, 3),
             "segments": kernel.segments,
             "retransmitted": kernel.retransmitted,
             "delivery_rate": kernel.delivery_rate,

@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-__all__ = ["GRADES", "Bounds", "Grade", "Quality", "Reading", "Thresholds"]
+__all__ = ["GRADES", "Bounds", "Grade", "Kernel", "Quality", "Reading", "Thresholds"]
 
 Grade = Literal["excellent", "good", "fair", "poor", "down"]
 GRADES: tuple[Grade, ...] = ("excellent", "good", "fair", "poor", "down")
@@ -23,7 +23,9 @@ MAX_SAMPLES = 256
 _GAIN = 1 / 16
 #: Segments sent before a share of them means anything.
 _ENOUGH = 50
-_NOTHING = (0, 0)
+_NOTHING = (0, 0, 0, 0)
+#: Round trips in a row that a loss keeps from counting as jitter.
+_PASSED_OVER = 16
 
 
 class Bounds(Protocol):
@@ -60,6 +62,29 @@ class Thresholds(Protocol):
     def window(self) -> float: ...  # noqa: D102
 
 
+class Kernel(Protocol):
+    """What the kernel knows of a connection (wire/tcp_info.py), since its begin.
+
+    Attributes:
+        least_rtt: the shortest round trip of the last minutes, seconds.
+        segments: with data, sent; those sent again count too.
+        retransmitted: of these, sent again.
+        lost: of these, those that were needed.
+        disordered: segments that came before one that was sent earlier.
+    """
+
+    @property
+    def least_rtt(self) -> float: ...  # noqa: D102
+    @property
+    def segments(self) -> int: ...  # noqa: D102
+    @property
+    def retransmitted(self) -> int: ...  # noqa: D102
+    @property
+    def lost(self) -> int: ...  # noqa: D102
+    @property
+    def disordered(self) -> int: ...  # noqa: D102
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What is known at one moment. Seconds; None: not known yet.
@@ -68,13 +93,15 @@ class Reading:
         last: the newest round trip.
         p50: median of the window.
         p95: 95th percentile of the window.
-        jitter: RFC 3550's estimate of how much round trips differ from one to the next.
+        jitter: RFC 3550's estimate of how much round trips differ from one to the next; as there, of what was not lost.
         loss: the share of pings that found no answer within the timeout, or of segments that the kernel sent again
             in the window, whichever is more.
         pings: answered or lost, in the window.
         lost: of these.
         grade: None before the first ping is answered or lost.
         reason: why it is no better, in words; empty for ``excellent``.
+        queued: what the last ping and its answer waited, behind other bytes or for their turn: its round trip beyond
+            the shortest that the kernel has seen lately.
     """
 
     last: float | None
@@ -86,6 +113,7 @@ class Reading:
     lost: int
     grade: Grade | None
     reason: str
+    queued: float | None
 
 
 class Quality:
@@ -96,15 +124,18 @@ class Quality:
     """
 
     __slots__ = (
-        "_again", "_holds", "_jitter", "_known", "_last", "_pending", "_samples", "_segments", "_totals", "_trips",
-        "_until", "thresholds",
+        "_again", "_held_up", "_holds", "_jitter", "_known", "_last", "_passed_over", "_pending", "_queued", "_rtt",
+        "_samples", "_segments", "_steady", "_totals", "_trips", "_until", "thresholds",
     )  # fmt: skip
 
     def __init__(self, thresholds: Thresholds) -> None:
         self.thresholds = thresholds
         # When, seconds (below 0: lost), and what the connection carried since the one before.
         self._samples: deque[tuple[float, float, tuple[int, int]]] = deque()
-        self._totals = self._pending = _NOTHING  # of the connection: now, and since the last sample
+        self._totals: tuple[int, int, int, int] = (
+            _NOTHING  # of the connection: segments, lost ones, those sent again, those that came in disorder
+        )
+        self._pending: tuple[int, int] = (0, 0)  # segments and lost ones since the last sample
         self._segments = self._again = 0  # sums of the window
         self._known: Reading | None = None  # as long as nothing changes, what was read last
         self._holds: tuple[bool, Thresholds] | None = None  # under what it was read
@@ -112,26 +143,37 @@ class Quality:
         self._trips: list[float] = []  # of these, those that were answered, in their order: read again and again
         self._last: float | None = None
         self._jitter: float | None = None
+        self._rtt: float | None = None  # the shortest that the kernel saw
+        self._queued: float | None = None
+        self._held_up = False  # segments were lost or late since the last ping
+        self._passed_over = 0  # round trips in a row that jitter does not count for that
+        self._steady: float | None = None  # the last that it does
 
-    def carried(self, segments: int, again: int) -> None:
-        """What the connection that stands has sent so far, to be counted with the next ping.
-
-        Args:
-            segments: with data; those sent again count too.
-            again: sent again because they were lost.
-        """
-        before, self._totals = self._totals, (segments, again)
-        if segments < before[0] or again < before[1]:  # another connection
-            before = _NOTHING
-        self._pending = self._pending[0] + segments - before[0], self._pending[1] + again - before[1]
+    def carried(self, kernel: Kernel) -> None:
+        """What the kernel knows of the connection that stands, to be counted with the next ping."""
+        now, before = (kernel.segments, kernel.lost, kernel.retransmitted, kernel.disordered), self._totals
+        self._totals = now
+        if any(one < other for one, other in zip((now[0], *now[2:]), (before[0], *before[2:]), strict=True)):
+            before = _NOTHING  # another connection
+        self._pending = self._pending[0] + now[0] - before[0], max(0, self._pending[1] + now[1] - before[1])
+        self._rtt = kernel.least_rtt
+        self._held_up = now[2:] != before[2:]
 
     def answered(self, now: float, round_trip: float, *, late: bool) -> None:
         """A ping was answered; `late`: not within the heartbeat's timeout, which counts as lost."""
-        last, self._last = self._last, round_trip
-        if last is not None:
-            change = abs(round_trip - last)
-            # The first difference is all that is known: beginning at 0 would take 16 pings to show the truth.
-            self._jitter = change if self._jitter is None else self._jitter + (change - self._jitter) * _GAIN
+        self._last = round_trip
+        if self._rtt is not None:
+            self._queued = max(0.0, round_trip - self._rtt)
+        # Where segments were lost, one way or the other, it may show how long TCP took to send them again, which is
+        # no jitter. Not for long, though: where all is always in disorder, what comes is all there is.
+        self._passed_over = self._passed_over + 1 if self._held_up else 0
+        if not 0 < self._passed_over < _PASSED_OVER:
+            self._passed_over = 0
+            last, self._steady = self._steady, round_trip
+            if last is not None:
+                change = abs(round_trip - last)
+                # The first difference is all that is known: beginning at 0 would take 16 pings to show the truth.
+                self._jitter = change if self._jitter is None else self._jitter + (change - self._jitter) * _GAIN
         self._add(now, -1.0 if late else round_trip)
 
     def lost(self, now: float, pings: int = 1) -> None:
@@ -143,7 +185,7 @@ class Quality:
         self._known = None
         if len(self._samples) == MAX_SAMPLES:
             self._forget()
-        carried, self._pending = self._pending, _NOTHING
+        carried, self._pending = self._pending, (0, 0)
         self._segments += carried[0]
         self._again += carried[1]
         self._samples.append((now, trip, carried))
@@ -180,7 +222,7 @@ class Quality:
         p50, p95 = _quantile(trips, 0.5), _quantile(trips, 0.95)
         grade, reason = self._grade(p95, self._jitter, loss, known=bool(samples), connected=connected)
         self._holds, self._until = holds, samples[0][0] + self.thresholds.window if samples else math.inf
-        self._known = Reading(self._last, p50, p95, self._jitter, loss, len(samples), lost, grade, reason)
+        self._known = Reading(self._last, p50, p95, self._jitter, loss, len(samples), lost, grade, reason, self._queued)
         return self._known
 
     def _grade(

@@ -22,6 +22,7 @@ from tunneld.server.probing import Proof
 from tunneld.server.visitors.rules import OPEN_RULES, Rules
 from tunneld.telemetry.metrics import LATENCY, Histogram
 from tunneld.telemetry.outages import Outages
+from tunneld.wire.tcp_info import TcpInfo
 
 __all__ = ["Carried", "Carrier", "Connection", "Recovering", "Registry", "Seen", "SessionDirectory", "Tunnel"]
 
@@ -68,6 +69,7 @@ class Seen:
         connected_s: seconds that its connection stands.
         last_heard_s: seconds since anything came.
         round_trip_ms: of the last ping; None before the first.
+        kernel: what the kernel knows of the connection; None: nothing.
     """
 
     peer: str
@@ -75,6 +77,7 @@ class Seen:
     connected_s: float
     last_heard_s: float | None
     round_trip_ms: float | None
+    kernel: TcpInfo | None = None
 
 
 class Connection(Protocol):

@@ -153,6 +153,7 @@ class TunnelConnection:
             connected_s=round(now - self._since, 3),
             last_heard_s=round(now - self.link.pipe.last_heard, 3),
             round_trip_ms=None if self.round_trip is None else round(self.round_trip * 1000, 3),
+            kernel=self.link.kernel(),
         )
 
     def go_away(self, retry_after: float) -> None:

@@ -12,9 +12,10 @@ from tunneld.wire.sockets import is_tcp
 __all__ = ["TcpInfo", "read_tcp_info"]
 
 _TCP_INFO = getattr(socket, "TCP_INFO", None)
-# Of struct tcp_info, whose fields are only ever added behind: rtt and rttvar at 68, total_retrans at 100, data_segs_out
-# at 156, delivery_rate at 160, dsack_dups (since Linux 4.19) at 216.
-_FIELDS = struct.Struct("=68xII24xI52xIQ48xI")
+# Of struct tcp_info, whose fields are only ever added behind: rtt and rttvar at 68, total_retrans at 100, min_rtt at
+# 148, data_segs_out at 156, delivery_rate at 160, dsack_dups at 216, rcv_ooopack
+# (since Linux 5.4) at 224.
+_FIELDS = struct.Struct("=68xII24xI44xI4xIQ48xI4xI")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +25,21 @@ class TcpInfo:
     Attributes:
         rtt: the kernel's smoothed round trip, seconds.
         rtt_variation: seconds.
+        least_rtt: the shortest round trip of the last minutes, seconds: without delayed acknowledgements and queues.
         segments: with data, sent; those sent again count too.
         retransmitted: segments sent again.
-        unneeded: of these, that the peer had already, as it says: their acknowledgement was lost or late.
+        unneeded: of the segments sent again, that the peer had already, as it says.
+        disordered: segments that came before one that was sent earlier, which was late or lost.
         delivery_rate: bytes a second that the peer acknowledged lately; 0: not known.
     """
 
     rtt: float
     rtt_variation: float
+    least_rtt: float
     segments: int
     retransmitted: int
     unneeded: int
+    disordered: int
     delivery_rate: int
 
     @property
@@ -54,5 +59,5 @@ def read_tcp_info(transport: asyncio.BaseTransport) -> TcpInfo | None:
         return None
     if len(raw) < _FIELDS.size:
         return None
-    rtt, variation, again, segments, rate, unneeded = _FIELDS.unpack_from(raw)
-    return TcpInfo(rtt / 1e6, variation / 1e6, segments, again, unneeded, rate)
+    rtt, variation, again, least, segments, rate, unneeded, disordered = _FIELDS.unpack_from(raw)
+    return TcpInfo(rtt / 1e6, variation / 1e6, least / 1e6, segments, again, unneeded, disordered, rate)

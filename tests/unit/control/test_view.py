@@ -24,6 +24,7 @@ from tunneld.errors import ConfigError
 NOT_KNOWN = {
     "rtt_ms": {"last": None, "p50": None, "p95": None},
     "jitter_ms": None,
+    "queue_ms": None,
     "loss": None,
     "grade": None,
     "reason": "",

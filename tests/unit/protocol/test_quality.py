@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
 import pytest
 
@@ -20,6 +21,19 @@ def measured(trips: list[float | None], *, interval: float = 1.0) -> tuple[Quali
         else:
             quality.answered(now, trip, late=False)
     return quality, now
+
+
+@dataclass
+class Known:
+    segments: int
+    lost: int
+    retransmitted: int
+    least_rtt: float
+    disordered: int = 0
+
+
+def kernel(segments: int, lost: int, *, rtt: float) -> Known:
+    return Known(segments, lost, lost, rtt)
 
 
 def test_nothing_is_known_before_the_first_ping() -> None:
@@ -67,18 +81,51 @@ def test_loss_counts_lost_and_late_pings_and_what_the_kernel_sent_again() -> Non
 
 def test_loss_is_of_segments_too_in_the_window_whatever_connection_carried_them() -> None:
     quality, now = measured([0.01] * 18 + [None, None])
-    quality.carried(40, 8)
+    quality.carried(kernel(40, 8, rtt=0.01))
     quality.answered(now, 0.01, late=False)
     assert quality.read(now, connected=True).loss == pytest.approx(2 / 21)  # too few segments to say
-    quality.carried(100, 20)
+    quality.carried(kernel(100, 20, rtt=0.01))
     assert quality.read(now, connected=True).loss == pytest.approx(2 / 21)  # counted with the next ping
     quality.answered(now + 1, 0.01, late=False)
     assert quality.read(now + 1, connected=True).loss == pytest.approx(0.2)
-    quality.carried(100, 4)  # of another connection
+    quality.carried(kernel(100, 4, rtt=0.01))  # of another connection
     quality.answered(now + 2, 0.01, late=False)
     assert quality.read(now + 2, connected=True).loss == pytest.approx(24 / 200)
     later = now + 1.5 + QualityConfig().window
     assert quality.read(later, connected=True).loss == pytest.approx(0.04)
+
+
+def test_jitter_is_of_what_was_not_lost() -> None:
+    quality, now = measured([0.05, 0.07, 0.05, 0.07])
+    known = Known(40, 0, 0, least_rtt=0.06)
+    quality.carried(known)
+    for counter in ("retransmitted", "disordered"):
+        setattr(known, counter, 1)
+        quality.carried(known)
+        quality.answered(now, 0.30, late=False)  # TCP sent it, or its answer, again
+        assert quality.read(now, connected=True).jitter == pytest.approx(0.02)
+    quality.carried(known)
+    quality.answered(now, 0.05, late=False)
+    assert quality.read(now, connected=True).jitter == pytest.approx(0.02)
+    quality.carried(known)
+    quality.answered(now, 0.30, late=False)  # nothing was lost: the network took that long
+    assert quality.read(now, connected=True).jitter == pytest.approx(before := 0.02 + 0.23 / 16)
+    for _ in range(16):
+        known.disordered += 1
+        quality.carried(known)
+        quality.answered(now, 0.50, late=False)
+    assert quality.read(now, connected=True).jitter == pytest.approx(before + (0.2 - before) / 16)  # all is in disorder
+
+
+def test_what_a_ping_waited_at_the_ends_is_told_apart() -> None:
+    quality, now = measured([0.05])
+    assert quality.read(now, connected=True).queued is None
+    quality.carried(kernel(10, 0, rtt=0.05))
+    quality.answered(now, 0.25, late=False)
+    assert quality.read(now, connected=True).queued == pytest.approx(0.2)
+    quality.carried(kernel(20, 0, rtt=0.06))
+    quality.answered(now, 0.05, late=False)
+    assert quality.read(now, connected=True).queued == 0.0
 
 
 def test_what_was_read_is_known_until_something_changes() -> None:

@@ -445,7 +445,9 @@ def tunnel_info(tunnel: Tunnel, busy: int, now: float) -> ServerTunnel:
             "timeout_s": tunnel.heartbeat.timeout,
             "last_pong_s": seen.last_heard_s if seen is not None else None,
         },
-        "quality": quality_status(tunnel.quality.read(now, connected=tunnel.online), None),
+        "quality": quality_status(
+            tunnel.quality.read(now, connected=tunnel.online), seen.kernel if seen is not None else None
+        ),
         "outages": outages_status(tunnel.outages),
         "peer": seen.peer if seen is not None else None,
         "agent_version": seen.agent_version if seen is not None else None,

@@ -1,0 +1,192 @@
+"""What both ends say of a connection, beside what the relay between two network namespaces really did to it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.support.netns import ADDRESS, Network, Packet, missing, packets
+from tests.support.processes import Process, python_module
+from tests.support.sockets import short_dir
+
+pytestmark = [
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(missing() is not None, reason=str(missing())),
+]
+
+_NEAR = 0.010  # seconds within which an end answers a ping
+
+
+class Ends:
+    """Both daemons, a service beside the agent, and the network between them."""
+
+    def __init__(self, net: Network, folder: Path, log: Path, start: Callable[..., Process]) -> None:
+        self.net, self.folder, self.log, self.start = net, folder, log, start
+
+    def qualities(self) -> dict[str, dict[str, Any]]:
+        """What each end says at this moment."""
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.folder / "c.sock"))) as client:
+            agents = client.get("http://localhost/v1/status").json()["tunnels"]
+        asked = self.net.inside("b", ["curl", "-sS", "http://127.0.0.1:8442/api/v1/tunnels"])
+        servers = json.loads(subprocess.run(asked, capture_output=True, check=True).stdout)["tunnels"]
+        return {"a": agents[0]["quality"], "b": servers[0]["quality"]}
+
+    def after(self, pings: int) -> dict[str, dict[str, Any]]:
+        """The same, once each end has had so many answers."""
+        deadline = time.monotonic() + 90
+        while True:
+            found = self.qualities()
+            if all(quality["pings"] >= pings for quality in found.values()):
+                return found
+            assert time.monotonic() < deadline, found
+            time.sleep(0.5)
+
+    def metric(self, name: str) -> float:
+        """Of the agent, of its one tunnel."""
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.folder / "c.sock"))) as client:
+            text = client.get("http://localhost/metrics").text
+        return float(next(line.split()[1] for line in text.splitlines() if line.startswith(f"{name}{{")))
+
+
+@contextmanager
+def ends(*, interval: str = "100ms", **network: Any) -> Iterator[Ends]:
+    """Both ends, connected."""
+    beat = {"interval": interval, "timeout": "3s"}
+    processes: list[Process] = []
+    with short_dir() as folder:
+        log = folder / "packets"
+
+        def write(name: str, document: dict[str, Any]) -> str:
+            path = folder / name
+            path.write_text(yaml.safe_dump(document))
+            path.chmod(0o600)
+            return str(path)
+
+        def start(side: str, argv: Sequence[str], name: str, line: str = "") -> Process:
+            process = net.process(side, ["chrt", "-r", "5", *argv], name=name)  # else the machine is measured
+            processes.append(process)
+            if line:
+                process.wait_line(line, timeout=20)
+            return process
+
+        listen = [
+            {"host": "127.0.0.1", "port": 8440},
+            {"host": ADDRESS["b"], "port": 8441, "serve": ["tunnels"]},
+        ]
+        server = {
+            "listen": listen,
+            "admin": {"listen": {"host": "127.0.0.1", "port": 8442}},
+            "auth": {"mode": "open"},
+            "store": "memory:",
+            "heartbeat": {**beat, "min": "50ms"},
+            "drain_timeout": 0,
+        }
+        agent = {
+            "server": {"url": f"ws://{ADDRESS['b']}:8441"},
+            "control": {"socket": str(folder / "c.sock")},
+            "tunnels": [{"name": "t", "service": "http://127.0.0.1:9000"}],
+            "heartbeat": beat,
+            "drain_timeout": 0,
+        }
+        with Network(log=log, seed=7, **network) as net:
+            try:
+                start("a", python_module("tests.support.services", "--port", "9000"), "service", "ready")
+                start("b", python_module("tunneld", "server", "--config", write("s.yaml", server)), "server", ":8441")
+                start("a", python_module("tunneld", "agent", "--config", write("a.yaml", agent)), "agent", "✓ Tunnel")
+                yield Ends(net, folder, log, start)
+                for process in reversed(processes):
+                    assert not process.tracebacks(), process.tail(80)
+            finally:
+                for process in reversed(processes):
+                    process.discard()
+
+
+def trips(seen: list[Packet], side: str) -> list[float]:
+    """The round trips that the relay gave to pings of a side, in seconds: a packet there, and the one that answers it.
+
+    An end answers within a few milliseconds; a packet of the other side that comes by chance in that time is rare.
+    """
+    found = []
+    answers = [packet for packet in seen if packet.side != side and packet.gone is not None]
+    at = 0
+    for ping in (packet for packet in seen if packet.side == side and packet.gone is not None):
+        assert ping.gone is not None
+        while at < len(answers) and answers[at].came < ping.gone:
+            at += 1
+        if at < len(answers) and answers[at].came - ping.gone < _NEAR:
+            there = answers[at].gone
+            assert there is not None
+            found.append(ping.gone - ping.came + there - answers[at].came)
+    return found
+
+
+def median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+def jitter(values: list[float]) -> float:
+    """RFC 3550's estimate, which forgets as the product's does."""
+    estimate = abs(values[1] - values[0])
+    for before, after in itertools.pairwise(values[1:]):
+        estimate += (abs(after - before) - estimate) / 16
+    return estimate
+
+
+def test_a_round_trip_of_50_ms_is_told_as_such() -> None:
+    with ends(delay=0.025) as it:
+        for side, quality in it.after(100).items():
+            real = median(trips(packets(it.log)[20:], side)) * 1e3
+            assert real == pytest.approx(50, abs=5)
+            for key in ("last", "p50"):
+                assert quality["rtt_ms"][key] == pytest.approx(real, rel=0.1), (side, quality)
+            assert quality["loss"] < 0.005
+            assert quality["tcp"]["least_rtt_ms"] == pytest.approx(50, rel=0.1)
+        assert it.metric("tunneld_heartbeat_queue_seconds") < 0.01
+
+
+def test_a_network_that_wavers_by_20_ms_is_told_as_such() -> None:
+    with ends(delay=0.005, jitter=0.04) as it:
+        for side, quality in it.after(250).items():
+            real = trips(packets(it.log)[20:], side)
+            assert quality["rtt_ms"]["p50"] == pytest.approx(median(real) * 1e3, rel=0.1), (side, quality)
+            assert quality["rtt_ms"]["p95"] == pytest.approx(sorted(real)[int(len(real) * 0.95)] * 1e3, rel=0.1)
+            assert jitter(real) == pytest.approx(0.019, rel=0.4)  # the mean of it is 7/15 of 40 ms
+            assert quality["jitter_ms"] == pytest.approx(jitter(real) * 1e3, rel=0.25), (side, quality)
+
+
+_UPLOAD = """
+import sys, time
+while True:
+    sys.stdout.write("." * 200)
+    sys.stdout.flush()
+    time.sleep(0.01)
+"""
+
+
+def test_a_loss_of_5_percent_is_told_as_such() -> None:
+    with ends(delay=0.025, drop=0.05) as it:
+        it.start("a", ["curl", "-sS", "http://127.0.0.1:9000/pace?rate=100"], "pace").wait(10)
+        stream = ["curl", "-sSN", "-H", "Accept: text/event-stream", "http://127.0.0.1:8440/t/t/paced?id=p"]
+        it.start("b", stream, "down", "data:")
+        up = f"{sys.executable} -c '{_UPLOAD}' | curl -sS -T - http://127.0.0.1:8440/t/t/upload"
+        it.start("b", ["sh", "-c", up], "up")
+        qualities, now = it.after(250), time.monotonic()
+        seen = [one for one in packets(it.log) if one.came < now - 0.2]  # what is under way still is not known
+        for side, quality in qualities.items():
+            window = [one for one in seen if one.side == side]
+            real = sum(1 for one in window if one.gone is None) / len(window)
+            print(side, len(window), real, quality)
+            assert len(window) > 2000
+            assert quality["loss"] == pytest.approx(real, rel=0.1), (side, quality)
+            assert quality["tcp"]["retransmitted"] > 50
