@@ -638,9 +638,11 @@ class AgentTunnel:
         if self.connected is not None and self.connected.access is None and not enforces(None, self.config.access):
             self.reconnect()  # and be told so: this server would go on letting everybody in
             return
-        if self._link is not None and self._session is not None and live != self._told:
+        link = self._link
+        # Before `connected` nothing can be said: what differs from the hello by then is said behind it.
+        if link is not None and link.session is not None and live != self._told:
             self._told = live
-            self._link.tell(Settings(*live))
+            link.tell(Settings(*live))
 
     def _tell_drain(self) -> None:
         if self._session is not None:
