@@ -1,8 +1,8 @@
 """What a page that is open is told: all that there is once, then each second what has changed. Pure: no clock, no I/O.
 
-A second's message holds about `BUDGET` bytes at most: ends and changes of state always, then new streams, then
-numbers in turns, so that a page of thousands of streams costs no more than one of ten. New streams may exceed it for
-a while (`BURST`): a page that shows a crowd late would be wrong, one whose counters lag a few seconds is not.
+A second's message holds about `BUDGET` bytes at most: ends and changes of state always, then new streams, then events
+of the timeline and numbers in turns, so that a page of thousands of streams costs no more than one of ten. New streams
+may exceed it for a while (`BURST`): a page that shows a crowd late would be wrong, one whose counters lag is not.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ REFILL = 2048
 _DETAILS = 25  # tunnels that are looked at closely each second
 _COUNTERS = 500  # streams whose numbers are looked at each second
 _EVENTS = 400  # of the past that a page is given at its begin
+_TOLD = 12  # of the past that it is told each second
 _FIRST = 1000  # streams that the first message holds; others follow, as those that begin
 _COUNTED = ("bytes_in", "bytes_out", "events", "last_event_id", "state", "kind")
 _LEFT_OUT = frozenset({"tunnel_id", "connected_s", "heartbeat", "active_streams", "state"})
@@ -194,12 +195,14 @@ class Feed:
         return spent
 
     def _events(self, changes: dict[str, Any], now: float) -> int:
-        fresh = self._history.since(self._event, now)[-_EVENTS:]
-        self._event = self._history.newest
+        """What stands on the timeline, some each second: where all tunnels are cut at once it follows their states."""
+        fresh = self._history.since(self._event, now)[-_EVENTS:][:_TOLD]
         if not fresh:
+            self._event = self._history.newest
             return 0
+        self._event = fresh[-1].number
         changes["events"] = [event.shown() for event in fresh]
-        return 120 * len(fresh)
+        return len(self._encode(changes["events"]))
 
     # -- streams -----------------------------------------------------------------------------------------
 

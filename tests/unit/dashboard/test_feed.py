@@ -162,6 +162,20 @@ def test_events_of_the_history_are_told_once() -> None:
     assert "events" not in shown.tick()
 
 
+def test_an_outage_of_a_hundred_tunnels_costs_no_more_and_all_of_it_is_told() -> None:
+    daemon, history = Daemon(), History()
+    for index in range(100):
+        daemon.add(f"tunnel-{index:03}")
+    shown = page(daemon, history)
+    for index in range(100):
+        history.sample(f"tunnel-{index:03}", T0, state="offline", rtt=None, loss=None, bytes_in=0, bytes_out=0)
+    told: list[str] = []
+    for _ in range(20):
+        told += [event["tunnel"] for event in shown.tick().get("events", ())]
+    assert told == [f"tunnel-{index:03}" for index in range(100)]
+    assert max(shown.sizes) <= 5 * 1024
+
+
 def test_a_hundred_busy_tunnels_and_a_thousand_streams_cost_at_most_5_kib_a_second() -> None:
     daemon = Daemon()
     streams = [daemon.begin(f"{index:032x}", tunnel=f"tunnel-{index % 100:03}") for index in range(1000)]
