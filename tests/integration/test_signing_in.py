@@ -102,7 +102,8 @@ class World:
 async def world(*, public_url: str = "http://h", **login: Any) -> AsyncIterator[World]:
     async with issuer() as op:
         section = {"issuer": op.url, "client_id": CLIENT, "rest": 0.01, **login}
-        async with front(domain="tunnel.example", public_url=public_url, login=section) as it:
+        settings = {"domain": "tunnel.example", "public_url": public_url, "auth": {"failure_window": 36000}}
+        async with front(**settings, login=section) as it:
             it.ingress.desk.one_owner = lambda: False
             made = World(it, op)
             made.protect()
@@ -401,11 +402,15 @@ async def test_signing_out_needs_the_tunnels_own_page_and_ends_the_streams() -> 
         assert "tunnel-session" not in it.jar
         it.jar = old
         await it.refused("Accept: */*", code="login_required", status=401)
+        config = it.it.config
+        later = config.login.model_copy(update={"session": 60.0})  # type: ignore[union-attr]
+        it.it.ingress.configure(config.model_copy(update={"login": later}))
+        await it.refused("Accept: */*", code="login_required", status=401)
         await client.leave()
 
 
 async def test_streams_end_with_the_session_and_with_the_token() -> None:
-    async with world(session="1.2s", skew=0) as it:
+    async with world(session="2.5s", skew=0) as it:
         await it.sign_in()
         client, served = await streaming(it)
         assert await served.cancel_reason() == "operator"
@@ -413,7 +418,7 @@ async def test_streams_end_with_the_session_and_with_the_token() -> None:
         answer = await it.refused("Accept: */*", code="login_required", status=401)
         assert b"over" in answer.body
         other = await it.it.client()
-        token = it.op.token(f"http://{HOST}", exp=int(time()) + 2)
+        token = it.op.token(f"http://{HOST}", exp=int(time()) + 3)
         other.get("/more", "Accept: text/event-stream", bearer(token), host=HOST)
         served = await it.it.served()
         served.events()

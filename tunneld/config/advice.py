@@ -144,6 +144,11 @@ def warnings(config: AgentConfig | ServerConfig) -> list[str]:
     limit, needed = descriptor_limit(), descriptors_needed(config)
     if limit is not None and needed > limit:
         found.append(f"limits: full use would need {needed} descriptors; this system allows a process {limit}")
+    if not isinstance(config, AgentConfig) and config.login is not None:
+        if config.public_url is None:
+            found.append("login: without public_url the address to register at the issuer is the first listener's own")
+        if config.domain is None:
+            found.append("login: without domain visitors can sign in only while all tunnels are one owner's")
     if isinstance(config, AgentConfig):
         if not config.tunnels:
             found.append("tunnels: there is none, so nothing is served")

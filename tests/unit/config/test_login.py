@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.config.conftest import Write
+from tunneld.config.advice import warnings
 from tunneld.config.load import load_server
 from tunneld.config.login import is_protected
 from tunneld.errors import ConfigError
@@ -48,6 +49,14 @@ def test_faults_are_told(write: Write, line: str, words: str) -> None:
         load_server(write(f"auth: {{mode: open}}\nlogin:\n  client_id: x\n  {line}\n"))
     assert words in str(caught.value)
     assert "secret@" not in str(caught.value)
+
+
+def test_a_check_tells_what_it_rests_on(write: Write) -> None:
+    text = f"login: {{issuer: {ISSUER}, client_id: x}}\n"
+    told = warnings(load_server(write(f"auth: {{mode: open}}\n{text}")))
+    assert [line.partition(":")[0] for line in told if "without" in line] == ["login", "login"]
+    whole = "public_url: https://tunnel.example.org\ndomain: tunnel.example.org\n"
+    assert not any("login" in line for line in warnings(load_server(write(f"{whole}{text}"))))
 
 
 def test_what_nobody_on_the_way_can_change() -> None:

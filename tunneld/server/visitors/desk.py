@@ -91,6 +91,7 @@ class Desk:
                 failures=self._failures,
                 permits=lambda: self.permissions,
                 left=self._look,
+                before=before,
             )
         if before is not None:
             self._look()

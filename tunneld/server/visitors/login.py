@@ -75,6 +75,7 @@ class Login:
         failures: of each address, those of other credentials among them.
         permits: the permissions, if there are any by now.
         left: told when somebody signed out: their streams end.
+        before: whom this one takes over from, at a reload: who has signed out there stays out.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Login:
         failures: Failures,
         permits: Callable[[], Permits | None],
         left: Callable[[], None],
+        before: Login | None = None,
     ) -> None:
         self._ingress = ingress
         self.config = config
@@ -96,7 +98,8 @@ class Login:
         self._left = left
         self._work = Work(ingress, most=config.waiting)
         self._seen: dict[str, _Seen] = {}  # header's value, as it came -> what it is worth
-        self._out: OrderedDict[str, None] = OrderedDict()  # sessions that were signed out, the oldest first
+        #: Sessions that were signed out, the oldest first.
+        self._out: OrderedDict[str, None] = before._out if before is not None else OrderedDict()
         self._signing = SigningIn(
             ingress,
             config,
