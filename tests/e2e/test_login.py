@@ -169,6 +169,31 @@ def test_chromium_whose_address_is_taken_back_while_it_streams(browser: webdrive
         world.reload("app")
 
 
+def test_a_permission_that_is_revoked_ends_the_stream_that_it_let_in(world: World) -> None:
+    def access(*args: str) -> None:
+        done = world.pair.agent.tunnelctl("access", *args)
+        assert done.returncode == 0, done.stderr
+
+    access("grant", "app", "dan@else.example", "--level", "read_only")
+    with Walker("dan@else.example") as walker:
+        assert walker.open(world.host("app", "/echo")).status_code == 200
+        assert walker.client.post(world.host("app", "/echo")).headers["x-tunnel-error"] == "read_only"
+        (held,) = world.pair.agent.ask("access", "list", "app")["permissions"]
+        assert held["status"] == "active"
+        with walker.client.stream("GET", world.host("app", "/events?n=0&gap=0.05&id=revoked")) as stream:
+            assert stream.status_code == 200
+            pieces = stream.iter_bytes()
+            next(pieces)
+            mark = world.pair.server.process.mark()
+            access("revoke", "app", "dan@else.example")
+            for _ in pieces:
+                pass
+        told = world.pair.server.process.wait_line("The access of", after=mark)
+        ended = world.pair.server.process.wait_line("🧹 Cleaned up stream", after=mark)
+        assert ended.at - told.at < 1
+        assert walker.client.get(world.host("app", "/echo")).headers["x-tunnel-error"] == "login_denied"
+
+
 def test_a_session_that_is_over_ends_its_stream_and_is_signed_in_to_again(world: World) -> None:
     world.sessions("2s")
     try:
