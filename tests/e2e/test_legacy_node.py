@@ -18,6 +18,9 @@ from tests.support.services import SampleService
 from tests.support.visitors import Curl, request_id
 
 PROGRAM = ROOT / "tests" / "e2e" / "node" / "dist" / "main.js"
+KEY = "visitors-may-come"  # what the client registers for its visitors, each time it has connected
+VISITOR = httpx.Client(headers={"X-API-Key": KEY}, trust_env=False)
+SHOWN = ("-H", f"X-API-Key: {KEY}")
 STREAM = "/events?n=0&gap=0.05&id={}&as=/sse"  # what makes it a stream to the dialect stands in the query
 
 
@@ -84,14 +87,25 @@ def test_registration_and_connect(client: NodeClient, server: Server) -> None:
     assert said["public_url"] == server.url("my-server", "")
 
 
+def test_the_key_that_it_registered_is_what_visitors_need(client: NodeClient, server: Server) -> None:
+    mark = client.mark()
+    client.signal(signal.SIGHUP)
+    client.told("pong", after=mark)  # behind the key, which it sent at once
+    address = server.url("my-server", "/small")
+    assert httpx.get(address, trust_env=False).status_code == 401
+    assert httpx.get(address, headers={"X-API-Key": "another-key"}, trust_env=False).status_code == 401
+    assert httpx.get(address, headers={"Authorization": f"Bearer {KEY}"}, trust_env=False).status_code == 200
+    assert not server.process.matching(KEY)
+
+
 def test_ordinary_requests(client: NodeClient, server: Server) -> None:
-    echoed = httpx.post(server.url("my-server", "/echo?q=1"), content="né€", trust_env=False)
+    echoed = VISITOR.post(server.url("my-server", "/echo?q=1"), content="né€")
     assert echoed.status_code == 200
     said = echoed.json()
     assert said["method"] == "POST"
-    assert httpx.get(server.url("my-server", "/small"), trust_env=False).text == "x" * 99 + "\n"
-    assert httpx.get(server.url("my-server", "/status?code=404"), trust_env=False).status_code == 404
-    bad = httpx.post(server.url("my-server", "/echo"), content=b"\xff", trust_env=False)
+    assert VISITOR.get(server.url("my-server", "/small")).text == "x" * 99 + "\n"
+    assert VISITOR.get(server.url("my-server", "/status?code=404")).status_code == 404
+    bad = VISITOR.post(server.url("my-server", "/echo"), content=b"\xff")
     assert bad.status_code == 415
 
 
@@ -100,7 +114,7 @@ def test_events_pass_and_a_visitor_that_leaves_stops_the_services_work(
 ) -> None:
     need("curl", "apt install curl")
     mark = client.mark()
-    curl = Curl(server.url("my-server", STREAM.format("node-1")), "-H", "Accept: text/event-stream")
+    curl = Curl(server.url("my-server", STREAM.format("node-1")), *SHOWN, "-H", "Accept: text/event-stream")
     curl.wait_line("data: event 5")
     one = request_id(curl.head())
     assert client.told("request", after=mark)["request_id"] == one
@@ -109,11 +123,11 @@ def test_events_pass_and_a_visitor_that_leaves_stops_the_services_work(
     assert client.told("cancelled", after=mark)["request_id"] == one
     server.process.wait_line(f"🧹 Cleaned up stream: {one}")
     # Node's own error of the request that was destroyed came as a `response` 502 by now or comes: nobody minds.
-    assert httpx.get(server.url("my-server", "/small"), trust_env=False).status_code == 200
+    assert VISITOR.get(server.url("my-server", "/small")).status_code == 200
 
 
 def test_a_refused_stream_is_the_visitors_answer(client: NodeClient, server: Server) -> None:
-    answer = httpx.get(server.url("my-server", "/status?code=403&as=/sse"), trust_env=False)
+    answer = VISITOR.get(server.url("my-server", "/status?code=403&as=/sse"))
     assert answer.status_code == 403
 
 
@@ -124,7 +138,7 @@ def test_pings(client: NodeClient) -> None:
 
 
 def test_a_cut_and_a_reconnect(client: NodeClient, server: Server, service: SampleService) -> None:
-    curl = Curl(server.url("my-server", STREAM.format("node-2")), "-H", "Accept: text/event-stream")
+    curl = Curl(server.url("my-server", STREAM.format("node-2")), *SHOWN, "-H", "Accept: text/event-stream")
     curl.wait_line("data: event 2")
     mark = client.mark()
     client.signal(signal.SIGUSR2)
@@ -132,7 +146,7 @@ def test_a_cut_and_a_reconnect(client: NodeClient, server: Server, service: Samp
     service.wait_closed("node-2")
     client.told("closed", after=mark)
     client.told("connected", after=mark)  # after its own 5 s
-    assert httpx.get(server.url("my-server", "/small"), trust_env=False).status_code == 200
+    assert VISITOR.get(server.url("my-server", "/small")).status_code == 200
 
 
 def test_the_token_is_in_no_line_of_the_server(client: NodeClient, server: Server, token: str) -> None:
