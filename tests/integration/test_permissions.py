@@ -143,6 +143,9 @@ async def test_other_methods_and_ids_that_are_none() -> None:
             answer = await call(base, method, path, **({"notes": "x"} if method in ("PATCH", "POST") else {}))
             assert (answer.status_code, method, path) == (status, method, path)
             assert answer.json()["success"] is False
+            assert answer.headers.get("allow") == (
+                ("GET, PATCH, DELETE" if path else "POST") if status == 405 else None
+            )
         bad = await call(base, "PATCH", f"/{one['id']}", status="gone")
         assert bad.status_code == 400
 
@@ -173,6 +176,7 @@ async def test_only_its_owner_sees_or_changes_a_permission() -> None:
         base = base_of(server)
         for answer in (await call(base, "POST", **said), await call(base, "POST", token="tnl_wrong", **said)):
             assert (answer.status_code, answer.json()["success"]) == (401, False)
+            assert answer.headers["www-authenticate"] == "Bearer"
         made = await call(base, "POST", token=mine, **said)
         assert made.status_code == 201
         number = made.json()["permissions"][0]["id"]

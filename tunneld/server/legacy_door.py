@@ -31,7 +31,7 @@ from tunneld.server.ingress import Ingress, TunnelOffer
 from tunneld.server.legacy import LegacyConnection, LegacyPolicy
 from tunneld.server.legacy_keys import LegacyKeys, legacy_rules
 from tunneld.server.legacy_names import Labels
-from tunneld.server.legacy_permissions import PermissionsDoor
+from tunneld.server.legacy_permissions import NotAllowed, PermissionsDoor
 from tunneld.server.principals import OPEN, Principal
 from tunneld.server.problems import problem
 from tunneld.server.registry import Registry
@@ -268,6 +268,8 @@ class LegacyDoor:
     def refuse(self, connection: ServerConnection, head: RequestHead, error: VisitorError) -> None:
         """Answer in the dialect's shape what was refused before its body was read."""
         status, headers, body = self._refusal(head, error)
+        if isinstance(error, NotAllowed):
+            headers.append(("Allow", ", ".join(error.allowed)))
         self._host.ingress.answer_whole(connection, status, headers, body)
 
     def refuse_form(self, form: Form, error: VisitorError) -> None:
@@ -279,6 +281,8 @@ class LegacyDoor:
         status, headers, body = problem(
             error, self._host.ingress.new_id(), [("Accept", "application/json"), *head.headers]
         )
+        if error.status == 401:
+            headers.append(("WWW-Authenticate", "Bearer"))
         said = {"success": False, "error": error.code, "message": str(error), **json.loads(body)}
         return status, headers, json.dumps(said, ensure_ascii=False).encode()
 

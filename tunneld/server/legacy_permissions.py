@@ -32,12 +32,24 @@ from tunneld.server.store.records import AuditEntry, Permission
 from tunneld.wire.http1 import RequestHead
 from tunneld.wire.http_server import ServerConnection
 
-__all__ = ["PermissionsDoor", "PermissionsHost"]
+__all__ = ["NotAllowed", "PermissionsDoor", "PermissionsHost"]
 
 log = logging.getLogger("tunneld.access")
 
 _T = TypeVar("_T")
 _NUMBER = re.compile(r"[0-9]{1,18}")
+
+
+class NotAllowed(VisitorError):
+    """A method that there is not at this address.
+
+    Args:
+        allowed: those that there are.
+    """
+
+    def __init__(self, allowed: tuple[str, ...]) -> None:
+        super().__init__("method_not_allowed", f"Here are {', '.join(allowed)}.")
+        self.allowed = allowed
 
 
 class PermissionsHost(Protocol):
@@ -107,7 +119,7 @@ class PermissionsDoor:
         allowed = ("GET", "PATCH", "DELETE") if rest else ("POST",)
         call = _Call(self._who(head, token, address or "unix"), address)
         if head.method not in allowed:
-            raise VisitorError("method_not_allowed", f"Here are {', '.join(allowed)}.")
+            raise NotAllowed(allowed)
 
         def whole(form: Form, body: bytes) -> None:
             self._door.spawn(self._answer(form, call, rest, body), "v2 permissions")
