@@ -9,6 +9,7 @@ import asyncio
 import datetime
 from collections import deque
 from collections.abc import Callable, Iterable
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from starlette.responses import Response
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EventStream", "Subscribers"]
 
+GATHER = 0.05
+"""Seconds between two writes to one reader."""
 KEEPALIVE = 15.0
 """Seconds of quiet after which a comment shows the reader that the stream lives."""
 MAX_HELD = 1024 * 1024
@@ -238,11 +241,16 @@ async def _watch(receive: Receive, one: Subscription) -> None:
 
 
 async def _pump(one: Subscription, send: Send) -> None:
+    """Send what happens after a quiet moment at once; what happens all the time, together: each write has a price."""
+    sent = 0.0
     while True:
+        if (early := sent + GATHER - monotonic()) > 0 and not one.ended:
+            await asyncio.sleep(early)
         ended = one.ended
         waiting = one.take()
         if waiting:
             await send({"type": "http.response.body", "body": waiting, "more_body": True})
+            sent = monotonic()
         if ended:
             return
         try:
