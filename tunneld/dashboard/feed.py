@@ -23,6 +23,7 @@ REFILL = 2048
 _DETAILS = 25  # tunnels that are looked at closely each second
 _COUNTERS = 500  # streams whose numbers are looked at each second
 _EVENTS = 400  # of the past that a page is given at its begin
+_WHOLE = 3  # tunnels whose state changed in the same second that are looked at closely at once
 _TOLD = 12  # of the past that it is told each second
 _FIRST = 1000  # streams that the first message holds; others follow, as those that begin
 _COUNTED = ("bytes_in", "bytes_out", "events", "last_event_id", "state", "kind")
@@ -111,7 +112,10 @@ class Feed:
         return shown
 
     def _states(self, changes: dict[str, Any], briefs: list[Brief]) -> int:
-        """Tunnels that came, went, or changed their state: told whatever it costs."""
+        """Tunnels that came, went, or changed their state: told whatever it costs.
+
+        Of a crowd that changes at once the states alone; the rest of each follows in its turn.
+        """
         names = {brief.name for brief in briefs}
         gone = [name for name in self._tunnels if name not in names]
         for name in gone:
@@ -123,8 +127,11 @@ class Feed:
         changed: dict[str, Any] = {}
         for brief in briefs:
             before = self._tunnels.get(brief.name)
-            if before is None or before["state"] != brief.state:
+            if before is None or (before["state"] != brief.state and len(changed) < _WHOLE):
                 self._compare(changed, brief, before)
+            elif before["state"] != brief.state:
+                changed[brief.name] = {"state": brief.state}
+                self._tunnels[brief.name] = {**before, "state": brief.state}
         if changed:
             changes["tunnels"] = changed
         return len(self._encode([gone, changed])) if gone or changed else 0

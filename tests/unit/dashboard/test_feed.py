@@ -169,10 +169,14 @@ def test_an_outage_of_a_hundred_tunnels_costs_no_more_and_all_of_it_is_told() ->
     shown = page(daemon, history)
     for index in range(100):
         history.sample(f"tunnel-{index:03}", T0, state="offline", rtt=None, loss=None, bytes_in=0, bytes_out=0)
+        daemon.add(f"tunnel-{index:03}", "offline")
+        daemon.rtt[f"tunnel-{index:03}"] = 5.5
     told: list[str] = []
     for _ in range(20):
         told += [event["tunnel"] for event in shown.tick().get("events", ())]
+        assert {one["state"] for one in shown.tunnels.values()} == {"offline"}  # from the first second on
     assert told == [f"tunnel-{index:03}" for index in range(100)]
+    assert {one["quality"]["rtt_ms"]["last"] for one in shown.tunnels.values()} == {5.5}
     assert max(shown.sizes) <= 5 * 1024
 
 
