@@ -218,7 +218,7 @@ def test_the_dashboard_shows_an_owner_their_own(world: World) -> None:
             assert [tunnel["name"] for tunnel in told["tunnels"]] == (["ann-app"] if shown else [])
             assert (stream in [one["request_id"] for one in told["streams"]]) == shown
             assert shown or "ann-app" not in json.dumps(told)
-            assert (world.ask(kind, "/dashboard/sparks").keys() == {"ann-app"}) == shown
+            assert shown or "ann-app" not in world.ask(kind, "/dashboard/sparks")  # with the first sample, if at all
             assert world.ask(kind, "/dashboard/history?tunnel=ann-app")["tunnel"] == ("ann-app" if shown else "")
 
 
