@@ -78,6 +78,8 @@ def tunnel_status(name: str, **changes: Any) -> TunnelStatus:
         "configured": True,
         "file": "/etc/tunneld/tunneld.yaml",
         "expires_s": None,
+        "server_version": "0.1.0",
+        "token_expires_s": None,
     }
     assert changes.keys() <= values.keys()
     return values | changes  # type: ignore[return-value]

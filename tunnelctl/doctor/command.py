@@ -79,6 +79,8 @@ def _all(client: Client, args: argparse.Namespace, add: Callable[[list[Finding]]
                     ca_file=server.get("ca_file"),
                     proxy=server.get("proxy"),
                     tunnel=names[0] if names else "doctor",
+                    version=_first(status, "server_version"),
+                    token_left=_first(status, "token_expires_s"),
                 )
             )
         )
@@ -92,6 +94,11 @@ def _all(client: Client, args: argparse.Namespace, add: Callable[[list[Finding]]
     tunnels += [one for one in (status or {}).get("tunnels", ()) if one["name"] not in known]
     add(here.services(tunnels))
     return config
+
+
+def _first(status: dict[str, Any] | None, key: str) -> Any:
+    """What the first tunnel that knows says."""
+    return next((one[key] for one in (status or {}).get("tunnels", ()) if one.get(key) is not None), None)
 
 
 def _section(config: dict[str, Any], name: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import json
 import os
 import socket
 import ssl
@@ -16,6 +17,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
 from tunnelctl.doctor.findings import Finding, fail, ok, skip, warn, without_secrets
+from tunneld import __version__
 
 __all__ = ["Server", "look"]
 
@@ -39,6 +41,8 @@ class Server:
         ca_file: roots instead of the system's; None: the system's.
         proxy: of the file; None: the environment's.
         tunnel: a name that the token should open.
+        version: of the server, as it told the agent; None: it did not.
+        token_left: seconds that the agent's token is still good, as the server told; None: for ever, or not known.
     """
 
     url: str
@@ -46,6 +50,8 @@ class Server:
     ca_file: str | None = None
     proxy: str | None = None
     tunnel: str = "doctor"
+    version: str | None = None
+    token_left: float | None = None
 
 
 def look(server: Server) -> list[Finding]:
@@ -255,7 +261,7 @@ def _dialect(sock: socket.socket, server: Server, host: str) -> list[Finding]:
     try:
         sock.settimeout(_PATIENCE)
         sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
-        status, headers = _head(sock)
+        status, headers, body = _answer(sock)
     except TimeoutError:
         return [
             fail(
@@ -267,7 +273,7 @@ def _dialect(sock: socket.socket, server: Server, host: str) -> list[Finding]:
     except (OSError, ValueError) as error:
         return [fail("server", f"It does not answer as HTTP: {error}.", "Is it the right port, and ws:// or wss://?")]
     found = [_judged(status, headers, server)]
-    found.append(_token(status, headers.get("x-tunnel-error", ""), server))
+    found.append(_token(status, headers.get("x-tunnel-error", ""), _detail(body), server))
     found.append(_clock(headers.get("date"), server, host))
     return found
 
@@ -279,7 +285,7 @@ def _judged(status: int, headers: dict[str, str], server: Server) -> Finding:
             return fail(
                 "server", "It upgrades, but tunneld.v3 is gone from its answer.", "A proxy on the way removed it."
             )
-        return ok("server", "It speaks tunneld.v3 and takes the tunnel.")
+        return _versions(server)
     if code in ("unauthorized", "token_invalid", "token_expired", "token_revoked") or status in (401, 403, 409):
         return ok("server", f"It is a tunneld server ({status} {code}).")
     if status == 426:
@@ -292,9 +298,34 @@ def _judged(status: int, headers: dict[str, str], server: Server) -> Finding:
     )
 
 
-def _token(status: int, code: str, server: Server) -> Finding:
+def _versions(server: Server) -> Finding:
+    said = "It speaks tunneld.v3 and takes the tunnel"
+    if server.version is None:
+        return ok("server", f"{said}; this is tunneld {__version__}.")
+    if server.version != __version__:
+        return warn(
+            "server",
+            f"{said}; it is tunneld {server.version}, this is {__version__}.",
+            "They work together; bring the older one to the newer's version for all that that can do.",
+        )
+    return ok("server", f"{said}; it is tunneld {server.version}, as this is.")
+
+
+def _accepted(server: Server) -> Finding:
+    if not server.token:
+        return ok("token", "The server asks for none.")
+    left = server.token_left
+    if left is None:
+        return ok("token", "It is accepted.")
+    said = f"It is accepted, and ends in {left / 86400:.0f} days."
+    if left < _SOON * 86400:
+        return warn("token", said, "Make a new one in time: tunneld server token create NAME --expires 90d.")
+    return ok("token", said)
+
+
+def _token(status: int, code: str, detail: str, server: Server) -> Finding:
     if status == 101:
-        return ok("token", "It is accepted." if server.token else "The server asks for none.")
+        return _accepted(server)
     if status == 401:
         if not server.token:
             return fail(
@@ -303,7 +334,9 @@ def _token(status: int, code: str, server: Server) -> Finding:
                 "Set server.token_file, or run as its user.",
             )
         return fail(
-            "token", f"The server refuses it ({code or 401}).", "Make a new one: tunneld server token create NAME."
+            "token",
+            f"The server refuses it ({code or 401}){f': {detail}' if detail else '.'}",
+            "Make a new one: tunneld server token create NAME.",
         )
     if status == 403:
         return fail("token", f"It does not open the name {server.tunnel}.", "Make one with --tunnels that covers it.")
@@ -347,8 +380,36 @@ def _date_of(server: Server, host: str) -> str | None:
         return None
 
 
+def _detail(body: bytes) -> str:
+    """The sentence of a problem (RFC 9457); empty where there is none."""
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return ""
+    detail = found.get("detail") if isinstance(found, dict) else None
+    return str(detail)[:500] if detail else ""
+
+
+def _answer(sock: socket.socket) -> tuple[int, dict[str, str], bytes]:
+    """As `_head`, with the body of a refusal."""
+    status, headers, body = _received(sock)
+    length = headers.get("content-length", "0")
+    while status != 101 and length.isdecimal() and len(body) < min(int(length), 65536):
+        part = sock.recv(4096)
+        if not part:
+            break
+        body += part
+    return status, headers, body
+
+
 def _head(sock: socket.socket) -> tuple[int, dict[str, str]]:
     """Status and headers (lower case) of an answer; raises OSError, ValueError."""
+    status, headers, _ = _received(sock)
+    return status, headers
+
+
+def _received(sock: socket.socket) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers, and what came behind them."""
     data = b""
     while b"\r\n\r\n" not in data:
         part = sock.recv(4096)
@@ -357,9 +418,10 @@ def _head(sock: socket.socket) -> tuple[int, dict[str, str]]:
         data += part
         if len(data) > 65536:
             raise ValueError("its head has no end")
-    lines = data.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
+    head, _, body = data.partition(b"\r\n\r\n")
+    lines = head.decode("latin-1").split("\r\n")
     words = lines[0].split(" ", 2)
     if len(words) < 2 or not words[0].startswith("HTTP/") or not words[1].isdigit():
         raise ValueError(f"it says {lines[0][:60]!r}")
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
-    return int(words[1]), headers
+    return int(words[1]), headers, body

@@ -167,7 +167,8 @@ class TunnelStatus(TypedDict):
     """One tunnel of ``GET /v1/status``.
 
     `configured`: it stands in `file`, the agent's or one of `tunnels.d`; else it was opened at run time, and
-    `expires_s` says when it goes (null: when the agent does).
+    `expires_s` says when it goes (null: when the agent does). `server_version` is what the server said of itself,
+    `token_expires_s` for how long the agent's token is good by its word (null: for ever, or it does not say).
     """
 
     name: str
@@ -186,6 +187,8 @@ class TunnelStatus(TypedDict):
     configured: NotRequired[bool]
     file: NotRequired[str | None]
     expires_s: NotRequired[float | None]
+    server_version: NotRequired[str | None]
+    token_expires_s: NotRequired[float | None]
 
 
 class Totals(TypedDict):

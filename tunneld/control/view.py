@@ -285,6 +285,8 @@ def tunnel_status(tunnel: AgentTunnel, now: float) -> TunnelStatus:
         "public_url": said.public_url if said else None,
         "host_url": said.host_url if said else None,
         "service": str(tunnel.config.service),
+        "server_version": said.server_version or None if said else None,
+        "token_expires_s": None if tunnel.token_end is None else round(tunnel.token_end - time(), 3),
         "connected_s": None if tunnel.connected_at is None else round(now - tunnel.connected_at, 3),
         "reconnects": tunnel.reconnects,
         "last_error": tunnel.last_error,

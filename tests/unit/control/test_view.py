@@ -86,6 +86,8 @@ async def test_status_and_health_before_there_is_a_server(lines: Book, folder: P
             "public_url": None,
             "host_url": None,
             "service": f"http://{LOOPBACK}:1",
+            "server_version": None,
+            "token_expires_s": None,
             "connected_s": None,
             "reconnects": 0,
             "active_streams": 0,
