@@ -17,13 +17,14 @@ from tunneld.config.common import QualityConfig
 from tunneld.config.server import ServerLimits
 from tunneld.errors import CODES, VisitorError
 from tunneld.protocol.headers import BadHeader, Headers, encode_head, to_visitor
-from tunneld.protocol.messages import HeartbeatSettings, Open, SseSettings
+from tunneld.protocol.messages import AccessSettings, HeartbeatSettings, Open, SseSettings
 from tunneld.protocol.streams import REASONS
 from tunneld.protocol.windows import MemoryBudget
 from tunneld.server.legacy import LegacyConnection, LegacyPolicy
 from tunneld.server.legacy_stream import LegacyStream
 from tunneld.server.principals import OPEN
 from tunneld.server.registry import Registry
+from tunneld.server.visitors.rules import Rules
 from tunneld.wire.http1 import RequestHead
 from tunneld.wire.http_server import ServerConnection
 from tunneld.wire.short_reads import ShortReads
@@ -270,7 +271,7 @@ async def _talk(octets: bytes, step: int) -> list[Any]:
     pipe = WebSocket(asyncio.get_running_loop(), wire, b"", client=False, max_message=_V2_MESSAGE, subprotocol=None)
     connection = LegacyConnection(
         pipe, "n", title="N", peer="p", principal=OPEN, policy=lambda: policy, registry=registry, budget=budget,
-        forget=gone.append,
+        rules=lambda _: Rules("n", AccessSettings()), forget=gone.append,
     )  # fmt: skip
     connection.start()
     sinks = []

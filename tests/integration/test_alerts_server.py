@@ -107,7 +107,7 @@ async def test_a_tunnel_that_is_down_is_told_shown_and_over(tmp_path: Path, hook
         assert "The tunnel app is offline." in ran.stdout
         assert json.loads((await tunnelctl(host, "alerts", "--json")).stdout) == (await client.get("/alerts")).json()
         metrics = await client.get(f"http://{host.admin_addresses[0][1]}/metrics")
-        assert 'tunneld_alerts_firing{alert="tunnel_down"} 1.0' in metrics.text
+        assert 'tunneld_alerts_firing{alert="tunnel_down"} 1\n' in metrics.text
         async with running_agent(ws(host)):
             assert (await told(hook, "tunnel_down", "resolved"))["alerts"][0]["subject"] == "app"
         await lines.wait("Alert tunnel_down is over")
