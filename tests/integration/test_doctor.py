@@ -120,10 +120,10 @@ def test_secrets_of_a_configuration_are_hidden() -> None:
     file = {
         "server": {"url": "wss://u:p@host/", "token_file": "/etc/t", "proxy": "http://me:hunter2@proxy:3128"},
         "tunnels": [{"name": "a", "service": "http://x/?key=1", "headers": {"Authorization": "Bearer abc"}}],
-        "alerts": [{"to": {"webhook": "https://hooks/x?sig=9", "secret": "s3"}}],
+        "alerts": [{"to": {"webhook": "https://hooks/services/T0/planted?sig=9", "secret": "s3"}}],
     }
     shown = json.dumps(masked(file))
-    for secret in ("hunter2", "abc", "s3", "u:p", "key=1", "sig=9"):
+    for secret in ("hunter2", "abc", "s3", "u:p", "key=1", "sig=9", "planted"):
         assert secret not in shown
     assert "/etc/t" in shown
     assert without_secrets("dial ws://a:b@h/x?q=1 now") == "dial ws://…@h/x?… now"

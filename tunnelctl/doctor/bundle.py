@@ -21,7 +21,7 @@ from tunneld.errors import TunneldError
 
 __all__ = ["masked", "write"]
 
-_SECRET_KEY = re.compile(r"token|password|passwd|secret|key|cookie|authorization|credential|auth", re.IGNORECASE)
+_SECRET_KEY = re.compile(r"token|password|passwd|secret|key|cookie|credential|auth|webhook", re.IGNORECASE)
 _PLAIN_KEY = re.compile(r"_file$|_cert$|^(client_)?key$|^keepalive$", re.IGNORECASE)
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{4,}")
 _LINES = 500
