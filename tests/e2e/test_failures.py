@@ -281,6 +281,7 @@ async def _stopped_reader(pair: Pair, own: SampleService) -> None:
     tally = Tally()
     others = await open_streams(Where(pair.server.port, "/t/app"), [f"/paced?id=r{n}" for n in range(20)], tally)
     httpx.get(f"{own.url}/pace?rate=200", timeout=5)
+    assert len(await asyncio.to_thread(pair.agent.streams)) == 20  # what answers there is loaded at the first call
     before = sum(usage.resident_bytes(process.pid) for process in pair.processes)
     stalled = RawVisitor(pair.server.port, receive_buffer=65536)
     stalled.get("/t/app/bytes?n=1000000000")

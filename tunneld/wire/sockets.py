@@ -73,6 +73,6 @@ def reset(transport: asyncio.Transport) -> None:
         try:
             if is_tcp(sock):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        except OSError:  # the peer was faster
+        except (OSError, ValueError):  # the peer was faster; uvloop's says it by a descriptor of -1
             pass
     transport.abort()

@@ -55,7 +55,7 @@ def read_tcp_info(transport: asyncio.BaseTransport) -> TcpInfo | None:
         return None
     try:
         raw = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 256) if is_tcp(sock) else b""
-    except OSError:  # closed meanwhile
+    except (OSError, ValueError):  # closed meanwhile; a transport of uvloop's has a descriptor of -1 then
         return None
     if len(raw) < _FIELDS.size:
         return None

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Awaitable, Callable
 
+import pytest
+import uvloop
+
+from tunneld.wire.sockets import reset
 from tunneld.wire.tcp_info import TcpInfo, read_tcp_info
 
 
-async def test_a_tcp_connection_has_figures_and_others_have_none() -> None:
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_tcp_connection_has_figures_and_others_have_none(run: Callable[[Awaitable[None]], None]) -> None:
+    run(_figures())
+
+
+async def _figures() -> None:
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(1024):
             writer.write(data)
@@ -28,6 +38,7 @@ async def test_a_tcp_connection_has_figures_and_others_have_none() -> None:
         writer.close()
         await writer.wait_closed()
         assert read_tcp_info(writer.transport) is None
+        reset(writer.transport)  # does nothing to one that is gone
     one, other = socket.socketpair()
     with other:
         _, unix = await asyncio.open_connection(sock=one)
