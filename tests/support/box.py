@@ -225,7 +225,10 @@ class Box:
 
         def booted() -> bool:
             argv = [str(PROGRAM), "status"]
-            done = subprocess.run(argv, env=self._environment, capture_output=True, text=True, check=False)
+            try:
+                done = subprocess.run(argv, env=self._environment, capture_output=True, timeout=10, check=False)
+            except subprocess.TimeoutExpired:  # it asked the one that was just going down
+                return False
             return done.returncode == 0 and self._call("pid", timeout=10) != before
 
         eventually(booted, timeout=60, what="booted again")
