@@ -7,12 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from selenium import webdriver
+from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.support.daemons import Pair
 from tests.support.services import SampleService
 from tests.support.sockets import short_dir
 
 MakePair = Callable[..., Pair]
+
+APT = "apt-get install chromium chromium-driver"
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,6 +45,23 @@ def need(program: str, how: str) -> str:
 def module_folder() -> Iterator[Path]:
     with short_dir() as path:
         yield path
+
+
+@pytest.fixture(scope="module")
+def browser(module_folder: Path) -> Iterator[webdriver.Chrome]:
+    """A headless Chromium with a profile of its own."""
+    program, driver = need("chromium", APT), need("chromedriver", APT)
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for flag in [*FLAGS, f"--user-data-dir={module_folder / 'profile'}"]:
+        options.add_argument(flag)
+    made = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield made
+    made.quit()
+
+
+def wait_events(browser: webdriver.Chrome, count: int) -> None:
+    WebDriverWait(browser, 15, poll_frequency=0.05).until(lambda driver: int(driver.title or 0) >= count)
 
 
 @pytest.fixture(scope="module")

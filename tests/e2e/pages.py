@@ -15,8 +15,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.e2e.conftest import need
-from tests.e2e.test_browser import APT, FLAGS
+from tests.e2e.conftest import APT, FLAGS, need
 from tests.support.daemons import Pair
 from tests.support.sockets import LOOPBACK
 

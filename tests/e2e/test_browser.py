@@ -1,39 +1,13 @@
 """Chromium's own EventSource through the tunnel: a tab that closes or goes elsewhere stops the service's work."""
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
 from selenium import webdriver
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.e2e.conftest import need
+from tests.e2e.conftest import wait_events
 from tests.support.daemons import Pair
 from tests.support.services import SampleService
-
-APT = "apt-get install chromium chromium-driver"
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser(module_folder: Path) -> Iterator[webdriver.Chrome]:
-    """A headless Chromium with a profile of its own."""
-    program, driver = need("chromium", APT), need("chromedriver", APT)
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for flag in [*FLAGS, f"--user-data-dir={module_folder / 'profile'}"]:
-        options.add_argument(flag)
-    made = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield made
-    made.quit()
-
-
-def wait_events(browser: webdriver.Chrome, count: int) -> None:
-    WebDriverWait(browser, 15, poll_frequency=0.05).until(lambda driver: int(driver.title or 0) >= count)
 
 
 def open_page(browser: webdriver.Chrome, pair: Pair, name: str) -> str:

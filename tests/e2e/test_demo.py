@@ -10,7 +10,6 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.e2e.test_browser import browser  # noqa: F401  (the fixture)
 from tests.support.processes import ROOT, Process, clean_environment, python_module
 
 
@@ -47,7 +46,7 @@ def streams(demo: Process) -> list[dict[str, object]]:
     return list(found)
 
 
-def test_the_page_gets_events_and_its_tab_closes(demo: Process, browser: webdriver.Chrome) -> None:  # noqa: F811
+def test_the_page_gets_events_and_its_tab_closes(demo: Process, browser: webdriver.Chrome) -> None:
     found = re.search(r"http://\S+/t/demo/", printed(demo, "Open this page").rstrip())
     assert found
     home = browser.current_window_handle

@@ -22,8 +22,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.e2e.conftest import need
-from tests.e2e.test_browser import browser, wait_events  # noqa: F401 - a fixture
+from tests.e2e.conftest import need, wait_events
 from tests.support.apps import AppService
 from tests.support.daemons import Pair
 from tests.support.processes import Process, eventually
@@ -92,7 +91,7 @@ def world(module_folder: Path, service: SampleService) -> Iterator[World]:
         mcp.stop()
 
 
-def sign_in(browser: webdriver.Chrome, url: str, email: str) -> None:  # noqa: F811
+def sign_in(browser: webdriver.Chrome, url: str, email: str) -> None:
     """Open a page and sign in on the provider's own."""
     browser.get(url)
     field = WebDriverWait(browser, 15).until(lambda driver: driver.find_element(By.NAME, "login"))
@@ -102,7 +101,7 @@ def sign_in(browser: webdriver.Chrome, url: str, email: str) -> None:  # noqa: F
     agree(browser)
 
 
-def agree(browser: webdriver.Chrome) -> None:  # noqa: F811
+def agree(browser: webdriver.Chrome) -> None:
     """The provider's question whether the server may know who they are, where it asks."""
 
     def done(driver: webdriver.Chrome) -> bool:
@@ -116,11 +115,11 @@ def agree(browser: webdriver.Chrome) -> None:  # noqa: F811
     WebDriverWait(browser, 15, poll_frequency=0.1).until(done)
 
 
-def body(browser: webdriver.Chrome) -> str:  # noqa: F811
+def body(browser: webdriver.Chrome) -> str:
     return str(browser.find_element(By.TAG_NAME, "body").text)
 
 
-def test_chromium_signs_in_streams_and_signs_out(browser: webdriver.Chrome, world: World) -> None:  # noqa: F811
+def test_chromium_signs_in_streams_and_signs_out(browser: webdriver.Chrome, world: World) -> None:
     sign_in(browser, world.host("app", "/echo?a=1"), "ann@example.org")
     assert browser.current_url == world.host("app", "/echo?a=1")
     headers = {name.lower(): value for name, value in json.loads(body(browser))["headers"]}
@@ -142,7 +141,7 @@ def test_chromium_signs_in_streams_and_signs_out(browser: webdriver.Chrome, worl
     assert httpx.get(world.host("app", "/echo")).status_code == 401
 
 
-def test_chromium_with_an_address_that_is_not_let_in(browser: webdriver.Chrome, world: World) -> None:  # noqa: F811
+def test_chromium_with_an_address_that_is_not_let_in(browser: webdriver.Chrome, world: World) -> None:
     browser.get(world.host("app", "/.tunnel/sign-in"))
     sign_in(browser, world.host("app", "/.tunnel/sign-in"), "eve@bad.example")
     assert "eve@bad.example may not visit" in body(browser)
@@ -152,7 +151,7 @@ def test_chromium_with_an_address_that_is_not_let_in(browser: webdriver.Chrome, 
     assert "bob@good.example" in body(browser)
 
 
-def test_chromium_whose_address_is_taken_back_while_it_streams(browser: webdriver.Chrome, world: World) -> None:  # noqa: F811
+def test_chromium_whose_address_is_taken_back_while_it_streams(browser: webdriver.Chrome, world: World) -> None:
     sign_in(browser, world.host("app", "/.tunnel/sign-in"), "cat@good.example")
     browser.get(world.host("app", "/page?id=taken-back"))
     wait_events(browser, 3)

@@ -21,8 +21,7 @@ from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
-from tests.e2e.conftest import need
-from tests.e2e.test_browser import APT, FLAGS, wait_events
+from tests.e2e.conftest import APT, FLAGS, need, wait_events
 from tests.support.daemons import Agent, Server
 from tests.support.processes import eventually
 from tests.support.proxies import Proxy

@@ -175,7 +175,8 @@ while True:
 
 
 def test_a_loss_of_5_percent_is_told_as_such() -> None:
-    with ends(delay=0.025, drop=0.05) as it:
+    # No two segments of this traffic fit into one packet: the kernel would join lost ones when it sends them again.
+    with ends(delay=0.025, drop=0.05, mtu=300) as it:
         it.start("a", ["curl", "-sS", "http://127.0.0.1:9000/pace?rate=100"], "pace").wait(10)
         stream = ["curl", "-sSN", "-H", "Accept: text/event-stream", "http://127.0.0.1:8440/t/t/paced?id=p"]
         it.start("b", stream, "down", "data:")
@@ -188,6 +189,5 @@ def test_a_loss_of_5_percent_is_told_as_such() -> None:
             real = sum(1 for one in window if one.gone is None) / len(window)
             print(side, len(window), real, quality)
             assert len(window) > 2000
-            # 10 % is meant and mostly seen; a lost ACK that a later one makes up for is sent again by nobody
-            assert quality["loss"] == pytest.approx(real, rel=0.2), (side, quality)
+            assert quality["loss"] == pytest.approx(real, rel=0.1), (side, quality)
             assert quality["tcp"]["retransmitted"] > 50

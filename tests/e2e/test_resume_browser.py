@@ -6,11 +6,9 @@ from pathlib import Path
 import pytest
 from selenium.webdriver.support.wait import WebDriverWait
 
+from tests.e2e.conftest import wait_events
 from tests.e2e.resumed import Cuttable
-from tests.e2e.test_browser import browser, wait_events
 from tests.support.services import SampleService
-
-__all__ = ["browser"]
 
 WATCH = """
 window.errors = 0; window.seen = []; window.last = 0;

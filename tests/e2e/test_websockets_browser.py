@@ -17,7 +17,6 @@ from websockets.http11 import Request, Response
 from websockets.sync.server import Server, ServerConnection, serve
 
 from tests.e2e.conftest import MakePair
-from tests.e2e.test_browser import browser  # noqa: F401 - a fixture
 from tests.support.daemons import Pair
 
 #: Opens a WebSocket, sends, and says how it ended: (url, protocols, what to send, [code, reason] or null).
@@ -114,7 +113,7 @@ CASES: list[tuple[str, list[str], list[Any], list[Any] | None]] = [
 
 
 def test_every_case_is_seen_by_the_page_as_it_is_direct(
-    browser: webdriver.Chrome,  # noqa: F811
+    browser: webdriver.Chrome,
     tunnel: Pair,
     service: Service,
 ) -> None:
@@ -133,7 +132,7 @@ def test_every_case_is_seen_by_the_page_as_it_is_direct(
 
 
 def test_a_tab_that_closes_is_told_to_the_service_at_once(
-    browser: webdriver.Chrome,  # noqa: F811
+    browser: webdriver.Chrome,
     tunnel: Pair,
     service: Service,
 ) -> None:
@@ -159,7 +158,7 @@ def test_a_tab_that_closes_is_told_to_the_service_at_once(
 
 
 def test_an_operators_cancel_is_a_close_with_1001(
-    browser: webdriver.Chrome,  # noqa: F811
+    browser: webdriver.Chrome,
     tunnel: Pair,
     service: Service,
 ) -> None:

@@ -222,6 +222,21 @@ def test_the_dashboard_shows_an_owner_their_own(world: World) -> None:
             assert world.ask(kind, "/dashboard/history?tunnel=ann-app")["tunnel"] == ("ann-app" if shown else "")
 
 
+@pytest.mark.parametrize("kind", ["token", "file"])
+def test_an_open_dashboard_ends_with_the_credential_that_opened_it(world: World, kind: str) -> None:
+    made = world.call("admin", "POST", "/api/v1/tokens", {"name": f"look-{kind}", "scopes": ["read"]}).json()
+    secret = made["secret"] if kind == "token" else world.secrets["admin"]
+    with world.client.stream("GET", "/dashboard/feed", headers={"Authorization": f"Bearer {secret}"}) as answer:
+        lines = answer.iter_lines()
+        assert next(lines) == "event: all"
+        if kind == "token":
+            assert world.call("admin", "DELETE", f"/api/v1/tokens/{made['token']['id']}").status_code == 200
+            for _ in lines:
+                pass  # until it ends: a test that it does not end times out
+        else:
+            assert any(line.startswith(("event: tick", ":")) for line in lines), "what is good stays"
+
+
 def test_permissions_by_the_admin_api(world: World) -> None:
     path = "/api/v1/tunnels/ann-app/permissions"
     body = {"emails": ["Carl@Example.org"], "access_level": "read_only", "expires_s": 60.0, "notes": "for a minute"}

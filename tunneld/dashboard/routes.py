@@ -39,6 +39,7 @@ class Dashboard:
         viewers: pages that may be open at a time.
         may_change: whether the caller of that request may cancel and reconnect.
         seen: says of a tunnel's name whether the caller of that request is shown it; None: they are shown all.
+        holds: whether what let the caller of that request in is still good; their feed ends when it is not.
     """
 
     def __init__(
@@ -49,12 +50,14 @@ class Dashboard:
         viewers: int,
         may_change: Callable[[Mapping[str, Any]], bool],
         seen: Callable[[Mapping[str, Any]], Callable[[str], bool] | None] = lambda scope: None,
+        holds: Callable[[Mapping[str, Any]], bool] = lambda scope: True,
     ) -> None:
         self._source = sampler.source
         self._sampler = sampler
         self._api = api
         self._may_change = may_change
         self._seen = seen
+        self._holds = holds
         self._most = viewers
         self._viewers: set[asyncio.Event] = set()
         self._closed = False
@@ -126,16 +129,22 @@ class Dashboard:
             past(self._sampler.history, self._seen(request.scope)),
             _encode,
         )
-        return _FeedResponse(self, feed, {"api": self._api, "changes": self._may_change(request.scope)}, ended)
+        about = {"api": self._api, "changes": self._may_change(request.scope)}
+        return _FeedResponse(self, feed, about, ended, lambda: self._holds(request.scope))
 
     def leave(self, ended: asyncio.Event) -> None:
         """One page less."""
         self._viewers.discard(ended)
 
     async def stream(
-        self, feed: Feed, about: dict[str, Any], send: Callable[[bytes], Any], ended: asyncio.Event
+        self,
+        feed: Feed,
+        about: dict[str, Any],
+        send: Callable[[bytes], Any],
+        ended: asyncio.Event,
+        holds: Callable[[], bool],
     ) -> None:
-        """Send one page what there is and what changes, until it leaves or the daemon stops."""
+        """Send one page what there is and what changes, until it leaves, may look no longer, or the daemon stops."""
         now = self._sampler.now
         quiet = 0
         await send(_event("all", feed.snapshot(now()) | about))
@@ -145,7 +154,7 @@ class Dashboard:
                     await ended.wait()
             except TimeoutError:
                 pass
-            if ended.is_set():
+            if ended.is_set() or not holds():
                 return
             quiet += 1
             if changes := feed.tick(now()):
@@ -159,7 +168,14 @@ class Dashboard:
 class _FeedResponse(Response):
     """Server-sent events to one page."""
 
-    def __init__(self, dashboard: Dashboard, feed: Feed, about: dict[str, Any], ended: asyncio.Event) -> None:
+    def __init__(
+        self,
+        dashboard: Dashboard,
+        feed: Feed,
+        about: dict[str, Any],
+        ended: asyncio.Event,
+        holds: Callable[[], bool],
+    ) -> None:
         self.status_code = 200
         self.background = None
         self.init_headers(
@@ -169,6 +185,7 @@ class _FeedResponse(Response):
         self._feed = feed
         self._about = about
         self._ended = ended
+        self._holds = holds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one reader (ASGI)."""
@@ -189,7 +206,7 @@ class _FeedResponse(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async with asyncio.TaskGroup() as group:
             watcher = group.create_task(watch(), name="dashboard: reader")
-            await self._dashboard.stream(self._feed, self._about, write, self._ended)
+            await self._dashboard.stream(self._feed, self._about, write, self._ended, self._holds)
             watcher.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

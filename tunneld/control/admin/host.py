@@ -132,7 +132,12 @@ class ServerHost:
         assert self.sampler is not None
         viewers = self.server.config.dashboard.viewers
         dashboard = Dashboard(
-            self.sampler, api="api/v1", viewers=viewers, may_change=may_change, seen=seen_by_owner(self.server)
+            self.sampler,
+            api="api/v1",
+            viewers=viewers,
+            may_change=may_change,
+            seen=seen_by_owner(self.server),
+            holds=self._keeper.holds,
         )
         return create_admin_app(ServerView(self.server, self._alerts, self._trail), self._keeper, dashboard)
 

@@ -69,6 +69,13 @@ class Keeper:
             return Principal("local", f"this machine ({address})", (), scopes=BOTH)
         return self._known(bearer_of(values), address)
 
+    def holds(self, scope: Mapping[str, Any]) -> bool:
+        """Whether whoever was let in with this request would be let in by its credential now."""
+        values = [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
+        if self._digest is None and not values:
+            return True
+        return self._found(bearer_of(values))[0] is not None
+
     def page(self, request: Mapping[str, Any]) -> int | None:
         """The status of a request for the dashboard's page that brings no credential; None: to be judged at length."""
         return page_status(request, "admin.token_file", token=self._digest is not None)
@@ -78,13 +85,9 @@ class Keeper:
         return self._digest is not None and not any(name == b"authorization" for name, _ in scope["headers"])
 
     def _known(self, secret: str | None, address: str) -> Principal:
-        why = "none" if secret is None else "form"
-        if secret:
-            if self._digest is not None and compare_digest(self._digest, digest(secret)):
-                return Principal("admin", "admin.token_file", (), scopes=BOTH)
-            principal, why = self._credentials.by_secret(secret, time())
-            if principal is not None:
-                return principal
+        principal, why = self._found(secret)
+        if principal is not None:
+            return principal
         count_failure(self._failures, address)
         self._refused(address, why)
         raise VisitorError(
@@ -92,3 +95,11 @@ class Keeper:
             "The admin API asks for a bearer token: that of admin.token_file, or one made with "
             "`tunneld server token create NAME --scope read` (or write).",
         )
+
+    def _found(self, secret: str | None) -> tuple[Principal | None, str]:
+        """(who it is, "") or (None, why not)."""
+        if not secret:
+            return None, "none" if secret is None else "form"
+        if self._digest is not None and compare_digest(self._digest, digest(secret)):
+            return Principal("admin", "admin.token_file", (), scopes=BOTH), ""
+        return self._credentials.by_secret(secret, time())
