@@ -16,8 +16,10 @@ import time
 from collections import Counter
 
 from tests.support.sockets import LOOPBACK
+from tunneld.agent.dialer import Dial
+from tunneld.agent.hello import Identity
 from tunneld.agent.proxy import Proxy
-from tunneld.agent.tunnel import AgentTunnel, Dial, Identity, State
+from tunneld.agent.tunnel import AgentTunnel, State
 from tunneld.config.agent import AgentConfig
 
 _SERVICE = "http://127.0.0.1:9"  # nobody is asked

@@ -169,7 +169,7 @@ async def test_alerts_fit_the_terminal_and_a_test_says_who_was_reached(folder: P
             well = await ctl("alerts")
             assert (well.returncode, well.stderr) == (0, "")
             assert well.stdout.splitlines()[0] == "Nothing holds of: service-of-it, far."
-            service.host.agent.tunnels[0].service_fault = "connection refused by " + "the machine " * 9
+            service.host.agent.tunnels[0].health.fault = "connection refused by " + "the machine " * 9
             await hook.until(1)
             told = await ctl("alerts")
             assert told.stdout.splitlines()[0].split() == ["ALERT", "OF", "STATE", "SINCE", "WHY"]

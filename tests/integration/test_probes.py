@@ -211,7 +211,7 @@ async def test_an_agent_that_knows_no_probes_is_online_when_it_is_connected(
         keys.pop("probe")
         return Wishes(**keys)
 
-    monkeypatch.setattr("tunneld.agent.tunnel.Wishes", wishes)
+    monkeypatch.setattr("tunneld.agent.hello.Wishes", wishes)
     async with running_server() as server, running_agent(url_of(server), url) as (_, tunnel):
         await settled(lambda: tunnel.state == "online")
         known = server.registry.find("app")

@@ -1,4 +1,5 @@
-"""Whether one tunnel's service answers, looked at when the server's probe asks, and by the agent itself elsewhen.
+"""Whether one tunnel's service answers, looked at when the server's probe asks, and by the agent itself elsewhen;
+and whether those probes come back.
 
 The server's probes go the whole way, so where it probes often enough nothing else is needed. A server that does not
 know of probes, one that is not connected, or one that allows them too seldom, leaves the looking to the agent.
@@ -14,7 +15,7 @@ from tunneld.agent.proxy import Proxy
 from tunneld.config.agent import TunnelConfig
 from tunneld.protocol.messages import Probed, ProbeSettings
 
-__all__ = ["ServiceCheck"]
+__all__ = ["ServiceCheck", "ServiceHealth"]
 
 _MOST_WORDS = 500
 
@@ -90,3 +91,52 @@ class ServiceCheck:
 
     def _others_look(self) -> bool:
         return self._agreed is not None and self._agreed.interval <= self._config.service_check.interval
+
+
+class ServiceHealth:
+    """What one tunnel's visitors would find, by the agent's own looks and by the server's probes.
+
+    Args:
+        changed: called after each change of `fault` with what it was before.
+
+    Attributes:
+        fault: why the service does not answer, while it does not, or the server's probe does not come back; None: all
+            is well, as far as is known.
+        proved: a probe went the whole way and back, or this server makes none.
+    """
+
+    def __init__(self, changed: Callable[[str | None], None]) -> None:
+        self.fault: str | None = None
+        self.proved = False
+        self._changed = changed
+        self._looked: str | None = None  # what the last look at the service found
+        self._way: str | None = None  # what the server says of its last probe
+
+    def looked(self, fault: str | None) -> None:
+        """What the last look at the service found; None: it answers."""
+        self._looked = fault
+        self._tell()
+
+    def probed(self, said: Probed) -> None:
+        """Whether the server's probe came back to it."""
+        self._way = said.fault
+        self.proved = self.proved or said.fault is None
+        self._tell()
+
+    def connected(self, *, resumed: bool, probing: bool) -> None:
+        """The tunnel was connected: what was said of the way there before is no more true. Tells no change.
+
+        Args:
+            resumed: the session goes on.
+            probing: the server says that it probes.
+        """
+        self._way = None
+        self.fault = self._looked
+        if not resumed or not probing:
+            self.proved = not probing
+
+    def _tell(self) -> None:
+        fault = self._looked or self._way
+        if fault != self.fault:
+            before, self.fault = self.fault, fault
+            self._changed(before)

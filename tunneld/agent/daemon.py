@@ -16,11 +16,13 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 from tunneld.agent import handover
+from tunneld.agent.dialer import Dial
 from tunneld.agent.exchange import Exchange
+from tunneld.agent.hello import Identity
 from tunneld.agent.proxy import Proxy
 from tunneld.agent.record import Record
 from tunneld.agent.sockets import SocketExchange
-from tunneld.agent.tunnel import AgentTunnel, Dial, Identity, State
+from tunneld.agent.tunnel import AgentTunnel, State
 from tunneld.agent.wake import WakeWatch
 from tunneld.config import dropins
 from tunneld.config.advice import descriptors_needed

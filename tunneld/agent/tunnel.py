@@ -3,53 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from secrets import token_bytes, token_hex
 from time import monotonic, time
 from typing import Any, Literal
 
-from tunneld import __version__
-from tunneld.agent.access import access_wish, enforces
 from tunneld.agent.asking import Asking
-from tunneld.agent.checking import ServiceCheck
+from tunneld.agent.checking import ServiceCheck, ServiceHealth
 from tunneld.agent.dialer import DIAL_ERRORS, DIAL_TIMEOUT, MAX_HEADER, Dial, of_dial, open_pipe
 from tunneld.agent.dials import Dials
-from tunneld.agent.exchange import Exchange
 from tunneld.agent.handover import Legacy
+from tunneld.agent.hello import Identity, Wishing
+from tunneld.agent.keeping import Keeping
 from tunneld.agent.proxy import Proxy
 from tunneld.agent.reconnect import Backoff, Failed, Retry, Verdict, of_close, of_error_code
 from tunneld.config.agent import AgentConfig, TunnelConfig
 from tunneld.errors import RemoteError, VisitorError
 from tunneld.link import CLOSE_CODES, Link
 from tunneld.protocol.handshake import check_connected, check_live, check_probe
-from tunneld.protocol.links import secret_of, sign
 from tunneld.protocol.messages import (
     Connected,
     ErrorMessage,
     GoAway,
-    HeartbeatSettings,
-    Hello,
     Message,
     Permitted,
     Probe,
     Probed,
-    ResumeSettings,
     Settings,
-    SseSettings,
-    Wishes,
 )
 from tunneld.protocol.quality import Quality, Reading
-from tunneld.protocol.session import Session, SessionSettings
+from tunneld.protocol.session import Session
 from tunneld.telemetry.outages import Outage, Outages
 from tunneld.wire.tcp_info import TcpInfo
 from tunneld.wire.tls import peer_certificate_end
 from tunneld.wire.ws_protocol import WebSocket
 
-__all__ = ["AgentTunnel", "Dial", "Identity", "State"]
+__all__ = ["AgentTunnel", "State"]
 
 log = logging.getLogger("tunneld.tunnel")
 
@@ -61,24 +51,8 @@ State = Literal["connecting", "online", "degraded", "resuming", "offline", "fail
 _KEPT_BY = frozenset({"hello_timeout", "bad_hello", "stale_hello", "going_away", "overloaded"})
 #: Seconds within which a doubted connection must say something, at least, and in round trips.
 _DOUBT, _DOUBT_TRIPS = 2.0, 4
-#: Seconds that a server has to acknowledge all that was sent before the session is handed over to another process.
-_QUIET = 2.0
 #: Close code of a connection whose agent is about to be back (RFC 6455's registry: service restart).
 _RESTART = 1012
-
-
-@dataclass(slots=True)
-class Identity:
-    """This process, as all its tunnels tell it: `instance` in every hello, `dial` raised with each.
-
-    Attributes:
-        links: what shared addresses are signed with where there is no token. Told to nobody: a server is told what is
-            made of it for a protected tunnel, and only then.
-    """
-
-    instance: str = field(default_factory=lambda: token_hex(16))
-    dials: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
-    links: bytes = field(default_factory=lambda: token_bytes(32), repr=False)
 
 
 class AgentTunnel:
@@ -120,16 +94,13 @@ class AgentTunnel:
         self.token_end: float | None = None
         self.last_error: str | None = None
         self.reconnects = 0
-        #: Why the service does not answer, while it does not, or the server's probe does not come back; None: all is
-        #: well, as far as is known.
-        self.service_fault: str | None = None
-        #: Looks at the service, for the server's probes too.
-        self.check = ServiceCheck(proxy, config, self._looked)
-        #: Times without a connection, and what they cost.
-        self.outages = Outages()
+        #: Of the service, as visitors would find it.
+        self.health = ServiceHealth(self._health_changed)
         #: Of all its connections.
         self.quality = Quality(agent.quality)
-        self._agent = agent
+        self._check = ServiceCheck(proxy, config, self.health.looked)
+        self._wishing = Wishing(config, agent, identity, self._check)
+        self._keeping = Keeping(self.name, proxy, legacy, grace_over=lambda: self._end_session("peer_lost"))
         self._identity = identity
         self._dial = dial
         self._changed = changed
@@ -139,24 +110,9 @@ class AgentTunnel:
         self._asking = Asking()
         self._links: set[Link] = set()  # those not gone yet, that which is in use among them
         self._gone = asyncio.Event()
-        self._session: Session | None = None
-        self._legacy = legacy
-        #: Session id and resume token.
-        self._ticket = (legacy.session_id, legacy.resume_token) if legacy is not None else None
-        self._lost_at: float | None = None  # since when the session is without a connection
-        self._asked = False  # a hello that resumes waits for its answer
-        self._expired = False  # the grace is over, and only that answer is still waited for
-        self._untold: Outage | None = None  # an outage that is over, for the next event
         self._draining = False
-        self._token: str | None = None  # the credential of the last dial
-        self._expiry: asyncio.TimerHandle | None = None
-        self._leaving = False  # the server said goaway
         self._over: asyncio.Future[Verdict] | None = None
         self._logged: Verdict | None = None  # the log says it already
-        self._told: tuple[object, ...] = ()
-        self._looked_fault: str | None = None  # what the last look at the service found
-        self._way_fault: str | None = None  # what the server says of its last probe
-        self._proved = False  # a probe went the whole way and back
         self._closing = False
         self._silent = False
 
@@ -165,14 +121,14 @@ class AgentTunnel:
     async def run(self) -> None:
         """Keep the tunnel up, and look after its service, until `close`, or until the task is cancelled."""
         async with asyncio.TaskGroup() as group:
-            looking = group.create_task(self.check.run(), name=f"service check {self.name}")
+            looking = group.create_task(self._check.run(), name=f"service check {self.name}")
             await self._keep_up(looking)
 
     async def _keep_up(self, looking: asyncio.Task[None]) -> None:
         try:
             while (verdict := await self._one_connection()) is not None:
                 self._note(verdict)
-                await self._dials.pause(verdict, kept=self._kept())
+                await self._dials.pause(verdict, kept=self._keeping.left)
         finally:
             looking.cancel()
             self._drop("shutdown")
@@ -223,8 +179,7 @@ class AgentTunnel:
 
     def take_outage(self) -> Outage | None:
         """The outage that is over since this was asked last."""
-        outage, self._untold = self._untold, None
-        return outage
+        return self._keeping.take_outage()
 
     def drain(self) -> None:
         """Take no new streams, on this connection or the next; those that are open may end."""
@@ -235,9 +190,7 @@ class AgentTunnel:
 
     def must_end(self, *, succession: bool) -> int:
         """Streams that a drain waits for: not WebSockets, nor, with a successor, what that one could go on with."""
-        kept = succession and self._session is not None and self._session.settings.grace > 0
-        waited = [exchange for exchange in self.proxy.exchanges.values() if exchange.kind != "websocket"]
-        return sum(not (kept and _goes_on(exchange)) for exchange in waited)
+        return self._keeping.must_end(succession=succession)
 
     async def hand_over(self, within: float) -> Legacy | None:
         """Leave the session to another process, which is to come back within so many seconds; then `close`.
@@ -246,43 +199,23 @@ class AgentTunnel:
             What that process needs; None where there is no session that could be taken up: its hello is a fresh one,
             and event streams go on by that as well.
         """
-        session, link = self._session, self._link
-        if session is None or link is None or session.settings.grace <= 0:
+        keeping, session, link = self._keeping, self._keeping.session, self._link
+        if link is None or not keeping.lasting:
             return None
         link.go_away("restart", within)
-        left = []
-        for exchange in list(self.proxy.exchanges.values()):
-            if isinstance(exchange, Exchange) and exchange.goes_on:
-                left.append(exchange.leave())
-            else:
-                exchange.cancel("shutdown")
+        left = keeping.leave_streams()
         link.flush()
-        await self._quiet(session)
-        if self._session is not session or self._link is not link or self._ticket is None:
+        await keeping.quiet()
+        if keeping.session is not session or self._link is not link:
             return None  # lost meanwhile
-        ticket = self._ticket
-        self._link = self._session = self._ticket = None
+        self._link = None
         link.close(_RESTART, "restart")
-        standing = session.standing()
-        session.end("shutdown")
-        return Legacy(*ticket, standing, tuple(left)) if standing is not None else None
-
-    async def _quiet(self, session: Session) -> None:
-        """Return when the server has acknowledged everything, or when it takes too long."""
-        acknowledged = asyncio.Event()
-        session.acknowledged = acknowledged.set
-        try:
-            async with asyncio.timeout(_QUIET):
-                while session.standing() is None and not session.ended:
-                    acknowledged.clear()
-                    await acknowledged.wait()
-        except TimeoutError:
-            log.info("The session of %s cannot be handed over whole", self.name, extra={"tunnel": self.name})
+        return keeping.leave(left)
 
     def close(self, reason: str = "shutdown") -> None:
         """Cancel what is open, close in order, and let `run` return."""
         self._closing = True
-        session, link = self._session, self._link
+        session, link = self._keeping.session, self._link
         self.proxy.close(reason)
         if session is not None:
             for stream in list(session.streams.values()):
@@ -297,30 +230,17 @@ class AgentTunnel:
 
     def update(self, config: TunnelConfig, agent: AgentConfig) -> None:
         """Apply a reloaded file: what may change while the tunnel is up does, the rest at the next session."""
-        self.config, self._agent = config, agent
+        self.config = config
         self.quality.thresholds = agent.quality
         self._dials.update(agent.reconnect.initial, agent.reconnect.max)
         self.proxy.update(config)
         self.proxy.inspect(agent.inspection if config.inspect else None)
-        self.check.update(config)
+        self._check.update(config)
+        self._wishing.update(config, agent)
         self._tell_wishes()
 
-    def _looked(self, fault: str | None) -> None:
-        """What the last look at the service found; None: it answers."""
-        self._looked_fault = fault
-        self._service(fault or self._way_fault)
-
-    def _probed(self, said: Probed) -> None:
-        """Whether the server's probe came back to it."""
-        self._way_fault = said.fault
-        self._proved = self._proved or said.fault is None
-        self._service(self._looked_fault or self._way_fault)
-        self._stand()
-
-    def _service(self, fault: str | None) -> None:
-        if fault == self.service_fault:
-            return
-        before, self.service_fault = self.service_fault, fault
+    def _health_changed(self, before: str | None) -> None:
+        fault = self.health.fault
         if fault is not None:
             self.last_error = fault
             log.warning("The service of %s fails: %s", self.name, fault, extra={"tunnel": self.name})
@@ -334,10 +254,15 @@ class AgentTunnel:
         """The state of a connection that stands."""
         if self.connected_at is None or self._silent:
             return
-        if self.service_fault is not None:
+        if self.health.fault is not None:
             self._set("degraded")
         else:
-            self._set("online" if self._proved else "connecting")
+            self._set("online" if self.health.proved else "connecting")
+
+    @property
+    def outages(self) -> Outages:
+        """Times without a connection, and what they cost."""
+        return self._keeping.outages
 
     @property
     def active_streams(self) -> int:
@@ -347,7 +272,8 @@ class AgentTunnel:
     @property
     def round_trip(self) -> float | None:
         """Seconds, of the last heartbeat; None before the first."""
-        return self._session.round_trip if self._session is not None else None
+        session = self._keeping.session
+        return session.round_trip if session is not None else None
 
     @property
     def kernel(self) -> TcpInfo | None:
@@ -383,7 +309,9 @@ class AgentTunnel:
         self._links.add(link)
         pipe.handler = link
         try:
-            link.say(self._hello(number))
+            hello = self._wishing.hello(number)
+            self._keeping.ask(hello)
+            link.say(hello)
             waiting = asyncio.get_running_loop().call_later(DIAL_TIMEOUT, self._no_answer, link)
             try:
                 verdict: Verdict = await over
@@ -396,35 +324,13 @@ class AgentTunnel:
                 self._link = None
                 link.abort()
             self._lose("the connection was lost")
-            self._asked = False
-            if self._expired:
+            if self._keeping.unasked():
                 self._end_session("peer_lost")
-
-    def _kept(self) -> float | None:
-        """Seconds that the session without a connection is still kept for; None where there is none."""
-        if self._session is None or self._lost_at is None:
-            return None
-        return self._lost_at + self._session.settings.grace - monotonic()
 
     async def _open_pipe(self) -> WebSocket:
         dial = self._dial()
-        self._token = dial.token
+        self._wishing.token = dial.token
         return await open_pipe(dial, self.name)
-
-    def _hello(self, number: int) -> Hello:
-        """Fresh, or with what it takes to resume. No connection is attached here, so the count stands still."""
-        wishes = self._wishes()
-        self._told = (wishes.heartbeat, wishes.sse, wishes.probe, wishes.access)
-        hello = Hello(instance=self._identity.instance, dial=number, agent_version=__version__, wishes=wishes)
-        if self._session is not None and self._ticket is not None:
-            self._asked = True
-            hello.session_id, hello.resume_token = self._ticket
-            hello.received = self._session.received
-        elif self._legacy is not None:
-            self._asked = True
-            hello.session_id, hello.resume_token = self._legacy.session_id, self._legacy.resume_token
-            hello.received = self._legacy.standing.received
-        return hello
 
     async def _all_gone(self) -> None:
         """Return when no connection is left; each ends within the WebSocket's close timeout once it was closed."""
@@ -435,34 +341,13 @@ class AgentTunnel:
     def _is_closing(self) -> bool:
         return self._closing
 
-    def _wishes(self) -> Wishes:
-        config = self.config
-        return Wishes(
-            heartbeat=HeartbeatSettings(config.heartbeat.interval, config.heartbeat.timeout),
-            sse=SseSettings(**config.sse.model_dump()),
-            resume=ResumeSettings(self._agent.resume.grace, self._agent.resume.buffer),
-            max_streams=config.limits.max_streams,
-            stream_window=config.limits.stream_window,
-            probe=self.check.wish,
-            access=access_wish(config.access, self._link_secret()),
-        )
-
-    def _link_secret(self) -> bytes:
-        """What shared addresses are signed with: of the token, so that they outlive this process; else of its own."""
-        token = self._token
-        return secret_of(token.encode() if token else self._identity.links, self.name)
-
     def share(self, path: str, until: int) -> str:
         """A public address that lets a visitor in for `path` until then, seconds since the epoch.
 
         Raises:
             VisitorError: ``not_protected``, or ``tunnel_offline`` while the address is not known yet.
         """
-        if self.config.access.mode == "open":
-            raise VisitorError("not_protected", f"The tunnel {self.name} is open: its address needs no signature.")
-        if self.connected is None:
-            raise VisitorError("tunnel_offline", f"The tunnel {self.name} has not been connected yet.", retry_after=5)
-        return self.connected.public_url + sign(self._link_secret(), self.name, path, until)
+        return self._wishing.share(path, until, self.connected)
 
     async def permit(self, do: str, **fields: Any) -> Permitted:
         """Ask the server for its tunnel's permissions, or change them; fields as in `Permit`.
@@ -504,9 +389,10 @@ class AgentTunnel:
         elif link.session is None:
             raise RemoteError("protocol_error", f"{type(message).__name__} where connected was due")
         elif isinstance(message, Probe):
-            self.check.asked(message.seq, link.tell)
+            self._check.asked(message.seq, link.tell)
         elif isinstance(message, Probed):
-            self._probed(message)
+            self.health.probed(message)
+            self._stand()
         elif isinstance(message, Permitted):
             self._asking.answered(message)
         elif isinstance(message, Settings):
@@ -514,7 +400,6 @@ class AgentTunnel:
             check_probe(message.probe, code="protocol_error")
             self._said_settings(link, message)
         elif isinstance(message, GoAway):
-            self._leaving = True
             log.info("The server goes away: %s", message.reason, extra={"tunnel": self.name})
         else:
             raise RemoteError("protocol_error", f"{type(message).__name__} from the server")
@@ -572,46 +457,28 @@ class AgentTunnel:
 
     def _said_connected(self, link: Link, said: Connected) -> None:
         check_connected(said, most_header=MAX_HEADER)
-        if not enforces(said.access, self.config.access):
+        if not self._wishing.enforced(said.access):
             self._unprotected(link)
             return
-        session = self._session
-        legacy, self._legacy = self._legacy, None
-        kept = session is not None or (legacy is not None and said.resume.grace > 0)
-        if said.resumed and not (kept and self._ticket is not None and said.session_id == self._ticket[0]):
-            raise RemoteError("protocol_error", "connected resumes a session that this agent does not have")
+        self._keeping.check(said)
         if not said.resumed:
-            if session is not None:
-                log.warning(
-                    "The session of %s was not resumed: %s",
-                    self.name,
-                    said.resume_refused or "no reason given",
-                    extra={"tunnel": self.name, "streams_lost": len(session.streams)},
-                )
-                self._end_session("peer_lost")
-            session = self._new_session(said)
-        elif session is None:
-            assert legacy is not None
-            session = self._taken_up(said, legacy)
+            self._end_session("peer_lost")
+        session = self._keeping.agree(said, window_max=self.config.limits.stream_window_max)
         if self.connected is not None:
             self.reconnects += 1
-        self.connected, self._session = said, session
-        self._ticket = (said.session_id, said.resume_token)
+        self.connected = said
         self.connected_at = monotonic()
         self.server_certificate_end = peer_certificate_end(link.pipe.transport)
         self.token_end = None if said.token_expires_s is None else time() + said.token_expires_s
-        self._silent = self._leaving = False
-        self._asked = False
+        self._silent = False
         self._dials.connected()
         self.proxy.head_limit = 2 * said.max_header
         link.name = said.tunnel_id
         link.attach(session, said.received, interval=said.heartbeat.interval, timeout=said.heartbeat.timeout)
         self._log_established(said, session)
-        self._way_fault = None
-        self.service_fault = self.last_error = self._looked_fault
-        if not said.resumed or said.probe is None:
-            self._proved = said.probe is None  # a server that does not probe leaves it at being connected
-        self.check.agreed(said.probe)
+        self.health.connected(resumed=said.resumed, probing=said.probe is not None)
+        self.last_error = self.health.fault
+        self._check.agreed(said.probe)
         self._stand()
         self._tell_wishes()
         if self._draining:
@@ -623,47 +490,21 @@ class AgentTunnel:
         self._end_session("peer_lost")
         self._part(link, 1000, "")
 
-    def _taken_up(self, said: Connected, legacy: Legacy) -> Session:
-        """The session of the process before this one; what it left open is lost to it, and the server hears of each."""
-        session = self._new_session(said)
-        session.take_up(legacy.standing)
-        for request_id in legacy.streams:
-            session.disown(request_id, "peer_lost")
-        return session
-
     def _tell_wishes(self) -> None:
         """Say what the file wishes now, where that differs from what was said last."""
-        wishes = self._wishes()
-        live = (wishes.heartbeat, wishes.sse, wishes.probe, wishes.access)
-        if self.connected is not None and self.connected.access is None and not enforces(None, self.config.access):
+        if self.connected is not None and self.connected.access is None and not self._wishing.enforced(None):
             self.reconnect()  # and be told so: this server would go on letting everybody in
             return
         link = self._link
         # Before `connected` nothing can be said: what differs from the hello by then is said behind it.
-        if link is not None and link.session is not None and live != self._told:
-            self._told = live
-            link.tell(Settings(*live))
+        if link is not None and link.session is not None and (news := self._wishing.news()) is not None:
+            link.tell(news)
 
     def _tell_drain(self) -> None:
-        if self._session is not None:
-            self._session.refuse_new()
+        if self._keeping.session is not None:
+            self._keeping.session.refuse_new()
             if self._link is not None:
                 self._link.go_away("drain", 0.0)
-
-    def _new_session(self, said: Connected) -> Session:
-        return Session(
-            SessionSettings(
-                max_streams=said.max_streams,
-                stream_window=said.stream_window,
-                stream_window_max=max(said.stream_window, self.config.limits.stream_window_max),
-                max_header=said.max_header,
-                grace=said.resume.grace,
-                buffer=said.resume.buffer,
-                peer_buffer=said.resume.buffer,
-            ),
-            accept=self.proxy.accept,
-            budget=self.proxy.holders.budget,
-        )
 
     def _log_established(self, said: Connected, session: Session) -> None:
         fields: dict[str, object] = {
@@ -672,14 +513,14 @@ class AgentTunnel:
             "server_version": said.server_version,
         }
         if said.resumed:
-            outage = self._untold = self.outages.resumed(monotonic(), session.replayed)
+            outage = self._keeping.resumed()
             fields |= {
                 "resumed": True,
                 "outage_s": outage.seconds if outage is not None else 0.0,
                 "replayed_bytes": session.replayed,
                 "streams": len(session.streams),
             }
-        self._kept_no_longer()
+        self._keeping.carried()
         log.info("✓ Tunnel established: %s", said.tunnel_id, extra=fields)
 
     def _said_settings(self, link: Link, said: Settings) -> None:
@@ -691,64 +532,28 @@ class AgentTunnel:
             self.connected.sse = said.sse
         if said.probe is not None:
             self.connected.probe = said.probe
-            self.check.agreed(said.probe)
+            self._check.agreed(said.probe)
 
     def _lose(self, why: str) -> None:
         """The connection is gone: keep the session for its grace, its services waiting; without grace end it."""
-        session = self._session
-        if session is None or self._lost_at is not None:
+        if self._keeping.session is None or self._keeping.lost_at is not None:
             return
-        if session.settings.grace <= 0 or self._closing:
+        if self._closing or not self._keeping.lasting:
             self._end_session("peer_lost")
             return
-        session.detach()
-        self.proxy.hold()
-        self.connected_at = None
-        self.check.agreed(None)
-        self._lost_at = monotonic()
-        self.outages.begin(self._lost_at, time())
-        self._expiry = asyncio.get_running_loop().call_later(session.settings.grace, self._grace_over)
-        log.warning(
-            "✗ Tunnel disconnected: %s",
-            self.name,
-            extra={"tunnel": self.name, "why": why, "kept_streams": len(session.streams)},
-        )
+        self._not_carried()
+        self._keeping.lost(why)
         self._set("resuming")
 
-    def _grace_over(self) -> None:
-        """The session is given up; but a hello that asks for it may be answered yet."""
-        self._expiry = None
-        if self._asked:
-            self._expired = True
-        else:
-            self._end_session("peer_lost")
-
-    def _kept_no_longer(self) -> None:
-        self._lost_at = None
-        self._expired = False
-        self.proxy.go_on()
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
-
     def _end_session(self, reason: str) -> None:
-        session, self._session = self._session, None
-        self._legacy = None
-        if session is None:
-            return
-        was_kept = self._lost_at is not None
-        self.check.agreed(None)
-        self._kept_no_longer()
-        self._ticket = None
-        self.connected_at = None
-        fields: dict[str, object] = {"tunnel": self.name, "streams_lost": len(session.streams)}
-        if (outage := self.outages.lost(monotonic(), len(session.streams))) is not None:
-            self._untold = outage
-            fields["outage_s"] = outage.seconds
-        log.warning("The session of %s is over" if was_kept else "✗ Tunnel disconnected: %s", self.name, extra=fields)
-        session.end(reason)
-        if was_kept and self.state == "resuming":
+        if self._keeping.session is not None:
+            self._not_carried()
+        if self._keeping.end(reason) and self.state == "resuming":
             self._set("offline")
+
+    def _not_carried(self) -> None:
+        self.connected_at = None
+        self._check.agreed(None)
 
     def _part(self, link: Link, code: int, reason: str) -> None:
         """Close in order; the close goes out whatever the tunnel does next."""
@@ -782,7 +587,7 @@ class AgentTunnel:
 
     def _set(self, state: State) -> None:
         before = self.state
-        if self._lost_at is not None and state in ("connecting", "offline"):
+        if self._keeping.lost_at is not None and state in ("connecting", "offline"):
             state = "resuming"
         if self._draining and state in ("online", "degraded", "resuming"):
             state = "draining"
@@ -790,7 +595,3 @@ class AgentTunnel:
             self.state = state
             log.debug("The tunnel %s is %s", self.name, state, extra={"tunnel": self.name, "was": before})
             self._changed(self, before)
-
-
-def _goes_on(exchange: object) -> bool:
-    return isinstance(exchange, Exchange) and exchange.goes_on

@@ -66,7 +66,7 @@ def _facts(tunnel: AgentTunnel, now: float, *, measured: bool) -> TunnelFacts:
         up=tunnel.state in _UP,
         state=tunnel.state,
         why=tunnel.last_error or "",
-        service_fault=tunnel.service_fault,
+        service_fault=tunnel.health.fault,
         reconnects=tunnel.reconnects,
         streams_lost=tunnel.outages.streams_lost,
         rtt=None if reading is None else reading.p95,

@@ -75,7 +75,7 @@ def _of_tunnels(tunnels: list[AgentTunnel], named: Named) -> Iterator[Family]:
     yield of_each("gauge", "tunneld_tunnel_up", "1 while connected, whatever its service does.", named, ("", _is_up))
     yield of_each(
         "gauge", "tunneld_service_up", "1 while the service answers, probed through the whole tunnel.",
-        named, ("", lambda each: 1 if each.service_fault is None else 0),
+        named, ("", lambda each: 1 if each.health.fault is None else 0),
     )  # fmt: skip
     yield of_each(
         "counter", "tunneld_reconnects", "Connections after the first.", named, ("", lambda each: each.reconnects)
