@@ -96,25 +96,31 @@ def test_the_server_counts_what_happened(pair: tuple[Pair, SampleService]) -> No
     assert found["tunneld_held_bytes_limit",] == 512 << 20
 
 
-def openly(text: str) -> dict[str, float]:
+ASKED = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
+
+
+def openly(text: str, metric: str = "tunneld") -> dict[str, float]:
     """What OpenMetrics' own parser reads: request id of each exemplar -> its value."""
     return {
         sample.exemplar.labels["request_id"]: sample.exemplar.value
         for family in openmetrics.text_string_to_metric_families(text)
         for sample in family.samples
-        if sample.exemplar is not None
+        if sample.exemplar is not None and sample.name.startswith(metric)
     }
+
+
+def scrape_openly(made: Pair) -> tuple[httpx.Response, httpx.Response]:
+    """OpenMetrics of the agent and of the server."""
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(made.agent.socket))) as client:
+        agents = client.get("http://localhost/metrics", headers=ASKED)
+    return agents, httpx.get(f"http://127.0.0.1:{made.server.admin_port}/metrics", headers=ASKED, timeout=15)
 
 
 @pytest.mark.timeout(60)
 def test_openmetrics_carries_the_ids_of_requests_where_it_is_asked_for(pair: tuple[Pair, SampleService]) -> None:
     made, _ = pair
     httpx.get(made.url("demo", "/"))
-    asked = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(made.agent.socket))) as client:
-        agents = client.get("http://localhost/metrics", headers=asked)
-    servers = httpx.get(f"http://127.0.0.1:{made.server.admin_port}/metrics", headers=asked, timeout=15)
-    for answer in (agents, servers):
+    for answer in scrape_openly(made):
         assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
         assert answer.text.endswith("# EOF\n")
         found = openly(answer.text)
@@ -129,11 +135,15 @@ def test_how_long_a_cancel_takes_is_counted_at_both_ends(pair: tuple[Pair, Sampl
     made, _ = pair
     with httpx.stream("GET", made.url("demo", "/quiet"), headers={"Accept": "text/event-stream"}) as answer:
         next(answer.iter_bytes())
+        request_id = answer.headers["x-tunnel-request-id"]
     made.agent.process.wait_line("🧹 Cleaned up stream", timeout=15)
     agents, servers = values(scrape(made.agent)), values(scrape_server(made))
     assert agents["tunneld_cancel_seconds_count",] == servers["tunneld_cancel_seconds_count",] == 1
     assert 0 < agents["tunneld_cancel_seconds_sum",] < 0.25
     assert 0 < servers["tunneld_cancel_seconds_sum",] < 2  # the agent's ACK does not wait for its timer
+    for answer, found in zip(scrape_openly(made), (agents, servers), strict=True):
+        exemplars = openly(answer.text, "tunneld_cancel_seconds_bucket")
+        assert exemplars == {request_id: pytest.approx(found["tunneld_cancel_seconds_sum",])}
 
 
 @pytest.mark.timeout(60)

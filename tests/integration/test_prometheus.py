@@ -93,6 +93,13 @@ class Scraped:
     def get(self, path: str, **params: str) -> Any:
         return self.client.get(path, params=params).json()["data"]
 
+    def exemplars(self, query: str) -> set[str]:
+        """Request ids that it keeps of a histogram; they have no other label."""
+        found = self.get("/api/v1/query_exemplars", query=query, start="0", end="9999999999")
+        labels = [each["labels"] for one in found for each in one["exemplars"]]
+        assert {key for one in labels for key in one} == {"request_id"}
+        return {one["request_id"] for one in labels}
+
     def wait_for(self, query: str, seconds: float = 30) -> None:
         self.process.wait_until(lambda: bool(self.ask(query)), timeout=seconds, what=query)
 
@@ -130,6 +137,7 @@ def test_every_query_finds_its_series_in_a_prometheus_that_scraped_a_real_run(sc
         prometheus.wait_for(f'count_over_time(up{{job="{job}"}}[1m]) >= 2 and up{{job="{job}"}} == 1')
     with httpx.stream("GET", pair.url("demo", "/quiet"), headers={"Accept": "text/event-stream"}) as answer:
         next(answer.iter_bytes())
+        cancelled = answer.headers["x-tunnel-request-id"]
     for _ in range(3):
         httpx.get(pair.url("demo", "/small"))
     pair.agent.process.wait_line("🧹 Cleaned up stream", timeout=15)
@@ -149,7 +157,6 @@ def test_every_query_finds_its_series_in_a_prometheus_that_scraped_a_real_run(sc
     for query in [*(query for _, query in queries()), RULES.read_text()]:
         for name in re.findall(r"\b(?:tunneld|process)_[a-z_]+", re.sub(r"\"[^\"]*\"", "", query)):
             assert name in names or name in ("tunneld_limit_hits_total", "tunneld_streams_lost_total"), name
-    exemplars = prometheus.get(
-        "/api/v1/query_exemplars", query="tunneld_first_byte_seconds_bucket", start="0", end="9999999999"
-    )
-    assert {"request_id"} == {key for one in exemplars for each in one["exemplars"] for key in each["labels"]}
+    assert prometheus.exemplars("tunneld_first_byte_seconds_bucket")
+    for job in ("tunneld", "tunneld-server"):
+        assert prometheus.exemplars(f'tunneld_cancel_seconds_bucket{{job="{job}"}}') == {cancelled}

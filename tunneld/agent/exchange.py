@@ -271,7 +271,7 @@ class Exchange(Record):
 
     def cancelled(self, reason: str) -> None:
         """See `Sink`."""
-        self._proxy.cancel_came()
+        self._proxy.cancel_came(self.request_id)
         self._end(reason)
         self._over(reason)
 

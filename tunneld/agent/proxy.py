@@ -243,13 +243,17 @@ class Proxy:
         self.hops.discard(hop)
         self._hop_gone.set()
 
-    def cancel_came(self) -> None:
-        """The server cancels a stream: count how long it takes until its connection to the service is closed.
+    def cancel_came(self, request_id: str) -> None:
+        """The server cancels that request's stream: count how long it takes until the service's connection is closed.
 
         What is aborted in this turn of the loop is closed in the next, before what is asked for after it.
         """
         loop, began = asyncio.get_running_loop(), time.monotonic()
-        loop.call_soon(lambda: loop.call_soon(lambda: self.counts.cancels.observe(time.monotonic() - began)))
+
+        def closed() -> None:
+            self.counts.cancels.observe(time.monotonic() - began, request_id)
+
+        loop.call_soon(lambda: loop.call_soon(closed))
 
     def over(self, exchange: Exchange | SocketExchange) -> None:
         """An exchange has let go of its connection; it calls this once."""

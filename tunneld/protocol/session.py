@@ -106,8 +106,9 @@ class Session:
         self._high = 0
         self._passed = 0  # ids that `_high` has gone past
         self._refusing = False
-        #: Called for each cancel from this side; what it returns is called once the peer has it. None: nobody asks.
-        self.cancelling: Callable[[], Callable[[], None]] | None = None
+        #: Called with the request id of each cancel from this side; what it returns is called once the peer has it.
+        #: None: nobody asks.
+        self.cancelling: Callable[[str], Callable[[], None]] | None = None
         #: Called when an ACK came; a process that is about to hand the session over waits for it.
         self.acknowledged: Callable[[], None] = _nothing
 
@@ -276,7 +277,7 @@ class Session:
         self._forget(stream)
         if stream.handed_over:  # else the peer never hears of it
             payload = encode(StreamCancel(stream.request_id, reason))
-            confirmed = self.cancelling() if self.cancelling is not None else None
+            confirmed = self.cancelling(stream.request_id) if self.cancelling is not None else None
             self._outbox.cancel(stream, payload, holds_id=self._accept is None, confirmed=confirmed)
 
     def finish(self, stream: Stream) -> None:

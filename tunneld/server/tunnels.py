@@ -410,10 +410,10 @@ class TunnelConnection:
         session.cancelling = self._cancelling
         return Kept(token_hex(16), self.name, self.principal.id, session, Tokens(token))
 
-    def _cancelling(self) -> Callable[[], None]:
+    def _cancelling(self, request_id: str) -> Callable[[], None]:
         """A stream is cancelled; what is returned is called once the agent has it."""
         began, seen = monotonic(), self._registry.cancels
-        return lambda: seen.observe(monotonic() - began)
+        return lambda: seen.observe(monotonic() - began, request_id)
 
     def _log_established(self, hello: Hello, kept: Kept, *, resumed: bool, refused: str | None) -> None:
         fields: dict[str, object] = {"tunnel": self.name, "peer": self.peer, "agent_version": hello.agent_version}
