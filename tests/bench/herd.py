@@ -19,7 +19,8 @@ from tests.support.sockets import LOOPBACK
 from tunneld.agent.dialer import Dial
 from tunneld.agent.hello import Identity
 from tunneld.agent.proxy import Proxy
-from tunneld.agent.tunnel import AgentTunnel, State
+from tunneld.agent.state import State
+from tunneld.agent.tunnel import AgentTunnel
 from tunneld.config.agent import AgentConfig
 
 _SERVICE = "http://127.0.0.1:9"  # nobody is asked

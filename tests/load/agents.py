@@ -21,7 +21,8 @@ from tests.support.sockets import LOOPBACK
 from tunneld.agent.dialer import Dial
 from tunneld.agent.hello import Identity
 from tunneld.agent.proxy import Proxy
-from tunneld.agent.tunnel import AgentTunnel, State
+from tunneld.agent.state import State
+from tunneld.agent.tunnel import AgentTunnel
 from tunneld.config.agent import AgentConfig, TunnelConfig
 from tunneld.protocol.messages import Headers, Open
 from tunneld.protocol.streams import Sink, Stream

@@ -22,7 +22,8 @@ from tunneld.agent.hello import Identity
 from tunneld.agent.proxy import Proxy
 from tunneld.agent.record import Record
 from tunneld.agent.sockets import SocketExchange
-from tunneld.agent.tunnel import AgentTunnel, State
+from tunneld.agent.state import State
+from tunneld.agent.tunnel import AgentTunnel
 from tunneld.agent.wake import WakeWatch
 from tunneld.config import dropins
 from tunneld.config.advice import descriptors_needed

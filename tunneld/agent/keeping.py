@@ -34,12 +34,14 @@ class Keeping:
 
     Attributes:
         session: that which stands or is kept; None: there is none.
+        connected_at: monotonic seconds since when a connection carries it; None: none does.
         lost_at: monotonic seconds since when it is kept without a connection; None: it is not.
         outages: times without a connection, and what they cost.
     """
 
     def __init__(self, name: str, proxy: Proxy, legacy: Legacy | None, *, grace_over: Callable[[], None]) -> None:
         self.session: Session | None = None
+        self.connected_at: float | None = None
         self.lost_at: float | None = None
         self.outages = Outages()
         self._name = name
@@ -122,6 +124,7 @@ class Keeping:
                 self._take_up(self.session, legacy)
         self._ticket = (said.session_id, said.resume_token)
         self._asked = False
+        self.connected_at = monotonic()
         return self.session
 
     def resumed(self) -> Outage | None:
@@ -130,8 +133,8 @@ class Keeping:
         self._untold = self.outages.resumed(monotonic(), self.session.replayed)
         return self._untold
 
-    def carried(self) -> None:
-        """A connection carries the session: it is kept for as long as that stands."""
+    def end_grace(self) -> None:
+        """A connection carries the session, or there is none any more: no grace runs."""
         self._expired = False
         self.lost_at = None
         self._proxy.go_on()
@@ -168,6 +171,7 @@ class Keeping:
         assert session is not None
         session.detach()
         self._proxy.hold()
+        self.connected_at = None
         self.lost_at = monotonic()
         self.outages.begin(self.lost_at, time())
         self._expiry = asyncio.get_running_loop().call_later(session.settings.grace, self._expire)
@@ -192,8 +196,8 @@ class Keeping:
         if session is None:
             return False
         was_kept = self.lost_at is not None
-        self.carried()
-        self._ticket = None
+        self.end_grace()
+        self._ticket = self.connected_at = None
         fields: dict[str, object] = {"tunnel": self._name, "streams_lost": len(session.streams)}
         if (outage := self.outages.lost(monotonic(), len(session.streams))) is not None:
             self._untold = outage

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from time import monotonic, time
-from typing import Any, Literal
+from time import time
+from typing import Any
 
 from tunneld.agent.asking import Asking
 from tunneld.agent.checking import ServiceCheck, ServiceHealth
@@ -17,7 +17,9 @@ from tunneld.agent.handover import Legacy
 from tunneld.agent.hello import Identity, Wishing
 from tunneld.agent.keeping import Keeping
 from tunneld.agent.proxy import Proxy
-from tunneld.agent.reconnect import Backoff, Failed, Retry, Verdict, of_close, of_error_code
+from tunneld.agent.pulse import Pulse
+from tunneld.agent.reconnect import Backoff, Retry, Verdict, of_close, of_error_code
+from tunneld.agent.state import ASKED, State, TunnelState
 from tunneld.config.agent import AgentConfig, TunnelConfig
 from tunneld.errors import RemoteError, VisitorError
 from tunneld.link import CLOSE_CODES, Link
@@ -32,20 +34,16 @@ from tunneld.protocol.messages import (
     Probed,
     Settings,
 )
-from tunneld.protocol.quality import Quality, Reading
+from tunneld.protocol.quality import Reading
 from tunneld.protocol.session import Session
 from tunneld.telemetry.outages import Outage, Outages
 from tunneld.wire.tcp_info import TcpInfo
 from tunneld.wire.tls import peer_certificate_end
 from tunneld.wire.ws_protocol import WebSocket
 
-__all__ = ["AgentTunnel", "State"]
+__all__ = ["AgentTunnel"]
 
 log = logging.getLogger("tunneld.tunnel")
-
-_ASKED = Retry("a new connection was asked for")
-
-State = Literal["connecting", "online", "degraded", "resuming", "offline", "failed", "draining", "closed"]
 
 #: Errors of the server that leave the session as it is.
 _KEPT_BY = frozenset({"hello_timeout", "bad_hello", "stale_hello", "going_away", "overloaded"})
@@ -84,37 +82,29 @@ class AgentTunnel:
         self.name = config.name
         self.config = config
         self.proxy = proxy
-        self.state: State = "connecting"
         self.connected: Connected | None = None
-        self.connected_at: float | None = None
-        self.last_pong_at: float | None = None
         #: Seconds of the epoch; None without TLS.
         self.server_certificate_end: float | None = None
         #: The same of the token that it came with; None: for ever, or the server does not say.
         self.token_end: float | None = None
-        self.last_error: str | None = None
         self.reconnects = 0
         #: Of the service, as visitors would find it.
         self.health = ServiceHealth(self._health_changed)
-        #: Of all its connections.
-        self.quality = Quality(agent.quality)
         self._check = ServiceCheck(proxy, config, self.health.looked)
         self._wishing = Wishing(config, agent, identity, self._check)
         self._keeping = Keeping(self.name, proxy, legacy, grace_over=lambda: self._end_session("peer_lost"))
+        self._state = TunnelState(self.name, self._keeping, lambda before: changed(self, before))
+        self._pulse = Pulse(agent.quality)
         self._identity = identity
         self._dial = dial
-        self._changed = changed
         self._heard = heard
         self._dials = Dials(Backoff(agent.reconnect.initial, agent.reconnect.max, random.uniform))
         self._link: Link | None = None
         self._asking = Asking()
         self._links: set[Link] = set()  # those not gone yet, that which is in use among them
         self._gone = asyncio.Event()
-        self._draining = False
         self._over: asyncio.Future[Verdict] | None = None
-        self._logged: Verdict | None = None  # the log says it already
         self._closing = False
-        self._silent = False
 
     # -- what the daemon asks ----------------------------------------------------------------------------
 
@@ -127,7 +117,7 @@ class AgentTunnel:
     async def _keep_up(self, looking: asyncio.Task[None]) -> None:
         try:
             while (verdict := await self._one_connection()) is not None:
-                self._note(verdict)
+                self._state.over(verdict)
                 await self._dials.pause(verdict, kept=self._keeping.left)
         finally:
             looking.cancel()
@@ -135,7 +125,7 @@ class AgentTunnel:
             self.proxy.close()
             await self.proxy.wait_closed()
             await self._all_gone()
-            self._set("closed")
+            self._state.set("closed")
 
     def reconnect(self, *, elsewhere: bool = False) -> None:
         """Drop the connection or the dial, if there is one, and dial as soon as two dials may follow each other.
@@ -157,7 +147,7 @@ class AgentTunnel:
                 link.close(1000, "reconnect")
         if elsewhere:
             self._end_session("shutdown")
-        self._finish(_ASKED)
+        self._finish(ASKED)
 
     def doubt(self) -> None:
         """The machine woke, or its network changed: the connection may be dead, and where there is none, dial now."""
@@ -183,10 +173,10 @@ class AgentTunnel:
 
     def drain(self) -> None:
         """Take no new streams, on this connection or the next; those that are open may end."""
-        self._draining = True
+        self._state.draining = True
         self._tell_drain()
         if self.state in ("online", "degraded", "resuming"):
-            self._set("draining")
+            self._state.set("draining")
 
     def must_end(self, *, succession: bool) -> int:
         """Streams that a drain waits for: not WebSockets, nor, with a successor, what that one could go on with."""
@@ -231,7 +221,7 @@ class AgentTunnel:
     def update(self, config: TunnelConfig, agent: AgentConfig) -> None:
         """Apply a reloaded file: what may change while the tunnel is up does, the rest at the next session."""
         self.config = config
-        self.quality.thresholds = agent.quality
+        self._pulse.update(agent.quality)
         self._dials.update(agent.reconnect.initial, agent.reconnect.max)
         self.proxy.update(config)
         self.proxy.inspect(agent.inspection if config.inspect else None)
@@ -240,24 +230,37 @@ class AgentTunnel:
         self._tell_wishes()
 
     def _health_changed(self, before: str | None) -> None:
-        fault = self.health.fault
-        if fault is not None:
-            self.last_error = fault
-            log.warning("The service of %s fails: %s", self.name, fault, extra={"tunnel": self.name})
-        else:
-            if self.last_error == before:
-                self.last_error = None
-            log.info("The service of %s answers again.", self.name, extra={"tunnel": self.name})
+        self._state.service_changed(self.health.fault, before)
         self._stand()
 
     def _stand(self) -> None:
         """The state of a connection that stands."""
-        if self.connected_at is None or self._silent:
+        if self.connected_at is None or self._pulse.silent:
             return
         if self.health.fault is not None:
-            self._set("degraded")
+            self._state.set("degraded")
         else:
-            self._set("online" if self.health.proved else "connecting")
+            self._state.set("online" if self.health.proved else "connecting")
+
+    @property
+    def state(self) -> State:
+        """How it is."""
+        return self._state.now
+
+    @property
+    def last_error(self) -> str | None:
+        """Why it is not well, or was not; None: nothing is known to be wrong."""
+        return self._state.last_error
+
+    @property
+    def connected_at(self) -> float | None:
+        """Monotonic seconds since when a connection stands; None: none does."""
+        return self._keeping.connected_at
+
+    @property
+    def last_pong_at(self) -> float | None:
+        """Monotonic seconds; None: no heartbeat was answered yet."""
+        return self._pulse.last_pong_at
 
     @property
     def outages(self) -> Outages:
@@ -282,7 +285,7 @@ class AgentTunnel:
 
     def read_quality(self, now: float) -> Reading:
         """How good the connection is (`now`: monotonic seconds)."""
-        return self.quality.read(now, connected=self.connected_at is not None and not self._silent)
+        return self._pulse.read(now, connected=self.connected_at is not None)
 
     # -- one connection ----------------------------------------------------------------------------------
 
@@ -293,17 +296,17 @@ class AgentTunnel:
             return None
         self._dials.hurried = False
         if self.state != "failed":
-            self._set("connecting")
+            self._state.set("connecting")
         number = next(self._identity.dials)
         try:
             pipe = await self._dials.dial(self._open_pipe)
         except DIAL_ERRORS as error:
             if self._is_closing():
                 return None
-            return _ASKED if self._dials.hurried else of_dial(error)
+            return ASKED if self._dials.hurried else of_dial(error)
         if self._is_closing() or self._dials.hurried:  # in the very turn of the loop in which the dial was done
             pipe.abort()
-            return None if self._is_closing() else _ASKED
+            return None if self._is_closing() else ASKED
         over = self._over = asyncio.get_running_loop().create_future()
         self._link = link = Link(pipe, self, name=self.name)
         self._links.add(link)
@@ -374,10 +377,8 @@ class AgentTunnel:
         """Connected, settings, goaway and error; anything else is the server's error."""
         if isinstance(message, ErrorMessage):
             verdict = of_error_code(message.code, message.message, message.retry_after)
-            if isinstance(verdict, Retry):  # `_note` tells of the other kind
-                fields = {"tunnel": self.name, "code": message.code}
-                log.warning("✗ Tunnel error for %s: %s", self.name, verdict.why, extra=fields)
-                self._logged = verdict
+            if isinstance(verdict, Retry):  # of the other kind the end of the connection tells
+                self._state.told(verdict, message.code)
             self._finish(verdict)
             if message.code not in _KEPT_BY:
                 self._end_session("peer_lost")
@@ -406,9 +407,9 @@ class AgentTunnel:
 
     def link_fault(self, link: Link, error: RemoteError) -> None:
         """The server broke the protocol: drop the session, say a fresh hello after the backoff."""
-        log.warning("✗ Tunnel error for %s: %s", self.name, error, extra={"tunnel": self.name, "code": error.code})
-        self._logged = Retry(str(error), fault=True)
-        self._finish(self._logged)
+        verdict = Retry(str(error), fault=True)
+        self._state.told(verdict, error.code)
+        self._finish(verdict)
         self._end_session("peer_lost")
         self._part(link, CLOSE_CODES.get(error.code, 1002), error.code)
 
@@ -416,27 +417,21 @@ class AgentTunnel:
         """The server is silent."""
         self._heard(self, None)
         if dead:
-            if link.heartbeat is not None:
-                now = monotonic()
-                link.count_segments(self.quality)
-                self.quality.lost(now, link.heartbeat.overdue(now))
+            self._pulse.died(link)
             self._lose("the server was silent for longer than interval + timeout")
             link.abort()
             self._finish(Retry("the server was silent for longer than interval + timeout"))
         else:
-            self._silent = True
-            self._set("resuming")
+            self._pulse.silent = True
+            self._state.set("resuming")
 
     def link_heard(self, link: Link, round_trip: float | None) -> None:
         """A pong came, or a silent server is back."""
         if round_trip is not None:
-            self.last_pong_at = now = monotonic()
-            if link.heartbeat is not None:
-                link.count_segments(self.quality)
-                self.quality.answered(now, round_trip, late=round_trip > link.heartbeat.timeout)
+            self._pulse.answered(link, round_trip)
             self._heard(self, round_trip)
-        if self._silent:
-            self._silent = False
+        if self._pulse.silent:
+            self._pulse.silent = False
             self._stand()
 
     def link_closed(self, link: Link, code: int | None, reason: str) -> None:
@@ -467,21 +462,20 @@ class AgentTunnel:
         if self.connected is not None:
             self.reconnects += 1
         self.connected = said
-        self.connected_at = monotonic()
         self.server_certificate_end = peer_certificate_end(link.pipe.transport)
         self.token_end = None if said.token_expires_s is None else time() + said.token_expires_s
-        self._silent = False
+        self._pulse.silent = False
         self._dials.connected()
         self.proxy.head_limit = 2 * said.max_header
         link.name = said.tunnel_id
         link.attach(session, said.received, interval=said.heartbeat.interval, timeout=said.heartbeat.timeout)
         self._log_established(said, session)
         self.health.connected(resumed=said.resumed, probing=said.probe is not None)
-        self.last_error = self.health.fault
+        self._state.last_error = self.health.fault
         self._check.agreed(said.probe)
         self._stand()
         self._tell_wishes()
-        if self._draining:
+        if self._state.draining:
             self._tell_drain()
 
     def _unprotected(self, link: Link) -> None:
@@ -520,7 +514,7 @@ class AgentTunnel:
                 "replayed_bytes": session.replayed,
                 "streams": len(session.streams),
             }
-        self._keeping.carried()
+        self._keeping.end_grace()
         log.info("✓ Tunnel established: %s", said.tunnel_id, extra=fields)
 
     def _said_settings(self, link: Link, said: Settings) -> None:
@@ -541,19 +535,15 @@ class AgentTunnel:
         if self._closing or not self._keeping.lasting:
             self._end_session("peer_lost")
             return
-        self._not_carried()
+        self._check.agreed(None)
         self._keeping.lost(why)
-        self._set("resuming")
+        self._state.set("resuming")
 
     def _end_session(self, reason: str) -> None:
         if self._keeping.session is not None:
-            self._not_carried()
+            self._check.agreed(None)
         if self._keeping.end(reason) and self.state == "resuming":
-            self._set("offline")
-
-    def _not_carried(self) -> None:
-        self.connected_at = None
-        self._check.agreed(None)
+            self._state.set("offline")
 
     def _part(self, link: Link, code: int, reason: str) -> None:
         """Close in order; the close goes out whatever the tunnel does next."""
@@ -566,32 +556,3 @@ class AgentTunnel:
         if link is not None:
             link.abort()
         self._end_session(reason)
-
-    def _note(self, verdict: Verdict) -> None:
-        self.last_error = verdict.why
-        advice = f". {verdict.advice}" if verdict.advice else ""
-        if isinstance(verdict, Failed):
-            log.error(
-                "✗ Tunnel error for %s: %s%s", self.name, verdict.why.rstrip("."), advice, extra={"tunnel": self.name}
-            )
-            self._set("failed")
-        else:
-            if verdict is _ASKED:
-                log.info("The tunnel %s dials again: %s", self.name, verdict.why, extra={"tunnel": self.name})
-            elif verdict is self._logged:
-                log.debug("The tunnel %s is offline", self.name, extra={"tunnel": self.name})
-            else:
-                why = verdict.why.rstrip(".") if advice else verdict.why
-                log.warning("✗ Tunnel error for %s: %s%s", self.name, why, advice, extra={"tunnel": self.name})
-            self._set("offline")
-
-    def _set(self, state: State) -> None:
-        before = self.state
-        if self._keeping.lost_at is not None and state in ("connecting", "offline"):
-            state = "resuming"
-        if self._draining and state in ("online", "degraded", "resuming"):
-            state = "draining"
-        if state != before:
-            self.state = state
-            log.debug("The tunnel %s is %s", self.name, state, extra={"tunnel": self.name, "was": before})
-            self._changed(self, before)
