@@ -161,6 +161,10 @@ def _quality(quality: Any) -> str:
     trips = quality["rtt_ms"]
     words = [quality["grade"] + (f" ({quality['reason']})" if quality.get("reason") else "")]
     words += [f"rtt {trips[key]:.1f} ms {word}" for key, word in (("p50", "median"), ("p95", "p95")) if trips[key]]
+    if quality["jitter_ms"] is not None:
+        words.append(f"jitter {quality['jitter_ms']:.1f} ms")
+    if quality.get("queue_ms") is not None:
+        words.append(f"queueing {quality['queue_ms']:.1f} ms")
     if quality["loss"] is not None:
         words.append(f"loss {quality['loss']:.1%}")
     return ", ".join(words)

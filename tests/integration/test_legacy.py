@@ -9,6 +9,7 @@ import re
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import httpx
@@ -334,6 +335,9 @@ async def test_pings_both_ways(lines: Book) -> None:
         await lines.wait("💓 Heartbeat acknowledged for my-server", by="tunneld.tunnels")
         [connection] = server.connections
         assert connection.round_trip is not None
+        trips, [shown] = server.registry.round_trips, server.registry.all()
+        assert trips.whole.count == trips.queued.count == shown.quality.read(monotonic(), connected=True).pings == 1
+        assert trips.whole.sum == connection.round_trip > trips.queued.sum
         await client.say("ping", timestamp="2026-01-01T00:00:00.000Z")
         assert await client.want("pong") == {"type": "pong", "timestamp": "2026-01-01T00:00:00.000Z"}
         await client.say("ping", timestamp=1767225600000)

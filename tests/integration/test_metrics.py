@@ -91,7 +91,8 @@ def test_the_server_counts_what_happened(pair: tuple[Pair, SampleService]) -> No
     assert found["tunneld_streams_opened_total",] == 4
     assert sum(value for key, value in found.items() if key[0] == "tunneld_streams_ended_total") == 4
     assert found["tunneld_first_byte_seconds_count",] == 4
-    assert found["tunneld_heartbeat_rtt_seconds_count",] >= 2
+    assert found["tunneld_heartbeat_rtt_seconds_count",] == found["tunneld_heartbeat_queue_seconds_count",] >= 2
+    assert 0 <= found["tunneld_heartbeat_queue_seconds_sum",] < found["tunneld_heartbeat_rtt_seconds_sum",]
     assert found["tunneld_build_info", platform.python_version(), "server", __version__] == 1
     assert found["tunneld_held_bytes_limit",] == 512 << 20
 

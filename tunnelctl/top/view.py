@@ -216,6 +216,10 @@ def _details(panel: Panel, one: dict[str, Any]) -> list[tuple[str, str]]:
             ", ".join(f"{key} {trips[key]:.1f} ms" for key in ("last", "p50", "p95") if trips[key] is not None) or "-",
         ),
         ("jitter", "-" if quality["jitter_ms"] is None else f"{quality['jitter_ms']:.1f} ms"),
+        (
+            "queueing",
+            "-" if quality.get("queue_ms") is None else f"{quality['queue_ms']:.1f} ms of the last round trip",
+        ),
         ("loss", "-" if quality["loss"] is None else f"{quality['loss']:.1%}"),
         ("heartbeat", f"every {duration(beat['interval_s'])}, heard {duration(beat['last_pong_s'])} ago"),
         ("connected", f"for {duration(one['connected_s'])}, {one['reconnects']} reconnects"),

@@ -176,6 +176,11 @@ class Quality:
                 self._jitter = change if self._jitter is None else self._jitter + (change - self._jitter) * _GAIN
         self._add(now, -1.0 if late else round_trip)
 
+    @property
+    def queued(self) -> float | None:
+        """See `Reading`."""
+        return self._queued
+
     def lost(self, now: float, pings: int = 1) -> None:
         """So many pings will find no answer any more."""
         for _ in range(pings):

@@ -41,6 +41,7 @@ from tunneld.server.legacy_stream import LegacyStream
 from tunneld.server.principals import Principal
 from tunneld.server.registry import Seen, SessionDirectory, Tunnel
 from tunneld.server.visitors.rules import Rules
+from tunneld.wire.tcp_info import read_tcp_info
 
 __all__ = ["LegacyConnection", "LegacyPolicy"]
 
@@ -176,6 +177,7 @@ class LegacyConnection:
             connected_s=round(now - self._since, 3),
             last_heard_s=round(now - self._pipe.last_heard, 3),
             round_trip_ms=None if self.round_trip is None else round(self.round_trip * 1000, 3),
+            kernel=read_tcp_info(self._pipe.transport),
         )
 
     def reconnect(self) -> None:
@@ -346,7 +348,9 @@ class LegacyConnection:
         if trip is not None:
             self.round_trip = trip
             if self.tunnel is not None:
-                self.tunnel.quality.answered(monotonic(), trip, late=trip > self._heartbeat.timeout)
+                late = trip > self._heartbeat.timeout
+                kernel = read_tcp_info(self._pipe.transport)
+                self._registry.round_trips.answered(self.tunnel.quality, monotonic(), trip, kernel, late=late)
             log.debug("💓 Heartbeat acknowledged for %s", self.name, extra={"tunnel": self.name, "rtt_s": trip})
 
     def _take_key(self, said: ApiKey) -> None:
@@ -396,6 +400,8 @@ class LegacyConnection:
             elif isinstance(action, Dead):
                 log.warning("💔 Heartbeat failed for %s", self.name, extra=self._fields())
                 if self.tunnel is not None:
+                    if (kernel := read_tcp_info(self._pipe.transport)) is not None:
+                        self.tunnel.quality.carried(kernel)
                     self.tunnel.quality.lost(now, self._heartbeat.overdue(now))
                 self._end("peer_lost", "the client was silent for longer than interval + timeout")
                 self._pipe.abort()

@@ -19,6 +19,7 @@ from tunneld.server.conflicts import Conflicts
 from tunneld.server.pacing import Paced
 from tunneld.server.principals import OPEN, Principal
 from tunneld.server.probing import Proof
+from tunneld.server.round_trips import RoundTrips
 from tunneld.server.visitors.rules import OPEN_RULES, Rules
 from tunneld.telemetry.metrics import LATENCY, Histogram
 from tunneld.telemetry.outages import Outages
@@ -348,7 +349,7 @@ class SessionDirectory(Protocol):
         access_changed: given to each tunnel that is made known: told when other rules hold for its visitors.
     """
 
-    round_trips: Histogram
+    round_trips: RoundTrips
     probes: Histogram
     cancels: Histogram
     pace: Callable[[Tunnel, str, Sink], Paced | None] | None
@@ -388,8 +389,8 @@ class Registry:
         urls: Callable[[str], tuple[str, str | None]],
         quality: Thresholds,
     ) -> None:
-        #: Round trips of all heartbeats.
-        self.round_trips = Histogram(LATENCY)
+        #: Of all heartbeats.
+        self.round_trips = RoundTrips()
         #: Probes that came back.
         self.probes = Histogram(LATENCY)
         #: Cancels of streams, until the agent had them.

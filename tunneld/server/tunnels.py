@@ -244,10 +244,10 @@ class TunnelConnection:
         """A pong came."""
         if round_trip is not None:
             self.round_trip = round_trip
-            self._registry.round_trips.observe(round_trip)
             if self.tunnel is not None and link.heartbeat is not None:
-                link.count_segments(self.tunnel.quality)
-                self.tunnel.quality.answered(monotonic(), round_trip, late=round_trip > link.heartbeat.timeout)
+                late = round_trip > link.heartbeat.timeout
+                trips = self._registry.round_trips
+                trips.answered(self.tunnel.quality, monotonic(), round_trip, link.kernel(), late=late)
 
     def link_closed(self, link: Link, code: int | None, reason: str) -> None:
         """The connection is gone. The session waits for the agent, unless the agent said that it will not come back."""

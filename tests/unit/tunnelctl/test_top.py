@@ -146,6 +146,14 @@ def test_80x24_shows_both_the_choice_and_the_curve() -> None:
     assert any(line.startswith("> /sse?n=0") for line in shown(made))
 
 
+def test_what_a_round_trip_waited_is_shown_apart() -> None:
+    made = board()
+    press(made, "enter")
+    assert any(line.split() == ["queueing", "-"] for line in shown(made))
+    made.status["tunnels"][0]["quality"]["queue_ms"] = 31.25
+    assert any(line.split(maxsplit=1) == ["queueing", "31.2 ms of the last round trip"] for line in shown(made))
+
+
 def test_rates_are_made_of_the_totals() -> None:
     made = board()
     totals = dict(made.status["totals"], bytes_out=made.status["totals"]["bytes_out"] + 4096)

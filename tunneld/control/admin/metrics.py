@@ -58,8 +58,12 @@ def _of_tunnels(daemon: ServerDaemon) -> Iterator[Family]:
         tallied(tunnels, lambda each: each.quality.read(now, connected=each.online).grade, GRADES),
     )
     yield histogram("tunneld_heartbeat_rtt_seconds", "Round trips of heartbeats.", (), [
-        ((), daemon.registry.round_trips)
+        ((), daemon.registry.round_trips.whole)
     ])  # fmt: skip
+    yield histogram(
+        "tunneld_heartbeat_queue_seconds", "Their round trips beyond the shortest that the kernel saw.", (),
+        [((), daemon.registry.round_trips.queued)],
+    )  # fmt: skip
     outages = [tunnel.outages for tunnel in tunnels]
     for name, help_, values in (
         (

@@ -223,9 +223,17 @@ function refresh() {
     put(byId("streams-count"), of(fitting.length, streams.size));
     const quality = tunnels.get(chosen)?.quality;
     byId("requests-card").hidden = ![...tunnels.values()].some((item) => item.inspect);
-    put(byId("curves-why"), quality?.grade ? [quality.grade, quality.reason].filter(Boolean).join(": ") : "");
+    put(byId("curves-why"), quality?.grade ? described(quality) : "");
     sums();
   });
+}
+
+// What the chosen tunnel's curves do not draw.
+function described(quality) {
+  const words = [[quality.grade, quality.reason].filter(Boolean).join(": ")];
+  if (quality.jitter_ms !== null) words.push(`jitter ${milliseconds(quality.jitter_ms)}`);
+  if (typeof quality.queue_ms === "number") words.push(`queueing ${milliseconds(quality.queue_ms)}`);
+  return words.join(", ");
 }
 
 function sums() {

@@ -1,0 +1,40 @@
+"""Round trips of the heartbeats of all tunnels of a server, and what of each was waiting."""
+
+from __future__ import annotations
+
+from tunneld.protocol.quality import Kernel, Quality
+from tunneld.telemetry.metrics import LATENCY, Histogram
+
+__all__ = ["RoundTrips"]
+
+
+class RoundTrips:
+    """Counted in seconds.
+
+    Attributes:
+        whole: each round trip.
+        queued: what each waited, behind other bytes or for its turn, of those whose connection the kernel knows.
+    """
+
+    __slots__ = ("queued", "whole")
+
+    def __init__(self) -> None:
+        self.whole = Histogram(LATENCY)
+        self.queued = Histogram(LATENCY)
+
+    def answered(self, quality: Quality, now: float, round_trip: float, kernel: Kernel | None, *, late: bool) -> None:
+        """A ping was answered.
+
+        Args:
+            quality: of its tunnel's connection, which is told.
+            now: monotonic seconds.
+            round_trip: seconds.
+            kernel: what it knows of the connection; None: nothing.
+            late: it took longer than the heartbeat's timeout, which counts as lost.
+        """
+        self.whole.observe(round_trip)
+        if kernel is not None:
+            quality.carried(kernel)
+        quality.answered(now, round_trip, late=late)
+        if quality.queued is not None:
+            self.queued.observe(quality.queued)
