@@ -11,7 +11,8 @@ from typing import Any
 
 from tunneld.agent.asking import Asking
 from tunneld.agent.checking import ServiceCheck, ServiceHealth
-from tunneld.agent.dialer import DIAL_ERRORS, DIAL_TIMEOUT, MAX_HEADER, Dial, of_dial, open_pipe
+from tunneld.agent.connections import Connections
+from tunneld.agent.dialer import DIAL_ERRORS, MAX_HEADER, Dial, of_dial, open_pipe
 from tunneld.agent.dials import Dials
 from tunneld.agent.handover import Legacy
 from tunneld.agent.hello import Identity, Wishing
@@ -99,11 +100,8 @@ class AgentTunnel:
         self._dial = dial
         self._heard = heard
         self._dials = Dials(Backoff(agent.reconnect.initial, agent.reconnect.max, random.uniform))
-        self._link: Link | None = None
+        self._connections = Connections(self, name=self.name)
         self._asking = Asking()
-        self._links: set[Link] = set()  # those not gone yet, that which is in use among them
-        self._gone = asyncio.Event()
-        self._over: asyncio.Future[Verdict] | None = None
         self._closing = False
 
     # -- what the daemon asks ----------------------------------------------------------------------------
@@ -121,10 +119,12 @@ class AgentTunnel:
                 await self._dials.pause(verdict, kept=self._keeping.left)
         finally:
             looking.cancel()
-            self._drop("shutdown")
+            if (link := self._connections.take()) is not None:
+                link.abort()
+            self._end_session("shutdown")
             self.proxy.close()
             await self.proxy.wait_closed()
-            await self._all_gone()
+            await self._connections.all_gone()
             self._state.set("closed")
 
     def reconnect(self, *, elsewhere: bool = False) -> None:
@@ -137,8 +137,7 @@ class AgentTunnel:
         if elsewhere:
             for exchange in list(self.proxy.exchanges.values()):
                 exchange.cancel("shutdown")
-        if self._link is not None:
-            link, self._link = self._link, None
+        if (link := self._connections.take()) is not None:
             if elsewhere:
                 link.go_away("shutdown", 0.0)
                 link.close(1000, "shutdown")
@@ -147,11 +146,11 @@ class AgentTunnel:
                 link.close(1000, "reconnect")
         if elsewhere:
             self._end_session("shutdown")
-        self._finish(ASKED)
+        self._connections.finish(ASKED)
 
     def doubt(self) -> None:
         """The machine woke, or its network changed: the connection may be dead, and where there is none, dial now."""
-        link = self._link
+        link = self._connections.link
         if link is not None and link.session is not None:
             session = link.session
             if session.settings.grace > 0:  # without, a connection that is given up costs its streams: let it be silent
@@ -160,10 +159,10 @@ class AgentTunnel:
         if (link is not None or self._dials.under_way) and self._dials.spares():
             return
         if link is not None:  # its hello was said over what is gone by now
-            self._link = None
+            self._connections.take()
             link.abort()
             self._dials.hurry()
-            self._finish(Retry("the network changed"))
+            self._connections.finish(Retry("the network changed"))
         elif self.state != "failed":
             self._dials.hurry()
 
@@ -189,34 +188,32 @@ class AgentTunnel:
             What that process needs; None where there is no session that could be taken up: its hello is a fresh one,
             and event streams go on by that as well.
         """
-        keeping, session, link = self._keeping, self._keeping.session, self._link
+        keeping, session, link = self._keeping, self._keeping.session, self._connections.link
         if link is None or not keeping.lasting:
             return None
         link.go_away("restart", within)
         left = keeping.leave_streams()
         link.flush()
         await keeping.quiet()
-        if keeping.session is not session or self._link is not link:
+        if keeping.session is not session or self._connections.link is not link:
             return None  # lost meanwhile
-        self._link = None
-        link.close(_RESTART, "restart")
+        self._connections.part(link, _RESTART, "restart")
         return keeping.leave(left)
 
     def close(self, reason: str = "shutdown") -> None:
         """Cancel what is open, close in order, and let `run` return."""
         self._closing = True
-        session, link = self._keeping.session, self._link
+        session = self._keeping.session
         self.proxy.close(reason)
         if session is not None:
             for stream in list(session.streams.values()):
                 stream.cancel(reason)
-        self._link = None
-        if link is not None:
+        if (link := self._connections.take()) is not None:
             link.go_away(reason, 0.0)
             link.close(1000, reason)
         self._end_session(reason)
         self._dials.close()
-        self._finish(Retry("closed"))
+        self._connections.finish(Retry("closed"))
 
     def update(self, config: TunnelConfig, agent: AgentConfig) -> None:
         """Apply a reloaded file: what may change while the tunnel is up does, the rest at the next session."""
@@ -281,7 +278,8 @@ class AgentTunnel:
     @property
     def kernel(self) -> TcpInfo | None:
         """What the kernel knows of the connection that stands; None where it knows nothing, or none stands."""
-        return self._link.kernel() if self._link is not None else None
+        link = self._connections.link
+        return link.kernel() if link is not None else None
 
     def read_quality(self, now: float) -> Reading:
         """How good the connection is (`now`: monotonic seconds)."""
@@ -291,7 +289,7 @@ class AgentTunnel:
 
     async def _one_connection(self) -> Verdict | None:
         """Dial and serve until the connection is over; why it ended, or None when the tunnel was closed."""
-        await self._all_gone()  # one connection at a time
+        await self._connections.all_gone()  # one connection at a time
         if self._is_closing():
             return None
         self._dials.hurried = False
@@ -307,25 +305,12 @@ class AgentTunnel:
         if self._is_closing() or self._dials.hurried:  # in the very turn of the loop in which the dial was done
             pipe.abort()
             return None if self._is_closing() else ASKED
-        over = self._over = asyncio.get_running_loop().create_future()
-        self._link = link = Link(pipe, self, name=self.name)
-        self._links.add(link)
-        pipe.handler = link
+        hello = self._wishing.hello(number)
+        self._keeping.ask(hello)
         try:
-            hello = self._wishing.hello(number)
-            self._keeping.ask(hello)
-            link.say(hello)
-            waiting = asyncio.get_running_loop().call_later(DIAL_TIMEOUT, self._no_answer, link)
-            try:
-                verdict: Verdict = await over
-            finally:
-                waiting.cancel()
+            verdict = await self._connections.serve(pipe, hello)
             return None if self._is_closing() else verdict
         finally:
-            self._over = None
-            if self._link is link:
-                self._link = None
-                link.abort()
             self._lose("the connection was lost")
             if self._keeping.unasked():
                 self._end_session("peer_lost")
@@ -334,12 +319,6 @@ class AgentTunnel:
         dial = self._dial()
         self._wishing.token = dial.token
         return await open_pipe(dial, self.name)
-
-    async def _all_gone(self) -> None:
-        """Return when no connection is left; each ends within the WebSocket's close timeout once it was closed."""
-        while self._links:
-            self._gone.clear()
-            await self._gone.wait()
 
     def _is_closing(self) -> bool:
         return self._closing
@@ -358,18 +337,9 @@ class AgentTunnel:
         Raises:
             VisitorError: ``tunnel_offline``, or the server's.
         """
-        link = self._link
-        if link is None or link.session is None:
+        if (link := self._connections.standing) is None:
             raise VisitorError("tunnel_offline", f"The tunnel {self.name} is not connected.", retry_after=5)
         return await self._asking.ask(link.tell, do, **fields)
-
-    def _no_answer(self, link: Link) -> None:
-        if self._link is link and link.session is None:
-            self._finish(Retry(f"no answer to hello within {DIAL_TIMEOUT:.0f} s"))
-
-    def _finish(self, verdict: Verdict) -> None:
-        if self._over is not None and not self._over.done():
-            self._over.set_result(verdict)
 
     # -- LinkOwner ---------------------------------------------------------------------------------------
 
@@ -379,10 +349,10 @@ class AgentTunnel:
             verdict = of_error_code(message.code, message.message, message.retry_after)
             if isinstance(verdict, Retry):  # of the other kind the end of the connection tells
                 self._state.told(verdict, message.code)
-            self._finish(verdict)
+            self._connections.finish(verdict)
             if message.code not in _KEPT_BY:
                 self._end_session("peer_lost")
-            self._part(link, 1000, "")
+            self._connections.part(link, 1000, "")
         elif isinstance(message, Connected):
             if link.session is not None:
                 raise RemoteError("protocol_error", "a second connected")
@@ -409,9 +379,9 @@ class AgentTunnel:
         """The server broke the protocol: drop the session, say a fresh hello after the backoff."""
         verdict = Retry(str(error), fault=True)
         self._state.told(verdict, error.code)
-        self._finish(verdict)
+        self._connections.finish(verdict)
         self._end_session("peer_lost")
-        self._part(link, CLOSE_CODES.get(error.code, 1002), error.code)
+        self._connections.part(link, CLOSE_CODES.get(error.code, 1002), error.code)
 
     def link_silent(self, link: Link, *, dead: bool) -> None:
         """The server is silent."""
@@ -420,7 +390,7 @@ class AgentTunnel:
             self._pulse.died(link)
             self._lose("the server was silent for longer than interval + timeout")
             link.abort()
-            self._finish(Retry("the server was silent for longer than interval + timeout"))
+            self._connections.finish(Retry("the server was silent for longer than interval + timeout"))
         else:
             self._pulse.silent = True
             self._state.set("resuming")
@@ -436,17 +406,14 @@ class AgentTunnel:
 
     def link_closed(self, link: Link, code: int | None, reason: str) -> None:
         """The connection is gone."""
-        self._links.discard(link)
         self._asking.lost()
-        self._gone.set()
-        if self._link is link:
-            self._link = None
+        if self._connections.closed(link):
             verdict = of_close(code, reason)
             if isinstance(verdict, Retry) and verdict.fault:
                 self._end_session("peer_lost")
             else:
                 self._lose(verdict.why)
-            self._finish(verdict)
+            self._connections.finish(verdict)
 
     # -- inside ------------------------------------------------------------------------------------------
 
@@ -480,25 +447,24 @@ class AgentTunnel:
 
     def _unprotected(self, link: Link) -> None:
         """The server does not enforce who may visit: nothing that it sends is taken, and the tunnel fails."""
-        self._finish(of_error_code("access_unsupported", "", None))
+        self._connections.finish(of_error_code("access_unsupported", "", None))
         self._end_session("peer_lost")
-        self._part(link, 1000, "")
+        self._connections.part(link, 1000, "")
 
     def _tell_wishes(self) -> None:
         """Say what the file wishes now, where that differs from what was said last."""
         if self.connected is not None and self.connected.access is None and not self._wishing.enforced(None):
             self.reconnect()  # and be told so: this server would go on letting everybody in
             return
-        link = self._link
         # Before `connected` nothing can be said: what differs from the hello by then is said behind it.
-        if link is not None and link.session is not None and (news := self._wishing.news()) is not None:
+        if (link := self._connections.standing) is not None and (news := self._wishing.news()) is not None:
             link.tell(news)
 
     def _tell_drain(self) -> None:
         if self._keeping.session is not None:
             self._keeping.session.refuse_new()
-            if self._link is not None:
-                self._link.go_away("drain", 0.0)
+            if self._connections.link is not None:
+                self._connections.link.go_away("drain", 0.0)
 
     def _log_established(self, said: Connected, session: Session) -> None:
         fields: dict[str, object] = {
@@ -544,15 +510,3 @@ class AgentTunnel:
             self._check.agreed(None)
         if self._keeping.end(reason) and self.state == "resuming":
             self._state.set("offline")
-
-    def _part(self, link: Link, code: int, reason: str) -> None:
-        """Close in order; the close goes out whatever the tunnel does next."""
-        if self._link is link:
-            self._link = None
-        link.close(code, reason)
-
-    def _drop(self, reason: str) -> None:
-        link, self._link = self._link, None
-        if link is not None:
-            link.abort()
-        self._end_session(reason)

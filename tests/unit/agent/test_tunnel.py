@@ -389,7 +389,7 @@ async def test_a_tunnel_that_is_closed_says_so_and_goes(lines: Book) -> None:
 
 
 async def test_a_server_that_never_answers_hello_is_left(lines: Book, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunneld.agent.tunnel.DIAL_TIMEOUT", 0.1)
+    monkeypatch.setattr("tunneld.agent.connections.DIAL_TIMEOUT", 0.1)
 
     async def play(agent: Peer) -> None:
         await agent.over()
