@@ -22,8 +22,8 @@ from tests.support.running import (
 )
 from tests.support.sockets import LOOPBACK, free_port
 from tunneld.agent.checking import ServiceCheck
+from tunneld.control.admin.shapes import tunnel_info
 from tunneld.control.admin.states import tunnel_state
-from tunneld.control.admin.view import tunnel_info
 from tunneld.protocol.messages import Connected, ProbeSettings, Wishes
 from tunneld.server.daemon import ServerDaemon
 

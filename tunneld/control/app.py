@@ -12,10 +12,9 @@ from typing import Annotated
 from fastapi import Body, FastAPI, Path, Query, Request
 from fastapi.responses import Response
 
-from tunneld import __version__
 from tunneld.config.units import MAX_SECONDS
-from tunneld.control import models
-from tunneld.control.answers import add_errors, describe, docs, json_answer, text_docs
+from tunneld.control import calls, models
+from tunneld.control.answers import describe, docs, json_answer, text_docs
 from tunneld.control.event_shapes import schema
 from tunneld.control.events import EventStream, Subscribers
 from tunneld.control.facade import AgentFacade
@@ -28,10 +27,10 @@ from tunneld.telemetry.trail import Trail
 
 __all__ = ["create_app"]
 
+#: Characters of a path that is shared.
 MAX_PATH = 4096
 #: What one call about permissions may hold: what a message on the tunnel may.
 MAX_EMAILS, MAX_NOTES = 100, 1000
-"""Characters of a path that is shared."""
 
 _DESCRIPTION = "What a tunneld agent has connected, and how to change it. On a Unix socket, with `Host: localhost`."
 
@@ -51,14 +50,7 @@ def create_app(
         reading: counts wrong credentials on `metrics.listen`, whose guard is another; None: it is for the socket.
         secret: of `metrics.token_file`, with `reading`; None: there is none.
     """
-    app = FastAPI(
-        title="tunneld control",
-        version=__version__,
-        description=_DESCRIPTION,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-    )
+    app = calls.new_app("tunneld control", _DESCRIPTION)
     app.state.trail = trail
     app.state.subscribers = Subscribers(agent.subscribe)
     if reading is not None:
@@ -67,7 +59,6 @@ def create_app(
         app.add_middleware(ReadingGuard, secret=secret, failures=reading)
     else:
         app.add_middleware(Guard)
-    add_errors(app)
     _add_reads(app, agent)
     _add_cancels(app, agent)
     _add_changes(app, agent)
@@ -75,12 +66,20 @@ def create_app(
     return app
 
 
+def _note(request: Request, action: str) -> calls.Note:
+    """Writes what was done under the stable word of the change."""
+
+    async def note(text: str, *, ok: bool = True) -> None:
+        await audit(request.scope, action, text, failed=not ok)
+
+    return note
+
+
 def _add_reads(app: FastAPI, agent: AgentFacade) -> None:
     @app.get("/v1/health", responses=docs(models.Health, also={503: models.Health}))
     async def health() -> Response:
         """Whether the agent does its work: 200 for ok and degraded, 503 for down."""
-        found = agent.health()
-        return json_answer(found, 503 if found["status"] == "down" else 200)
+        return calls.health(agent.health())
 
     @app.get("/v1/status", responses=docs(models.Status))
     async def status() -> Response:
@@ -98,8 +97,7 @@ def _add_reads(app: FastAPI, agent: AgentFacade) -> None:
     @app.get("/v1/streams/{request_id}", responses=docs(models.StreamInfo, "no_such_stream", "bad_argument"))
     async def stream(request_id: str) -> Response:
         """One stream."""
-        found = agent.stream(request_id)
-        return Problem("no_such_stream", f"no stream {request_id}") if found is None else json_answer(found)
+        return calls.stream(agent, request_id)
 
     tail_docs = docs(models.Event, "no_such_stream", "not_inspected", "bad_argument")
     tail_docs[200] = {
@@ -128,8 +126,7 @@ def _add_reads(app: FastAPI, agent: AgentFacade) -> None:
     @app.get("/metrics", responses=text_docs(docs(models.Problem)), response_class=Response)
     async def metrics(request: Request) -> Response:
         """What the agent counts, for Prometheus; as OpenMetrics, with exemplars, where `Accept` asks for it."""
-        text, kind = await agent.metrics(request.headers.get("accept", ""))
-        return Response(text, headers={"Content-Type": kind})
+        return await calls.metrics(agent, request)
 
     events_docs = docs(models.Event, "too_many_subscribers")
     events_docs[200] = {
@@ -148,11 +145,7 @@ def _add_cancels(app: FastAPI, agent: AgentFacade) -> None:
     @app.delete("/v1/streams/{request_id}", responses=docs(models.Cancelled, "no_such_stream", "bad_argument"))
     async def cancel_one(request: Request, request_id: str) -> Response:
         """Cancel one stream: its service's work stops, its visitor is told."""
-        done = agent.cancel([request_id])
-        if not done:
-            return Problem("no_such_stream", f"no stream {request_id}")
-        await audit(request.scope, "cancel", f"cancelled stream {request_id}")
-        return json_answer({"cancelled": done})
+        return await calls.cancel_one(agent, request_id, _note(request, "cancel"))
 
     @app.post("/v1/streams/cancel", responses=docs(models.Cancelled, "bad_argument", "empty_filter", "body_too_large"))
     async def cancel_some(request: Request, wanted: Annotated[models.Filter, Body()]) -> Response:
@@ -163,24 +156,14 @@ def _add_cancels(app: FastAPI, agent: AgentFacade) -> None:
             seconds: float = wanted.get(key, 0)  # type: ignore[assignment]
             if not (math.isfinite(seconds) and seconds >= 0):
                 return Problem("bad_argument", f"{key}: give seconds, 0 or more")
-        found = agent.streams(wanted.get("tunnel"), wanted.get("kind"))
-        done = agent.cancel([one["request_id"] for one in found if models.matches(one, wanted)])
-        shown = ", ".join(done[:20]) + (" …" if len(done) > 20 else "")
-        await audit(request.scope, "cancel", f"cancelled {len(done)} streams by filter: {shown or 'none matched'}")
-        return json_answer({"cancelled": done})
+        return await calls.cancel_some(agent, wanted, _note(request, "cancel"))
 
 
 def _add_changes(app: FastAPI, agent: AgentFacade) -> None:
     @app.post("/v1/reload", responses=docs(models.Reloaded, "bad_config"))
     async def reload(request: Request) -> Response:
         """Apply the changed configuration file; a bad one changes nothing and the answer says why."""
-        try:
-            changed = await agent.reload()
-        except ConfigError as error:
-            await audit(request.scope, "reload", f"reload refused: {'; '.join(error.faults)}", failed=True)
-            return Problem("bad_config", str(error), faults=error.faults)
-        await audit(request.scope, "reload", f"reloaded: {'; '.join(changed['changed']) or 'nothing changed'}")
-        return json_answer(changed)
+        return await calls.reload(agent, _note(request, "reload"))
 
     @app.post("/v1/tunnels/{name}/reconnect", responses=docs(models.Reconnected, "no_such_tunnel", "bad_argument"))
     async def reconnect(request: Request, name: str) -> Response:
@@ -256,10 +239,7 @@ def _add_changes(app: FastAPI, agent: AgentFacade) -> None:
     @app.post("/v1/alerts/test", responses=docs(models.AlertsTested, "bad_argument", "no_such_alert", "body_too_large"))
     async def test_alerts(request: Request, wanted: Annotated[models.AlertsWanted | None, Body()] = None) -> Response:
         """Send a test message to the receivers, and tell how each went."""
-        name = (wanted or {}).get("alert")
-        tested = await agent.test_alerts(name)
-        await audit(request.scope, "alerts-test", f"tested the alert {name}" if name else "tested the alerts")
-        return json_answer(tested)
+        return await calls.test_alerts(agent, wanted, _note(request, "alerts-test"))
 
     @app.post(
         "/v1/requests/{request_id}/replay",

@@ -8,16 +8,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Depends, FastAPI, Header, Path, Query, Request
 from fastapi.responses import Response
 
-from tunneld import __version__
+from tunneld.config.units import MAX_SECONDS
+from tunneld.control import calls
 from tunneld.control import models as shared
 from tunneld.control.admin import models
 from tunneld.control.admin.facade import ServerFacade
 from tunneld.control.admin.guard import ALWAYS, CHANGE_HEADER, AdminGuard
 from tunneld.control.admin.keeper import Keeper
-from tunneld.control.answers import add_errors, describe, docs, json_answer, text_docs
+from tunneld.control.answers import describe, docs, json_answer, text_docs
 from tunneld.control.guard import Problem
 from tunneld.dashboard.routes import Dashboard
-from tunneld.errors import ConfigError
 from tunneld.server.principals import Principal
 
 __all__ = ["create_admin_app"]
@@ -25,23 +25,14 @@ __all__ = ["create_admin_app"]
 _DESCRIPTION = f"""What a tunneld server carries, and who may use it. Without `admin.token_file` only this machine is
 answered; with it every call needs `Authorization: Bearer TOKEN`. A change also carries a header that no form of another
 site can set: `{CHANGE_HEADER}` with any value, a bearer token, or a JSON body's type."""
-_MAX_SECONDS = 10 * 365 * 86400.0
 
 Id = Annotated[str, Path(max_length=64)]
 
 
 def create_admin_app(server: ServerFacade, keeper: Keeper, dashboard: Dashboard | None = None) -> FastAPI:
     """The application for one server; the guard stands before the dashboard too."""
-    app = FastAPI(
-        title="tunneld admin",
-        version=__version__,
-        description=_DESCRIPTION,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-    )
+    app = calls.new_app("tunneld admin", _DESCRIPTION)
     app.add_middleware(AdminGuard, keeper=keeper)
-    add_errors(app)
 
     @app.exception_handler(ValueError)
     async def wrong(request: Request, error: ValueError) -> Response:
@@ -91,9 +82,18 @@ def _view(request: Request, server: ServerFacade) -> ServerFacade:
     return server.seen_by(_who(request))
 
 
+def _note(request: Request, server: ServerFacade, action: str) -> calls.Note:
+    """Writes what was done under the stable word of the change."""
+
+    async def note(text: str, *, ok: bool = True) -> None:
+        await server.note(_who(request), action, text, ok=ok)
+
+    return note
+
+
 def _seconds(value: float, key: str, *, least: float = 0.0) -> float:
-    if not (math.isfinite(value) and least <= value <= _MAX_SECONDS):
-        raise ValueError(f"{key}: give seconds, {least:g} to {_MAX_SECONDS:.0f}")
+    if not (math.isfinite(value) and least <= value <= MAX_SECONDS):
+        raise ValueError(f"{key}: give seconds, {least:g} to {MAX_SECONDS:.0f}")
     return value
 
 
@@ -101,8 +101,7 @@ def _add_state(router: APIRouter, server: ServerFacade) -> None:
     @router.get("/health", responses=_docs(shared.Health, also={503: shared.Health}))
     async def health(request: Request) -> Response:
         """Whether the server does its work: 200 for ok and degraded, 503 for down."""
-        found = _view(request, server).health()
-        return json_answer(found, 503 if found["status"] == "down" else 200)
+        return calls.health(_view(request, server).health())
 
     @router.get("/status", responses=_docs(models.ServerStatus))
     async def status(request: Request) -> Response:
@@ -132,8 +131,7 @@ def _add_state(router: APIRouter, server: ServerFacade) -> None:
     @router.get("/streams/{request_id}", responses=_docs(shared.StreamInfo, "no_such_stream"))
     async def stream(request: Request, request_id: Id) -> Response:
         """One stream."""
-        found = _view(request, server).stream(request_id)
-        return Problem("no_such_stream", f"no stream {request_id}") if found is None else json_answer(found)
+        return calls.stream(_view(request, server), request_id)
 
     @router.get("/limits", responses=_docs(models.LimitsInfo))
     async def limits(request: Request) -> Response:
@@ -145,19 +143,14 @@ def _add_metrics(app: FastAPI, server: ServerFacade) -> None:
     @app.get("/metrics", responses=text_docs(_docs(shared.Problem)), response_class=Response)
     async def metrics(request: Request) -> Response:
         """What the server counts, for Prometheus."""
-        text, kind = await _view(request, server).metrics(request.headers.get("accept", ""))
-        return Response(text, headers={"Content-Type": kind})
+        return await calls.metrics(_view(request, server), request)
 
 
 def _add_cancels(router: APIRouter, server: ServerFacade) -> None:
     @router.delete("/streams/{request_id}", responses=_docs(shared.Cancelled, "no_such_stream"))
     async def cancel_one(request: Request, request_id: Id) -> Response:
         """Cancel one stream: its service's work stops, its visitor is told."""
-        done = _view(request, server).cancel([request_id])
-        if not done:
-            return Problem("no_such_stream", f"no stream {request_id}")
-        await server.note(_who(request), "stream.cancel", f"cancelled stream {request_id}")
-        return json_answer({"cancelled": done})
+        return await calls.cancel_one(_view(request, server), request_id, _note(request, server, "stream.cancel"))
 
     @router.post("/streams/cancel", responses=_docs(shared.Cancelled, "empty_filter", "body_too_large"))
     async def cancel_some(request: Request, wanted: Annotated[shared.Filter, Body()]) -> Response:
@@ -166,14 +159,7 @@ def _add_cancels(router: APIRouter, server: ServerFacade) -> None:
             return Problem("empty_filter")
         for key in ("older_than_s", "idle_s"):
             _seconds(wanted.get(key, 0), key)  # type: ignore[arg-type]
-        view = _view(request, server)
-        found = view.streams(wanted.get("tunnel"), wanted.get("kind"))
-        done = view.cancel([one["request_id"] for one in found if shared.matches(one, wanted)])
-        shown = ", ".join(done[:20]) + (" …" if len(done) > 20 else "")
-        await server.note(
-            _who(request), "stream.cancel", f"cancelled {len(done)} streams by filter: {shown or 'none matched'}"
-        )
-        return json_answer({"cancelled": done})
+        return await calls.cancel_some(_view(request, server), wanted, _note(request, server, "stream.cancel"))
 
 
 def _add_reconnect(router: APIRouter, server: ServerFacade) -> None:
@@ -189,13 +175,7 @@ def _add_reload(router: APIRouter, server: ServerFacade) -> None:
     @router.post("/reload", responses=_docs(shared.Reloaded, "bad_config"))
     async def reload(request: Request) -> Response:
         """Apply the changed configuration file; a bad one changes nothing and the answer says why."""
-        try:
-            changed = await _view(request, server).reload()
-        except ConfigError as error:
-            await server.note(_who(request), "reload", f"reload refused: {'; '.join(error.faults)}", ok=False)
-            return Problem("bad_config", str(error), faults=error.faults)
-        await server.note(_who(request), "reload", f"reloaded: {'; '.join(changed['changed']) or 'nothing changed'}")
-        return json_answer(changed)
+        return await calls.reload(_view(request, server), _note(request, server, "reload"))
 
 
 def _add_tokens(reads: APIRouter, changes: APIRouter, server: ServerFacade) -> None:
@@ -278,11 +258,7 @@ def _add_alerts(reads: APIRouter, changes: APIRouter, server: ServerFacade) -> N
     @changes.post("/alerts/test", responses=_docs(shared.AlertsTested, "no_such_alert", "body_too_large"))
     async def test_alerts(request: Request, wanted: Annotated[shared.AlertsWanted | None, Body()] = None) -> Response:
         """Send a test message to the receivers, and tell how each went."""
-        name = (wanted or {}).get("alert")
-        tested = await _view(request, server).test_alerts(name)
-        what = f"tested the alert {name}" if name else "tested the alerts"
-        await server.note(_who(request), "alerts.test", what)
-        return json_answer(tested)
+        return await calls.test_alerts(_view(request, server), wanted, _note(request, server, "alerts.test"))
 
 
 def _add_owners(reads: APIRouter, changes: APIRouter, server: ServerFacade) -> None:

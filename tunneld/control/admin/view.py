@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Collection, Iterable
 from dataclasses import asdict
-from datetime import UTC, datetime
 from time import monotonic, time
 
 from tunneld import __version__
@@ -23,6 +22,7 @@ from tunneld.control.admin.models import (
     ServerTunnel,
     TokenInfo,
 )
+from tunneld.control.admin.shapes import iso, stream_info, token_info, tunnel_info
 from tunneld.control.admin.states import tunnel_state
 from tunneld.control.alerting import Alerts
 from tunneld.control.models import (
@@ -35,19 +35,18 @@ from tunneld.control.models import (
     Reloaded,
     StreamInfo,
 )
-from tunneld.control.shapes import outages_status, quality_status
 from tunneld.errors import VisitorError
 from tunneld.server.daemon import RESTART_SECTIONS, ServerDaemon
 from tunneld.server.keys import LABEL, find_owner, new_owner, new_token
 from tunneld.server.permissions import Change, permission_shape
-from tunneld.server.principals import OPEN_OWNER, Limits, Principal
+from tunneld.server.principals import Limits, Principal
 from tunneld.server.registry import Tunnel
 from tunneld.server.store.records import AuditEntry, Name, Owner, Token
 from tunneld.server.tokens import digest, mint
 from tunneld.server.visit import Visit
 from tunneld.telemetry.trail import Trail
 
-__all__ = ["ServerView", "stream_info", "token_info", "tunnel_info"]
+__all__ = ["ServerView"]
 
 log = logging.getLogger("tunneld.admin")
 
@@ -281,8 +280,8 @@ class ServerView:
             "owner": name.owner,
             "token": holder.name if holder is not None else None,
             "state": "reserved" if name.reserved else "owned" if gone is None else "resting",
-            "since": _iso(name.since),
-            "free_from": None if gone is None else _iso(gone),
+            "since": iso(name.since),
+            "free_from": None if gone is None else iso(gone),
         }
 
     # -- owners ------------------------------------------------------------------------------------------
@@ -325,7 +324,7 @@ class ServerView:
         return {
             "id": owner.id,
             "name": owner.name,
-            "created": _iso(owner.created),
+            "created": iso(owner.created),
             "limits": {"names": owner.tunnels, **asdict(limits)},  # type: ignore[typeddict-item]
             "tokens": sum(token.state(now) == "live" for token in tokens),
             "names": sum(name.owner == owner.id for name in self._access.names.all()),
@@ -372,7 +371,7 @@ class ServerView:
             "entries": [
                 {
                     "id": entry.id,
-                    "at": _iso(entry.at),
+                    "at": iso(entry.at),
                     "actor": entry.actor,
                     "action": entry.action,
                     "detail": entry.detail,
@@ -394,85 +393,9 @@ class ServerView:
             log.error("The audit entry was not kept: %s", error, extra={"action": action})
 
 
-def token_info(token: Token, now: float) -> TokenInfo:
-    """A credential, as people may see it."""
-    return {
-        "id": token.id,
-        "name": token.name,
-        "tunnels": list(token.tunnels),
-        "scopes": list(token.scopes),  # type: ignore[arg-type]
-        "state": token.state(now),  # type: ignore[typeddict-item]
-        "certificate": token.certificate,
-        "owner": token.owner,
-        "created": _iso(token.created),
-        "expires": None if token.expires is None else _iso(token.expires),
-        "revoked": None if token.revoked is None else _iso(token.revoked),
-        "limits": asdict(token.limits),  # type: ignore[typeddict-item]
-    }
-
-
 def _no_owner(wanted: str) -> VisitorError:
     return VisitorError("no_such_owner", f"There is no owner {wanted}.")
 
 
 def _no_token(token_id: str) -> VisitorError:
     return VisitorError("no_such_token", f"There is no token {token_id}.")
-
-
-def _iso(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def tunnel_info(tunnel: Tunnel, busy: int, now: float) -> ServerTunnel:
-    """One known name in the API's shape; `busy` streams, `now` monotonic seconds."""
-    connection = tunnel.connection
-    seen = connection.seen(now) if connection is not None else None
-    principal = tunnel.principal
-    waits = tunnel.kept is not None and tunnel.kept.lost_at is not None
-    return {
-        "name": tunnel.name,
-        "state": tunnel_state(tunnel),
-        "tunnel_id": tunnel.name,
-        "public_url": tunnel.public_url,
-        "host_url": tunnel.host_url,
-        "service": "",
-        "connected_s": seen.connected_s if seen is not None and not waits else None,
-        "reconnects": tunnel.connects - 1 if tunnel.connects else 0,
-        "last_error": tunnel.proof.fault,
-        "active_streams": busy,
-        "heartbeat": {
-            "interval_s": tunnel.heartbeat.interval,
-            "timeout_s": tunnel.heartbeat.timeout,
-            "last_pong_s": seen.last_heard_s if seen is not None else None,
-        },
-        "quality": quality_status(
-            tunnel.quality.read(now, connected=tunnel.online), seen.kernel if seen is not None else None
-        ),
-        "outages": outages_status(tunnel.outages),
-        "peer": seen.peer if seen is not None else None,
-        "agent_version": seen.agent_version if seen is not None else None,
-        "probe_ms": None if tunnel.proof.took is None else round(tunnel.proof.took * 1000, 3),
-        "owner": principal.id,
-        "owner_name": principal.owner_name,
-        "token": "" if principal.id == OPEN_OWNER else principal.name,
-    }
-
-
-def stream_info(exchange: Visit, now: float) -> StreamInfo:
-    """One stream in the API's shape; `now` monotonic seconds."""
-    return {
-        "request_id": exchange.request_id,
-        "tunnel": exchange.tunnel.name,
-        "kind": exchange.kind,  # type: ignore[typeddict-item]
-        "method": exchange.method,
-        "path": exchange.path,
-        "client": exchange.client,
-        "state": exchange.state,
-        "age_s": round(now - exchange.started, 3),
-        "idle_s": round(now - exchange.active, 3),
-        "bytes_in": exchange.bytes_in,
-        "bytes_out": exchange.bytes_out,
-        "events": exchange.events,
-        "last_event_id": exchange.last_event_id,
-        "stalled": exchange.stuck,
-    }

@@ -58,7 +58,7 @@ class WatchedServer:
         ]
 
     def details(self, name: str) -> Mapping[str, Any] | None:  # noqa: D102
-        from tunneld.control.admin.view import tunnel_info
+        from tunneld.control.admin.shapes import tunnel_info
 
         tunnel = self._daemon.registry.find(name)
         return None if tunnel is None else tunnel_info(tunnel, self._busy.get(name, 0), monotonic())
@@ -78,7 +78,7 @@ class WatchedServer:
         return self._daemon.ingress.exchanges.keys()
 
     def stream(self, request_id: str) -> Mapping[str, Any] | None:  # noqa: D102
-        from tunneld.control.admin.view import stream_info
+        from tunneld.control.admin.shapes import stream_info
 
         visit = self._daemon.ingress.exchanges.get(request_id)
         return None if visit is None else stream_info(visit, monotonic())
