@@ -28,6 +28,7 @@ log = logging.getLogger("tunneld.link")
 
 #: Seconds that writing gathers for after the last write.
 GATHER = 0.001
+_PINGS = 64  # whose begin is remembered; no more wait for their pong either
 
 #: WebSocket close code of each error of the protocol (PROTOCOL.md, the table of errors).
 CLOSE_CODES = {
@@ -102,6 +103,7 @@ class Link:
 
     __slots__ = (
         "_ack_timer",
+        "_at_ping",
         "_beat_timer",
         "_closed",
         "_epoch",
@@ -110,6 +112,7 @@ class Link:
         "_scheduled",
         "_torn",
         "_wrote_at",
+        "beside",
         "heartbeat",
         "name",
         "on_first_message",
@@ -127,6 +130,8 @@ class Link:
         self.heartbeat: Heartbeat | None = None
         #: Called once, before the first message after `attach` is handled.
         self.on_first_message: Callable[[], None] | None = None
+        #: Bytes that the connection carried, both ways, while the last ping that was answered was under way.
+        self.beside = 0
         #: Monotonic seconds.
         self.opened_at = monotonic()
         self._loop = asyncio.get_running_loop()
@@ -137,6 +142,7 @@ class Link:
         self._flush_timer: asyncio.TimerHandle | None = None
         self._beat_timer: asyncio.TimerHandle | None = None
         self._ack_timer: asyncio.TimerHandle | None = None
+        self._at_ping: dict[int, int] = {}  # seq -> what the connection had carried when it was sent
         self._wrote_at = 0.0
 
     # -- life ------------------------------------------------------------------------------------------
@@ -215,6 +221,11 @@ class Link:
     def kernel(self) -> TcpInfo | None:
         """What the kernel knows of the connection; None where it knows nothing."""
         return read_tcp_info(self.pipe.transport)
+
+    def _carried(self) -> int:
+        """Bytes that the connection carried, both ways; 0 where the kernel does not know."""
+        info = self.kernel()
+        return info.carried if info is not None else 0
 
     def count_segments(self, quality: Quality) -> None:
         """Tell what the kernel knows of this connection; before each ping is counted."""
@@ -345,6 +356,8 @@ class Link:
         round_trip = self.heartbeat.pong(seq, monotonic())
         if round_trip is not None:
             session.round_trip = round_trip
+            self.beside = self._carried() - self._at_ping.pop(seq, 0)
+            self._at_ping = {later: carried for later, carried in self._at_ping.items() if later > seq}
             log.debug("💓 Heartbeat acknowledged for %s", self.name, extra={"tunnel": self.name, "rtt_s": round_trip})
             self.owner.link_heard(self, round_trip)
 
@@ -368,6 +381,8 @@ class Link:
         heartbeat.heard(self.pipe.last_heard)
         for action in heartbeat.tick(now):
             if isinstance(action, SendPing):
+                if len(self._at_ping) < _PINGS:
+                    self._at_ping[action.seq] = self._carried()
                 stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
                 self.tell(Ping(stamp.replace("+00:00", "Z"), action.seq))
             elif isinstance(action, Silent):

@@ -53,6 +53,11 @@ class Ends:
             assert time.monotonic() < deadline, found
             time.sleep(0.5)
 
+    def reconnects(self) -> int:
+        """Of the agent's one tunnel."""
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.folder / "c.sock"))) as client:
+            return int(client.get("http://localhost/v1/status").json()["tunnels"][0]["reconnects"])
+
     def metric(self, name: str) -> float:
         """Of the agent, of its one tunnel."""
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.folder / "c.sock"))) as client:
@@ -206,3 +211,40 @@ def test_a_loss_of_5_percent_is_told_as_such() -> None:
             assert len(window) > 2000
             assert quality["loss"] == pytest.approx(real, rel=0.1), (side, quality)
             assert quality["tcp"]["retransmitted"] > 50
+
+
+_RATE = 1_250_000  # bytes a second: 10 Mbit/s
+_PATH = 0.040  # seconds there and back
+_FILL = {
+    "a download": ["curl", "-sS", "-o", "/dev/null", "http://127.0.0.1:8440/t/t/bytes?n=100000000"],
+    "an upload": ["sh", "-c", "head -c 100000000 /dev/zero | curl -sS -T - http://127.0.0.1:8440/t/t/upload"],
+}
+
+
+def carried(seen: list[Packet], side: str, seconds: float) -> float:
+    """Bytes a second that the relay passed on from a side, of the last so many seconds."""
+    until = max(packet.came for packet in seen)
+    return sum(one.size for one in seen if one.side == side and one.gone and one.came > until - seconds) / seconds
+
+
+@pytest.mark.parametrize("filling", [("a download",), ("an upload",), ("a download", "an upload")], ids=" and ".join)
+def test_a_full_pipe_is_not_taken_for_a_slow_network(filling: tuple[str, ...]) -> None:
+    with ends(delay=_PATH / 2, rate=_RATE, queue=256 << 10) as it:
+        for side, quality in it.after(20).items():
+            assert (quality["grade"], quality["queue_ms"] < 30) == ("excellent", True), (side, quality)
+        for what in filling:
+            it.start("b", _FILL[what], what)
+        qualities = it.after(80)
+        seen = packets(it.log)
+        for what in filling:
+            full = carried(seen, "a" if what == "a download" else "b", 3)
+            assert full > 0.6 * _RATE, (what, full)  # of two at once each delays the ACKs of the other
+        for side, quality in qualities.items():
+            print(side, quality)
+            for key in ("last", "p50"):
+                assert quality["rtt_ms"][key] == pytest.approx(_PATH * 1e3, rel=0.1), (side, quality)
+            assert quality["rtt_ms"]["p95"] < 1.5 * _PATH * 1e3, (side, quality)
+            assert quality["queue_ms"] > _PATH * 1e3, (side, quality)
+            assert (quality["grade"] in ("excellent", "good"), quality["pings_lost"]) == (True, 0), (side, quality)
+        assert it.metric("tunneld_heartbeat_queue_seconds") > _PATH
+        assert it.reconnects() == 0

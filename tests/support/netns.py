@@ -109,6 +109,8 @@ class Network:
         log: file that every packet with data is written to, as `Packet`; None: none is.
         drop: share of packets, 0 to 1.
         reorder: share of packets that are held back for a quarter of `delay` more.
+        rate: bytes a second that each way carries; 0: any.
+        queue: bytes that may wait for their turn then; what comes beside them is dropped.
         nat: side ``a`` is behind a translation of addresses.
         mtu: bytes.
     """
@@ -121,12 +123,16 @@ class Network:
         jitter: float = 0.0,
         drop: float = 0.0,
         reorder: float = 0.0,
+        rate: float = 0.0,
+        queue: int = 64 << 10,
         nat: bool = False,
         mtu: int = 1500,
         log: Path | None = None,
     ) -> None:
         self._log = log
-        self._set = {"delay": delay, "jitter": jitter, "drop": drop, "reorder": reorder, "nat": nat}
+        self._set = {
+            "delay": delay, "jitter": jitter, "drop": drop, "reorder": reorder, "rate": rate, "queue": queue, "nat": nat
+        }  # fmt: skip
         self._seed = seed
         self._mtu = mtu
         self._mark = f"td{os.getpid()}"
@@ -196,7 +202,7 @@ class Network:
     # -- what happens between them
 
     def change(self, **values: Any) -> None:
-        """Change `delay`, `jitter`, `drop`, `reorder`, `nat`, or `hole` (True: every packet vanishes), from now on."""
+        """Change what was given (not `seed`, `mtu` or `log`), or `hole` (True: every packet vanishes), from now on."""
         assert self._relay is not None
         assert self._relay.stdin is not None
         self._set |= values
@@ -265,12 +271,15 @@ class _Between:
         self._a = a
         self._dice = random.Random(seed)
         self._waiting: list[tuple[float, int, int, bytes, float]] = []
+        self._free = dict.fromkeys(self._other, 0.0)  # when each way has carried all that came
         self._count = 0
         self._settings: dict[str, Any] = {
             "delay": 0.0,
             "drop": 0.0,
             "reorder": 0.0,
             "jitter": 0.0,
+            "rate": 0.0,
+            "queue": 0,
             "nat": False,
             "public": 1,
         }
@@ -302,17 +311,29 @@ class _Between:
     def _take(self, fd: int) -> None:
         now, settings, dice = time.monotonic(), self._settings, self._dice
         for packet in self._packets(fd):
-            due = now + settings["delay"] + (settings["jitter"] * dice.random() if settings["jitter"] else 0.0)
             dropped = settings.get("hole") or (settings["drop"] and dice.random() < settings["drop"])
-            if dropped:
+            turn = None if dropped else self._turn(fd, now, len(packet))
+            if turn is None:
                 self._note(self._other[fd], now, 0.0, packet)
                 continue
+            due = turn + settings["delay"] + (settings["jitter"] * dice.random() if settings["jitter"] else 0.0)
             if settings["reorder"] and dice.random() < settings["reorder"]:
                 due += settings["delay"] / 4
             if settings["nat"]:
                 packet = self._through_nat(fd, packet)
             self._count += 1
             heapq.heappush(self._waiting, (due, self._count, self._other[fd], packet, now))
+
+    def _turn(self, fd: int, now: float, size: int) -> float | None:
+        """When the way from there has carried a packet of `size` bytes; None: too much waits for it already."""
+        rate = self._settings["rate"]
+        if not rate:
+            return now
+        begins = max(now, self._free[fd])
+        if (begins - now) * rate + size > self._settings["queue"]:
+            return None
+        self._free[fd] = begins + size / rate
+        return self._free[fd]
 
     def _through_nat(self, fd: int, packet: bytes) -> bytes:
         public = bytes(map(int, f"{_PUBLIC}{self._settings['public']}".split(".")))

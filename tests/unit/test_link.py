@@ -33,6 +33,7 @@ class Wire:
 
     def __init__(self) -> None:
         self.paused = False
+        self.transport = asyncio.BaseTransport()  # the kernel knows nothing of it
         self.last_heard = monotonic()
         self.fault: str | None = None
         self.sent: list[tuple[int, bytes, float]] = []

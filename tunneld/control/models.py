@@ -129,7 +129,8 @@ class Quality(TypedDict):
 
     `loss` is a share (0 to 1): of pings without an answer in time, or of segments sent again, whichever is more.
     `grade` is one of excellent, good, fair, poor, down; `reason` says why it is no better. `queue_ms` is what the last
-    heartbeat waited, in queues of both ends and on the way: its round trip beyond `tcp.least_rtt_ms`.
+    heartbeat waited, in queues of both ends and on the way: its round trip beyond `tcp.least_rtt_ms`. `rtt_ms` leaves
+    that out of the heartbeats beside which the connection carried bulk: a full pipe is not taken for a slow network.
     """
 
     rtt_ms: RoundTrip

@@ -21,6 +21,8 @@ GRADES: tuple[Grade, ...] = ("excellent", "good", "fair", "poor", "down")
 MAX_SAMPLES = 256
 #: RFC 3550, 6.4.1: the estimator's gain.
 _GAIN = 1 / 16
+#: Bytes that a connection carries, both ways, while a ping is under way: with as many it may have waited behind them.
+_BULK = 32 * 1024
 #: Segments sent before a share of them means anything.
 _ENOUGH = 50
 _NOTHING = (0, 0, 0, 0)
@@ -90,7 +92,7 @@ class Reading:
     """What is known at one moment. Seconds; None: not known yet.
 
     Attributes:
-        last: the newest round trip.
+        last: the newest round trip, of one beside bulk without what it waited behind that, as those of the window.
         p50: median of the window.
         p95: 95th percentile of the window.
         jitter: RFC 3550's estimate of how much round trips differ from one to the next; as there, of what was not lost.
@@ -100,8 +102,8 @@ class Reading:
         lost: of these.
         grade: None before the first ping is answered or lost.
         reason: why it is no better, in words; empty for ``excellent``.
-        queued: what the last ping and its answer waited, behind other bytes or for their turn: its round trip beyond
-            the shortest that the kernel has seen lately.
+        queued: what the last ping and its answer waited, behind other bytes or for their turn: its whole round trip
+            beyond the shortest that the kernel has seen lately.
     """
 
     last: float | None
@@ -159,14 +161,25 @@ class Quality:
         self._rtt = kernel.least_rtt
         self._held_up = now[2:] != before[2:]
 
-    def answered(self, now: float, round_trip: float, *, late: bool) -> None:
-        """A ping was answered; `late`: not within the heartbeat's timeout, which counts as lost."""
-        self._last = round_trip
+    def answered(self, now: float, round_trip: float, *, late: bool, beside: int = 0) -> None:
+        """A ping was answered.
+
+        Args:
+            now: seconds.
+            round_trip: seconds.
+            late: not within the heartbeat's timeout, which counts as lost.
+            beside: bytes that the connection carried meanwhile, both ways.
+        """
+        loaded = False
         if self._rtt is not None:
             self._queued = max(0.0, round_trip - self._rtt)
+            if loaded := beside >= _BULK:  # a full pipe is no slow network
+                round_trip -= self._queued
+        self._last = round_trip
         # Where segments were lost, one way or the other, it may show how long TCP took to send them again, which is
-        # no jitter. Not for long, though: where all is always in disorder, what comes is all there is.
-        self._passed_over = self._passed_over + 1 if self._held_up else 0
+        # no jitter; nor is how queues rise and fall. Not for long, though: where all is always in disorder, what comes
+        # is all there is.
+        self._passed_over = self._passed_over + 1 if self._held_up or loaded else 0
         if not 0 < self._passed_over < _PASSED_OVER:
             self._passed_over = 0
             last, self._steady = self._steady, round_trip

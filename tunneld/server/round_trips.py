@@ -22,7 +22,9 @@ class RoundTrips:
         self.whole = Histogram(LATENCY)
         self.queued = Histogram(LATENCY)
 
-    def answered(self, quality: Quality, now: float, round_trip: float, kernel: Kernel | None, *, late: bool) -> None:
+    def answered(
+        self, quality: Quality, now: float, round_trip: float, kernel: Kernel | None, *, late: bool, beside: int = 0
+    ) -> None:
         """A ping was answered.
 
         Args:
@@ -31,10 +33,11 @@ class RoundTrips:
             round_trip: seconds.
             kernel: what it knows of the connection; None: nothing.
             late: it took longer than the heartbeat's timeout, which counts as lost.
+            beside: bytes that the connection carried meanwhile, both ways.
         """
         self.whole.observe(round_trip)
         if kernel is not None:
             quality.carried(kernel)
-        quality.answered(now, round_trip, late=late)
+        quality.answered(now, round_trip, late=late, beside=beside)
         if quality.queued is not None:
             self.queued.observe(quality.queued)

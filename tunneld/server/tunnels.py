@@ -246,8 +246,9 @@ class TunnelConnection:
             self.round_trip = round_trip
             if self.tunnel is not None and link.heartbeat is not None:
                 late = round_trip > link.heartbeat.timeout
-                trips = self._registry.round_trips
-                trips.answered(self.tunnel.quality, monotonic(), round_trip, link.kernel(), late=late)
+                self._registry.round_trips.answered(
+                    self.tunnel.quality, monotonic(), round_trip, link.kernel(), late=late, beside=link.beside
+                )
 
     def link_closed(self, link: Link, code: int | None, reason: str) -> None:
         """The connection is gone. The session waits for the agent, unless the agent said that it will not come back."""

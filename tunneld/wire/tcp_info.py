@@ -12,10 +12,10 @@ from tunneld.wire.sockets import is_tcp
 __all__ = ["TcpInfo", "read_tcp_info"]
 
 _TCP_INFO = getattr(socket, "TCP_INFO", None)
-# Of struct tcp_info, whose fields are only ever added behind: rtt and rttvar at 68, total_retrans at 100, min_rtt at
-# 148, data_segs_out at 156, delivery_rate at 160, dsack_dups at 216, rcv_ooopack
+# Of struct tcp_info, whose fields are only ever added behind: rtt and rttvar at 68, total_retrans at 100, bytes_acked
+# and bytes_received at 120, min_rtt at 148, data_segs_out at 156, delivery_rate at 160, dsack_dups at 216, rcv_ooopack
 # (since Linux 5.4) at 224.
-_FIELDS = struct.Struct("=68xII24xI44xI4xIQ48xI4xI")
+_FIELDS = struct.Struct("=68xII24xI16xQQ12xI4xIQ48xI4xI")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class TcpInfo:
         rtt: the kernel's smoothed round trip, seconds.
         rtt_variation: seconds.
         least_rtt: the shortest round trip of the last minutes, seconds: without delayed acknowledgements and queues.
+        carried: bytes that came, and those that the peer acknowledged.
         segments: with data, sent; those sent again count too.
         retransmitted: segments sent again.
         unneeded: of the segments sent again, that the peer had already, as it says.
@@ -36,6 +37,7 @@ class TcpInfo:
     rtt: float
     rtt_variation: float
     least_rtt: float
+    carried: int
     segments: int
     retransmitted: int
     unneeded: int
@@ -59,5 +61,5 @@ def read_tcp_info(transport: asyncio.BaseTransport) -> TcpInfo | None:
         return None
     if len(raw) < _FIELDS.size:
         return None
-    rtt, variation, again, least, segments, rate, unneeded, disordered = _FIELDS.unpack_from(raw)
-    return TcpInfo(rtt / 1e6, variation / 1e6, least / 1e6, segments, again, unneeded, disordered, rate)
+    rtt, variation, again, sent, came, least, segments, rate, unneeded, disordered = _FIELDS.unpack_from(raw)
+    return TcpInfo(rtt / 1e6, variation / 1e6, least / 1e6, sent + came, segments, again, unneeded, disordered, rate)

@@ -128,6 +128,27 @@ def test_what_a_ping_waited_at_the_ends_is_told_apart() -> None:
     assert quality.read(now, connected=True).queued == 0.0
 
 
+def test_a_ping_beside_bulk_counts_without_what_it_waited() -> None:
+    quality, now = measured([0.05] * 9)
+    before = quality.read(now, connected=True)
+    quality.carried(kernel(10, 0, rtt=0.05))
+    for beside, last in ((1000, 0.4), (1 << 20, 0.05)):
+        quality.answered(now, 0.4, late=False, beside=beside)
+        found = quality.read(now, connected=True)
+        assert (found.last, found.queued) == (pytest.approx(last), pytest.approx(0.35))
+    assert found.p50 == pytest.approx(0.05)
+    assert found.jitter == pytest.approx(before.jitter + (0.35 - before.jitter) / 16)  # of the one that was alone
+    quality.answered(now, 0.4, late=True, beside=1 << 20)
+    assert quality.read(now, connected=True).lost == 1
+
+
+def test_bulk_takes_nothing_off_where_the_kernel_knows_no_round_trip() -> None:
+    quality, now = measured([0.05])
+    quality.answered(now, 0.4, late=False, beside=1 << 20)
+    found = quality.read(now, connected=True)
+    assert (found.last, found.queued) == (0.4, None)
+
+
 def test_what_was_read_is_known_until_something_changes() -> None:
     quality, now = measured([0.01] * 5)
     first = quality.read(now, connected=True)

@@ -33,6 +33,7 @@ async def _figures() -> None:
         info = read_tcp_info(writer.transport)
         assert info is not None
         assert info.segments >= 60
+        assert info.carried == 120  # there and back
         assert 0 < info.least_rtt <= info.rtt < 1
         assert 0 <= info.lost <= info.retransmitted <= info.segments
         writer.close()
@@ -48,4 +49,4 @@ async def _figures() -> None:
 
 
 def test_what_the_peer_had_already_was_not_lost() -> None:
-    assert TcpInfo(0.1, 0.1, 0.1, 100, 5, 2, 0, 0).lost == 3
+    assert TcpInfo(0.1, 0.1, 0.1, 0, 100, 5, 2, 0, 0).lost == 3
