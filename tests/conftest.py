@@ -1,7 +1,7 @@
 """What every test may use."""
 
 import random
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from hypothesis import settings
 from tests.support.sockets import short_dir
 
 if TYPE_CHECKING:
+    from tests.support.receivers import Hook
     from tests.support.running import Book
 
 # A busy machine makes any example slow, and every test has its own limit.
@@ -57,3 +58,21 @@ def lines() -> "Iterator[Book]":
 
     with book() as made:
         yield made
+
+
+@pytest.fixture
+async def hook() -> "AsyncIterator[Hook]":
+    """A receiver of webhooks, listening."""
+    from tests.support.receivers import listening
+
+    async with listening() as made:
+        yield made
+
+
+@pytest.fixture
+def quick_alerts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alerts are looked for, and told again, without the waits of a real life."""
+    from tunneld.alerts import delivery, watch
+
+    monkeypatch.setattr(watch, "_EVERY", 0.02)
+    monkeypatch.setattr(delivery, "_FIRST", 0.02)

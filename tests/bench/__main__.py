@@ -30,6 +30,7 @@ from tests.bench.table import GOALS, render
 from tests.bench.targets import PEERS, Ours, Target
 from tests.support import usage
 from tests.support.processes import ROOT
+from tests.support.programs import raise_limit, run
 from tests.support.services import SampleService
 from tests.support.sockets import short_dir
 
@@ -142,7 +143,7 @@ def _measure(kind: type[Target], options: argparse.Namespace, plan: Plan) -> dic
             continue
         begun = time.monotonic()
         try:
-            results[name] = _median([_run(_once(name, kind(), plan)) for _ in range(options.repeat)])
+            results[name] = _median([run(_once(name, kind(), plan)) for _ in range(options.repeat)])
         except (RuntimeError, OSError, AssertionError, TimeoutError, ExceptionGroup) as fault:
             results[name] = {"error": f"{type(fault).__name__}: {fault}".split("\n", 1)[0]}
             print(str(fault)[-4000:], file=sys.stderr)  # with the daemons' last lines
@@ -157,21 +158,11 @@ def _noise(results: dict[str, dict[str, Any]]) -> list[float]:
     return [float(share) for share in found]
 
 
-def _run(work: Any) -> Numbers:
-    try:
-        import uvloop
-
-        return uvloop.run(work)
-    except ImportError:
-        return asyncio.run(work)
-
-
 def main() -> int:
     """Measure, print the table, write the JSON. 1 when a measurement of ours failed."""
     options = _arguments()
     plan = Plan.quick() if options.quick else Plan()
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    raise_limit()
     gc.disable()  # a collection here would be measured as latency
     kinds = ([] if options.without_ours else [Ours]) + [PEERS[name] for name in options.peers]
     results: dict[str, dict[str, Any]] = {}

@@ -8,36 +8,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import resource
+import functools
 import signal
-import sys
 import time
 from collections import Counter
 
-from tests.support.sockets import LOOPBACK
-from tunneld.agent.dialer import Dial
-from tunneld.agent.hello import Identity
-from tunneld.agent.proxy import Proxy
+from tests.support.herds import Well, herded
+from tests.support.programs import raise_limit, run, say, until_terminated
 from tunneld.agent.state import State
 from tunneld.agent.tunnel import AgentTunnel
-from tunneld.config.agent import AgentConfig
-
-_SERVICE = "http://127.0.0.1:9"  # nobody is asked
-
-
-class _Well(Proxy):
-    """There is no service: the server's probes find it well."""
-
-    async def probe(self, path: str | None = None, *, timeout: float | None = None) -> str | None:
-        return None
 
 
 class Herd:
     """All agents and what they were seen to do."""
 
     def __init__(self, port: int, count: int) -> None:
-        self._dial = Dial(f"ws://{LOOPBACK}:{port}", None, None)
+        self._port = port
         self._count = count
         self._online: set[str] = set()
         self.dials: list[tuple[float, int]] = []
@@ -55,31 +41,18 @@ class Herd:
                     await asyncio.sleep(0.05)
 
     def _make(self, number: int) -> AgentTunnel:
-        name = f"a{number}"
-        document = {"server": {"url": self._dial.url}, "tunnels": [{"name": name, "service": _SERVICE}]}
-        config = AgentConfig.model_validate(document)
-        tunnel = config.tunnels[0]
+        dials = functools.partial(self._dialled, number)
+        return herded(f"a{number}", self._port, proxy=Well, dials=dials, changed=self._changed)
 
-        def dial() -> Dial:
-            self.dials.append((time.monotonic(), number))
-            return self._dial
-
-        return AgentTunnel(
-            tunnel,
-            config,
-            proxy=_Well(name, tunnel.service, tunnel.limits),
-            identity=Identity(),
-            dial=dial,
-            changed=self._changed,
-            heard=lambda *_: None,
-        )
+    def _dialled(self, number: int) -> None:
+        self.dials.append((time.monotonic(), number))
 
     def _changed(self, tunnel: AgentTunnel, before: State) -> None:
         if tunnel.state == "online":
             self._online.add(tunnel.name)
             self.last_back = time.monotonic()
             if len(self._online) == self._count:
-                _say({"online": self._count, "at": self.last_back})
+                say(online=self._count, at=self.last_back)
         else:
             self._online.discard(tunnel.name)
 
@@ -94,31 +67,21 @@ class Herd:
             if number in closest:
                 gaps.append(at - closest[number])
             closest[number] = at
-        _say(
-            {
-                "dials": len(dials),
-                "peak_per_s": max(seconds.values(), default=0),
-                "peak_per_100ms": max(tenths.values(), default=0),
-                "closest_s": min(gaps, default=None),
-                "states": Counter(tunnel.state for tunnel in self.tunnels),
-                "last_back": self.last_back,
-                "resumed": sum(tunnel.reconnects for tunnel in self.tunnels),
-            }
+        say(
+            dials=len(dials),
+            peak_per_s=max(seconds.values(), default=0),
+            peak_per_100ms=max(tenths.values(), default=0),
+            closest_s=min(gaps, default=None),
+            states=Counter(tunnel.state for tunnel in self.tunnels),
+            last_back=self.last_back,
+            resumed=sum(tunnel.reconnects for tunnel in self.tunnels),
         )
-
-
-def _say(line: dict[str, object]) -> None:
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
 
 
 async def _main(port: int, count: int) -> None:
     herd = Herd(port, count)
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGUSR1, herd.tell)
-    running = loop.create_task(herd.run())
-    loop.add_signal_handler(signal.SIGTERM, running.cancel)
-    await asyncio.gather(running, return_exceptions=True)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, herd.tell)
+    await until_terminated(herd.run())
 
 
 if __name__ == "__main__":
@@ -126,11 +89,5 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--agents", type=int, default=5000)
     options = parser.parse_args()
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    try:
-        import uvloop
-
-        uvloop.run(_main(options.port, options.agents))
-    except ImportError:
-        asyncio.run(_main(options.port, options.agents))
+    raise_limit()
+    run(_main(options.port, options.agents))

@@ -19,30 +19,18 @@ import httpx
 import pytest
 
 from tests.support.processes import Process
-from tests.support.receivers import MESSAGE, Hook, delivering, hooked, listening
+from tests.support.receivers import MESSAGE, Hook, delivering, hooked
 from tests.support.running import Book, agent_settings, settled
 from tests.support.sockets import LOOPBACK, accepts, free_port, free_ports
-from tunneld.alerts import delivery, watch
 from tunneld.alerts.delivery import Outcome
 from tunneld.alerts.messages import Message
 from tunneld.config.agent import AgentConfig
 from tunneld.config.alerts import CommandTarget, WebhookTarget
 from tunneld.control.host import AgentHost
 
+pytestmark = pytest.mark.usefixtures("quick_alerts")
+
 SECRET = "hook-secret"
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look and try again without the waits of a real life."""
-    monkeypatch.setattr(watch, "_EVERY", 0.02)
-    monkeypatch.setattr(delivery, "_FIRST", 0.02)
-
-
-@pytest.fixture
-async def hook() -> AsyncIterator[Hook]:
-    async with listening() as made:
-        yield made
 
 
 @asynccontextmanager

@@ -16,30 +16,18 @@ import yaml
 
 from tests.support.commands import Ran, tunnelctl_beside
 from tests.support.operators import Operator
-from tests.support.receivers import Hook, hooked, listening
+from tests.support.receivers import Hook, hooked
 from tests.support.running import Book, agent_settings, port_of, running_agent, settled, written
 from tests.support.sockets import LOOPBACK, Certificate, certificate, free_port
 from tests.support.tunnelled import read_head, reply, serving
-from tunneld.alerts import delivery, watch
 from tunneld.alerts.watch import AlertWatch
 from tunneld.config.load import load_agent, load_server
 from tunneld.control.admin.host import ServerHost
 from tunneld.control.host import AgentHost
 
+pytestmark = pytest.mark.usefixtures("quick_alerts")
+
 AT_ONCE: dict[str, Any] = {"for": 0, "group": 0}
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look and try again without the waits of a real life."""
-    monkeypatch.setattr(watch, "_EVERY", 0.02)
-    monkeypatch.setattr(delivery, "_FIRST", 0.02)
-
-
-@pytest.fixture
-async def hook() -> AsyncIterator[Hook]:
-    async with listening() as made:
-        yield made
 
 
 @asynccontextmanager

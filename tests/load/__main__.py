@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import gc
 import json
-import resource
 import signal
 import sys
 import time
@@ -24,7 +23,7 @@ from statistics import median
 from typing import Any
 
 from tests.bench.load import Tally, Visitor, Where, percentile
-from tests.support import usage
+from tests.support import programs, usage
 from tests.support.daemons import Agent, Server
 from tests.support.processes import Process, python_module
 from tests.support.services import SampleService
@@ -420,15 +419,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="that events are counted for")
     options = parser.parse_args()
     options.only = options.only.split(",")
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    programs.raise_limit()
     gc.disable()  # thousands of visitors: a full collection would stand in the latencies
-    try:
-        import uvloop
-
-        found = uvloop.run(run(options))
-    except ImportError:
-        found = asyncio.run(run(options))
+    found = programs.run(run(options))
     return 0 if judged(found) else 1
 
 

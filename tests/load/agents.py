@@ -10,27 +10,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import resource
+import functools
 import signal
-import sys
 import time
 from collections import deque
 
-from tests.support.sockets import LOOPBACK
-from tunneld.agent.dialer import Dial
-from tunneld.agent.hello import Identity
-from tunneld.agent.proxy import Proxy
+from tests.support.herds import Well, herded
+from tests.support.programs import raise_limit, run, say, until_terminated
 from tunneld.agent.state import State
 from tunneld.agent.tunnel import AgentTunnel
-from tunneld.config.agent import AgentConfig, TunnelConfig
+from tunneld.config.agent import TunnelConfig
 from tunneld.protocol.messages import Headers, Open
 from tunneld.protocol.streams import Sink, Stream
 
 __all__ = ["EVENT_BYTES"]
 
 EVENT_BYTES = 120
-_SERVICE = "http://127.0.0.1:9"  # nobody is asked
 _TICK = 0.002
 _HEAD: Headers = [("Content-Type", "text/event-stream"), ("Cache-Control", "no-cache")]
 
@@ -48,7 +43,7 @@ class Herd:
         self.sent = 0
         self.live = 0
         self.poured = 0  # bytes of the answers without end
-        self._dial = Dial(f"ws://{LOOPBACK}:{port}", None, None)
+        self._port = port
         self._count, self._dials, self._events = tunnels, dials, events
         self._prefix = prefix
         self._begun: dict[str, float] = {}
@@ -70,23 +65,11 @@ class Herd:
                 group.create_task(tunnel.run())
 
     def _make(self, name: str) -> AgentTunnel:
-        document = {"server": {"url": self._dial.url}, "tunnels": [{"name": name, "service": _SERVICE}]}
-        config = AgentConfig.model_validate(document)
-        proxy = Answering(self, config.tunnels[0])
+        proxy, dials = functools.partial(Answering, self), functools.partial(self._dialled, name)
+        return herded(name, self._port, proxy=proxy, dials=dials, changed=self._changed)
 
-        def dial() -> Dial:
-            self._begun.setdefault(name, time.monotonic())
-            return self._dial
-
-        return AgentTunnel(
-            config.tunnels[0],
-            config,
-            proxy=proxy,
-            identity=Identity(),
-            dial=dial,
-            changed=self._changed,
-            heard=lambda *_: None,
-        )
+    def _dialled(self, name: str) -> None:
+        self._begun.setdefault(name, time.monotonic())
 
     def _changed(self, tunnel: AgentTunnel, before: State) -> None:
         if tunnel.state == "online":
@@ -94,7 +77,7 @@ class Herd:
             self._took.append(now - self._begun[tunnel.name])
             if len(self._took) == self._count:
                 took = sorted(self._took)
-                self.say(
+                say(
                     online=self._count,
                     seconds=now - self._first,
                     p50_ms=took[len(took) // 2] * 1e3,
@@ -129,12 +112,7 @@ class Herd:
 
     def tell(self) -> None:
         """What was sent so far, the first of each stream not counted."""
-        self.say(sent=self.sent, live=self.live, poured=self.poured, failures=self._failures)
-
-    def say(self, **line: object) -> None:
-        """One line on stdout."""
-        sys.stdout.write(json.dumps(line) + "\n")
-        sys.stdout.flush()
+        say(sent=self.sent, live=self.live, poured=self.poured, failures=self._failures)
 
 
 class Answer:
@@ -222,15 +200,12 @@ class Small(Bulk):
         pass
 
 
-class Answering(Proxy):
-    """A proxy with no service behind it: it answers streams itself."""
+class Answering(Well):
+    """It answers streams itself."""
 
     def __init__(self, herd: Herd, config: TunnelConfig) -> None:
-        super().__init__(config.name, config.service, config.limits)
+        super().__init__(config)
         self.herd = herd
-
-    async def probe(self, path: str | None = None, *, timeout: float | None = None) -> str | None:
-        return None
 
     def accept(self, stream: Stream, request: Open, ended: bool) -> Sink:
         if request.path.startswith("/bulk"):
@@ -247,9 +222,7 @@ async def _main(options: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGUSR1, herd.tell)
     loop.add_signal_handler(signal.SIGUSR2, herd.stop_events)
-    running = loop.create_task(herd.run())
-    loop.add_signal_handler(signal.SIGTERM, running.cancel)
-    await asyncio.gather(running, return_exceptions=True)
+    await until_terminated(herd.run())
 
 
 if __name__ == "__main__":
@@ -260,11 +233,5 @@ if __name__ == "__main__":
     parser.add_argument("--events", type=float, default=0.0)
     parser.add_argument("--prefix", default="a")
     chosen = parser.parse_args()
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    try:
-        import uvloop
-
-        uvloop.run(_main(chosen))
-    except ImportError:
-        asyncio.run(_main(chosen))
+    raise_limit()
+    run(_main(chosen))

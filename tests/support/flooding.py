@@ -25,6 +25,7 @@ import sys
 from collections.abc import AsyncIterator
 
 from tests.support.processes import python_module
+from tests.support.programs import run
 from tests.support.services import ToldService
 from tests.support.sockets import LOOPBACK, free_port
 from tests.support.ws_raw import FIN, TEXT, accept_of, frame
@@ -145,12 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     port = parser.parse_args().port
-    try:
-        import uvloop
-
-        uvloop.run(_serve(port))
-    except ImportError:
-        asyncio.run(_serve(port))
+    run(_serve(port))
 
 
 if __name__ == "__main__":

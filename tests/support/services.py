@@ -40,6 +40,7 @@ from urllib.parse import parse_qsl
 import httptools
 
 from tests.support.processes import Process, python_module
+from tests.support.programs import raise_limit, run
 from tests.support.sockets import LOOPBACK, free_port
 
 __all__ = ["EVENT_BYTES", "PATTERN", "SampleService", "Service", "ToldService", "pattern"]
@@ -373,27 +374,15 @@ class SampleService(ToldService):
         super().__init__(python_module("tests.support.services", *where), name="service", url=url)
 
 
-def _raise_limit() -> None:
-    import resource
-
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def main() -> None:
     """Serve until SIGTERM."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=9000)
     parser.add_argument("--unix")
     options = parser.parse_args()
-    _raise_limit()
+    raise_limit()
     gc.disable()  # nothing here makes cycles that grow; a collection would show as latency
-    try:
-        import uvloop
-
-        uvloop.run(_serve(options.port, options.unix))
-    except ImportError:
-        asyncio.run(_serve(options.port, options.unix))
+    run(_serve(options.port, options.unix))
 
 
 if __name__ == "__main__":
