@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import gc
 import json
 import os
@@ -17,6 +18,7 @@ import resource
 import shutil
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,11 @@ from typing import Any
 from tests.bench.far import far_bulk, far_ws, far_wss
 from tests.bench.measures import MEASURES as MEASURES_OF_ALL
 from tests.bench.measures import Numbers, Plan, Run
-from tests.bench.observing import observed, observed_otlp, scrape
 from tests.bench.resume import bounded, outage, resume_cost, resume_gap, stampede
+from tests.bench.scraping import scrape
 from tests.bench.table import GOALS, render
 from tests.bench.targets import PEERS, Ours, Target
+from tests.bench.watching import PARTS, observed, observed_otlp, observed_part
 from tests.support import usage
 from tests.support.processes import ROOT
 from tests.support.programs import raise_limit, run
@@ -48,7 +51,9 @@ _OURS = {
     "observed": observed,
     "observed_otlp": observed_otlp,
 }
-MEASURES = {**MEASURES_OF_ALL, **_OURS}
+#: What is measured only where it is named: of what watches each part by itself, which takes five minutes.
+_ASKED = {f"observed_{part}": functools.partial(observed_part, part=part) for part in ("nothing", *PARTS)}
+MEASURES: dict[str, Callable[[Run], Awaitable[Numbers]]] = {**MEASURES_OF_ALL, **_OURS, **_ASKED}
 
 
 def _arguments() -> argparse.Namespace:
@@ -62,7 +67,9 @@ def _arguments() -> argparse.Namespace:
         "--json", type=Path, help="where to write the numbers (default .bench/TIME.json and latest.json)"
     )
     options = parser.parse_args()
-    options.only = list(MEASURES) if options.only == "all" else options.only.split(",")
+    options.only = (
+        [name for name in MEASURES if name not in _ASKED] if options.only == "all" else options.only.split(",")
+    )
     if unknown := set(options.only) - set(MEASURES):
         parser.error(f"no such measurement: {', '.join(sorted(unknown))}")
     named = {"all": [name for name in PEERS if name != "direct"], "none": []}
@@ -139,7 +146,9 @@ async def _once(name: str, target: Target, plan: Plan) -> Numbers:
 def _measure(kind: type[Target], options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for name in options.only:
-        if (name in ("status", *_OURS) and kind is not Ours) or (kind.name == "direct" and name in ("memory", "rest")):
+        if (name in ("status", *_OURS, *_ASKED) and kind is not Ours) or (
+            kind.name == "direct" and name in ("memory", "rest")
+        ):
             continue
         begun = time.monotonic()
         try:

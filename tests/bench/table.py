@@ -50,6 +50,17 @@ PEER_GOALS: dict[str, tuple[str, float]] = {
 }
 """The same against a peer of the same run, which holds on a machine of any speed."""
 
+_WATCHING = {
+    "": "all that watches",
+    "nothing": "nothing (how much such a figure is off)",
+    "metrics": "metrics and a scrape each 2 s",
+    "alerts": "alerts and service_check",
+    "inspect": "inspect",
+    "audit": "audit and a change each 2 s",
+    "dashboard": "a page of both dashboards",
+    "events": "a reader of events",
+    "top": "tunnelctl top",
+}
 _LABELS = {
     "requests.cpu_us": "CPU a request, µs",
     "requests.agent_cpu_us": "  of it the agent",
@@ -133,15 +144,23 @@ _LABELS = {
     "scrape.server_open_stall_ms": "  longest request through it meanwhile, p50 ms",
     "scrape.server_open_stall_max_ms": "  of all scrapes, ms",
     "scrape.server_open_kib": "  of text, KiB",
-    "observed.request_on_cpu_us": "CPU a request, all that watches on, µs",
-    "observed.request_off_cpu_us": "  all of it off, µs",
-    "observed.request_percent": "  what it costs, %",
-    "observed.event_on_cpu_us": "CPU an event, all that watches on, µs",
-    "observed.event_off_cpu_us": "  all of it off, µs",
-    "observed.event_percent": "  what it costs, %",
+    **{
+        f"observed{part and '_' + part}.{unit}_{key}": label.format(unit=a_unit, what=what)
+        for part, what in _WATCHING.items()
+        for unit, a_unit in (("request", "a request"), ("event", "an event"))
+        for key, label in (
+            ("on_cpu_us", "CPU {unit}, {what} on, µs"),
+            ("off_cpu_us", "  all of it off, µs"),
+            ("percent", "  what it costs, %"),
+            ("low_percent", "  quartiles of its pairs, %"),
+            ("high_percent", "  and"),
+        )
+    },
     "observed_otlp.request_on_cpu_us": "CPU a request, traces on, µs",
     "observed_otlp.request_off_cpu_us": "  off, µs",
     "observed_otlp.request_percent": "  what they cost, %",
+    "observed_otlp.request_low_percent": "  quartiles of its pairs, %",
+    "observed_otlp.request_high_percent": "  and",
 }
 _MORE_IS_BETTER = {
     "requests.per_s",
