@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from tunneld.agent.telling import StreamListener
 from tunneld.control.app import create_app
 from tunneld.control.listener import ControlServer
 from tunneld.control.models import (
@@ -235,7 +236,7 @@ class MemoryAgent:
             raise VisitorError("no_such_alert")
         return {"told": [{"receiver": "webhook hooks.example.org", "fault": None}]}
 
-    def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+    def subscribe(self, listener: Callable[[Event], None], streams: StreamListener | None = None) -> Callable[[], None]:
         self.listeners.add(listener)
         self.subscribed.set()
         return lambda: self.listeners.discard(listener)

@@ -10,9 +10,8 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from time import monotonic, time
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from tunneld.agent import handover
@@ -23,6 +22,7 @@ from tunneld.agent.proxy import Proxy
 from tunneld.agent.record import Record
 from tunneld.agent.sockets import SocketExchange
 from tunneld.agent.state import State
+from tunneld.agent.telling import Listener, StreamListener, Teller
 from tunneld.agent.tunnel import AgentTunnel
 from tunneld.agent.wake import WakeWatch
 from tunneld.config import dropins
@@ -115,9 +115,7 @@ class AgentDaemon:
         self._for_good = runtime is None  # an operator wants it to go: nobody comes after it
         self._legacies: dict[str, handover.Legacy] = {}
         self._running: dict[str, Running] = {}
-        self._listeners: dict[Callable[[dict[str, Any]], None], None] = {}
-        # Rising over restarts too, so that a reader that comes back to another process is told of the gap.
-        self._event_ids = itertools.count(int(time() * 1000) * 1000)
+        self._teller = Teller()
         self._stack = AsyncExitStack()
         self._group: asyncio.TaskGroup
         self._dial: Dial
@@ -362,10 +360,9 @@ class AgentDaemon:
             raise VisitorError("no_such_tunnel", f"This agent has no tunnel named {name}.")
         return running
 
-    def subscribe(self, listener: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
-        """Call `listener` for each event until the returned function is called."""
-        self._listeners[listener] = None
-        return lambda: self._listeners.pop(listener, None)
+    def subscribe(self, listener: Listener, streams: StreamListener | None = None) -> Callable[[], None]:
+        """See `Teller.subscribe`."""
+        return self._teller.subscribe(listener, streams)
 
     # -- inside ----------------------------------------------------------------------------------------
 
@@ -469,33 +466,11 @@ class AgentDaemon:
     def _stream_changed(self, kind: str, exchange: Record, reason: str) -> None:
         if self.draining:
             self._idle.set()
-        if not self._listeners:
-            return
-        about: dict[str, Any] = {
-            "tunnel": exchange.tunnel,
-            "request_id": exchange.request_id,
-            "kind": exchange.kind,
-            "method": exchange.method,
-            "path": exchange.path,
-            "client": exchange.client,
-        }
-        if reason:
-            about |= {
-                "reason": reason,
-                "age_s": round(monotonic() - exchange.started, 3),
-                "bytes_in": exchange.bytes_in,
-                "bytes_out": exchange.bytes_out,
-            }
-        self.tell(kind, **about)
+        self._teller.stream(kind, exchange, reason)
 
     def tell(self, kind: str, /, **fields: Any) -> None:
         """Tell whoever subscribed of an event."""
-        if not self._listeners:
-            return
-        stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        event = {"id": next(self._event_ids), "type": kind, "time": stamp, **fields}
-        for listener in list(self._listeners):
-            listener(event)
+        self._teller.tell(kind, fields)
 
     def events(self) -> int:
         """Events of event streams since the start."""

@@ -25,6 +25,8 @@ _MOST_TEXT = 4096
 _MOST_EVENT = 256 * 1024
 """Bytes of an event that is not whole yet that are held for its readers."""
 _ENDS = re.compile(r"\r\n\r\n|\n\n|\r\r|\r\n\n|\n\r\n")
+_BOUNDARIES = (b"\n\n", b"\r\n\r\n", b"\r\r")
+_NONE: Headers = []
 _LINES = re.compile(r"\r\n|\n|\r")
 
 
@@ -78,7 +80,6 @@ class Seen:
         request: its head, as it came.
         at: seconds of the epoch.
         most: bytes of a body that are kept.
-        body: of the request, as far as it is kept.
         whole: all of it is.
         status: of the answer; 0: there is none yet.
         headers: of the answer.
@@ -87,32 +88,39 @@ class Seen:
     """
 
     __slots__ = (
-        "_decoder", "_synced", "_taps", "_text", "at", "began", "body", "headers", "most", "reason", "request",
+        "_body", "_decoder", "_synced", "_taps", "_text", "at", "began", "headers", "most", "reason", "request",
         "seconds", "sse", "status", "whole",
     )  # fmt: skip
 
     def __init__(self, request: Open, *, most: int) -> None:
         self.request = request
         self.at, self.began = time(), monotonic()
-        self.body = bytearray()
+        self._body: bytearray | None = None
         self.whole = True
         self.status = 0
-        self.headers: Headers = []
+        self.headers: Headers = _NONE
         self.reason = ""
         self.seconds = 0.0
         self.sse = False
         self.most = most
-        self._taps: dict[Tap, None] = {}
+        self._taps: dict[Tap, None] | None = None
         self._decoder: codecs.IncrementalDecoder | None = None
         self._synced = True
         self._text = ""
+
+    @property
+    def body(self) -> bytes | bytearray:
+        """Of the request, as far as it is kept."""
+        return b"" if self._body is None else self._body
 
     # -- what the exchange tells -------------------------------------------------------------------------
 
     def upload(self, data: bytes) -> None:
         """Bytes of the request's body."""
-        if self.whole and len(self.body) + len(data) <= self.most:
-            self.body += data
+        if self._body is None:
+            self._body = bytearray()
+        if self.whole and len(self._body) + len(data) <= self.most:
+            self._body += data
         else:
             self.whole = False
 
@@ -123,7 +131,8 @@ class Seen:
     def passed(self, data: bytes) -> None:
         """Bytes of the answer's body."""
         if not self._taps:
-            self._synced = data.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
+            if self.sse:
+                self._synced = data.endswith(_BOUNDARIES)
             return
         now = monotonic()
         if not self.sse:
@@ -143,22 +152,24 @@ class Seen:
     def over(self, reason: str) -> None:
         """It is over."""
         self.reason, self.seconds = reason, monotonic() - self.began
-        taps, self._taps = self._taps, {}
-        for tap in taps:
+        taps, self._taps = self._taps, None
+        for tap in taps or ():
             tap.end(reason)
 
     def _give(self, now: float, event: dict[str, Any]) -> None:
-        for tap in list(self._taps):
+        for tap in list(self._taps or ()):
             tap.give(now, event)
 
     # -- what operators ask ------------------------------------------------------------------------------
 
     def tap(self, tap: Tap) -> Callable[[], None]:
         """Give it what passes from now on, from the next whole event on; the returned function ends that."""
+        if self._taps is None:
+            self._taps = {}
         if not self._taps:
             self._decoder, self._text = None, ""
         self._taps[tap] = None
-        return lambda: self._taps.pop(tap, None)
+        return lambda: self._taps.pop(tap, None) if self._taps is not None else None
 
     def shown(self, tunnel: str) -> dict[str, Any]:
         """For people."""

@@ -1,6 +1,9 @@
 """``GET /v1/events``: each subscriber has a bounded queue of its own; one that is too slow is cut and told so.
 
 A reader whose connection broke comes back with ``Last-Event-ID`` and gets what it missed, as far as that is kept.
+
+Events of streams, of which there are two a request, wait as they are until a reader is about to be written to, or some
+have gathered: then they are encoded together, once for all readers.
 """
 
 from __future__ import annotations
@@ -12,10 +15,12 @@ from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import TYPE_CHECKING
 
+import msgspec
 from starlette.responses import Response
 
+from tunneld.agent.telling import StreamListener, StreamOpened
 from tunneld.control.guard import Problem, json_bytes
-from tunneld.control.models import Event
+from tunneld.control.models import EVENT_TYPES, Event
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -33,10 +38,16 @@ MAX_KEPT = 1024 * 1024
 """Bytes of the last events that are kept for readers that come back."""
 RETAIN = 300.0
 """Seconds that events are kept after the last reader has left."""
+MAX_WAITING = 64 * 1024
+"""Bytes, about, of events of streams that wait to be encoded."""
 CUT_AFTER = 5.0
 """Seconds that a cut subscriber has to read what is left; then its connection is aborted."""
 
-Subscribe = Callable[[Callable[[Event], None]], Callable[[], None]]
+_EACH = 256  # bytes of an event beyond what a visitor has written of it
+
+_FIELDS = {kind: b"\nevent: %s\ndata: " % kind.encode() for kind in EVENT_TYPES}
+
+Subscribe = Callable[[Callable[[Event], None], StreamListener], Callable[[], None]]
 
 
 def _now() -> str:
@@ -48,13 +59,32 @@ def _encode(event: Event) -> bytes:
     return b"id: %d\nevent: %s\ndata: %s\n\n" % (event["id"], event["type"].encode(), json_bytes(event))
 
 
+def _encode_all(events: list[StreamOpened], encoder: msgspec.json.Encoder) -> bytes:
+    try:
+        lines = encoder.encode_lines(events).split(b"\n")
+        lines.pop()
+    except UnicodeEncodeError:  # half a surrogate in a path
+        lines = [json_bytes(msgspec.structs.asdict(event)) for event in events]
+    pieces: list[bytes] = []
+    for event, line in zip(events, lines, strict=True):
+        # The line begins with {"id":NUMBER, which is the field's value as well.
+        pieces += (b"id: ", line[6 : line.index(b",")], _FIELDS[event.type], line, b"\n\n")
+    return b"".join(pieces)
+
+
+def _after(event_id: int, encoded: bytes) -> list[bytes]:
+    """Of encoded events those behind that one."""
+    events = [event + b"\n\n" for event in encoded.split(b"\n\n") if event]
+    return [event for event in events if int(event[4 : event.index(b"\n")]) > event_id]
+
+
 class Subscription:
     """One reader's events, encoded, in order. `wake` is set when there is something to do."""
 
     __slots__ = ("_held", "_queue", "dropped", "ended", "last_id", "on_cut", "wake")
 
     def __init__(self) -> None:
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[tuple[bytes, int]] = deque()  # encoded, and of how many events
         self._held = 0
         self.ended = False
         self.dropped = 0
@@ -62,35 +92,40 @@ class Subscription:
         self.wake = asyncio.Event()
         self.on_cut: Callable[[], None] | None = None
 
-    def add(self, event_id: int, encoded: bytes) -> None:
-        """One more; too much for one that does not read, and it is cut."""
+    def add(self, last_id: int, encoded: bytes, events: int) -> None:
+        """Some more; too much for one that does not read, and it is cut.
+
+        Args:
+            last_id: of the last of them.
+            events: how many they are.
+        """
         if self.ended:
             return
-        self.last_id = event_id
+        self.last_id = last_id
         if self._held + len(encoded) > MAX_HELD:
-            self._cut()
+            self._cut(events)
         else:
-            self._queue.append(encoded)
+            self._queue.append((encoded, events))
             self._held += len(encoded)
         self.wake.set()
 
     def begin(self, missed: list[bytes]) -> None:
         """What a reader that comes back has missed, whatever its size: it is bounded by what is kept."""
-        self._queue.extend(missed)
+        self._queue.append((b"".join(missed), len(missed)))
         self.wake.set()
 
-    def _cut(self) -> None:
-        self.dropped = len(self._queue) + 1
+    def _cut(self, more: int) -> None:
+        self.dropped = sum(events for _, events in self._queue) + more
         last = {"id": self.last_id, "type": "lagged", "time": _now(), "dropped": self.dropped}
         self._queue.clear()
-        self._queue.append(_encode(last))
+        self._queue.append((_encode(last), 0))
         self.end()
         if self.on_cut is not None:
             self.on_cut()
 
     def take(self) -> bytes:
         """Return all that waits."""
-        taken = b"".join(self._queue)
+        taken = b"".join([encoded for encoded, _ in self._queue])
         self._queue.clear()
         self._held = 0
         self.wake.clear()
@@ -112,7 +147,10 @@ class Subscribers:
         self._subscribe = subscribe
         self._open: set[Subscription] = set()
         self._closed = False
-        self._kept: deque[tuple[int, bytes]] = deque()
+        self._waiting: list[StreamOpened] = []
+        self._waiting_size = 0
+        self._encoder = msgspec.json.Encoder()
+        self._kept: deque[tuple[int, int, bytes]] = deque()  # what came together: first id, last id, encoded
         self._kept_size = 0
         self._before = 0  # id of the last event that is not kept any more, or came before anybody listened
         self._unsubscribe: Callable[[], None] | None = None
@@ -133,9 +171,10 @@ class Subscribers:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self.flush()  # what came before this reader is none of its own
         listened = self._unsubscribe is not None
         if self._unsubscribe is None:
-            self._unsubscribe = self._subscribe(self._listen)
+            self._unsubscribe = self._subscribe(self._listen, self._listen_to_stream)
         one = Subscription()
         if last_id is not None:
             one.begin(self._since(last_id, listened=listened))
@@ -143,8 +182,11 @@ class Subscribers:
         return one
 
     def _since(self, last_id: int, *, listened: bool) -> list[bytes]:
-        newest = self._kept[-1][0] if self._kept else self._before
-        missed = [encoded for event_id, encoded in self._kept if event_id > last_id]
+        newest = self._kept[-1][1] if self._kept else self._before
+        missed: list[bytes] = []
+        for _, last, encoded in self._kept:
+            if last > last_id:
+                missed += _after(last_id, encoded)
         if listened and self._before <= last_id <= newest:
             return missed
         first = self._kept[0][0] if missed else None
@@ -152,17 +194,36 @@ class Subscribers:
         return [_encode(gap), *missed]
 
     def _listen(self, event: Event) -> None:
-        encoded = _encode(event)
-        event_id: int = event["id"]
+        self.flush()
+        self._tell(event["id"], event["id"], _encode(event), 1)
+
+    def _listen_to_stream(self, event: StreamOpened) -> None:
+        waiting = self._waiting
+        waiting.append(event)
+        self._waiting_size += len(event.path) + len(event.method) + _EACH
+        if len(waiting) == 1:
+            for one in self._open:
+                one.wake.set()
+        if self._waiting_size > MAX_WAITING:
+            self.flush()
+
+    def flush(self) -> None:
+        """Encode what waits, and give it to every reader."""
+        if self._waiting:
+            waiting, self._waiting, self._waiting_size = self._waiting, [], 0
+            encoded = _encode_all(waiting, self._encoder)
+            self._tell(waiting[0].id, waiting[-1].id, encoded, len(waiting))
+
+    def _tell(self, first: int, last: int, encoded: bytes, events: int) -> None:
         if not self._kept and self._before == 0:
-            self._before = event_id - 1
-        self._kept.append((event_id, encoded))
+            self._before = first - 1
+        self._kept.append((first, last, encoded))
         self._kept_size += len(encoded)
         while self._kept_size > MAX_KEPT and len(self._kept) > 1:
-            self._before, oldest = self._kept.popleft()
+            _, self._before, oldest = self._kept.popleft()
             self._kept_size -= len(oldest)
         for one in tuple(self._open):
-            one.add(event_id, encoded)
+            one.add(last, encoded, events)
 
     def remove(self, one: Subscription) -> None:
         """End it and forget it. Idempotent."""
@@ -177,12 +238,14 @@ class Subscribers:
         if self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None
+        self._waiting.clear()
         self._kept.clear()
-        self._kept_size = self._before = 0
+        self._waiting_size = self._kept_size = self._before = 0
 
     def close(self) -> None:
         """End every subscription; each response ends after what already waits. None can be added."""
         self._closed = True
+        self.flush()
         for one in tuple(self._open):
             one.end()
         if self._timer is not None:
@@ -224,7 +287,7 @@ class EventStream(Response):
             await send({"type": "http.response.body", "body": b": subscribed\n\n", "more_body": True})
             async with asyncio.TaskGroup() as group:
                 watcher = group.create_task(_watch(receive, one), name="control events: reader")
-                await _pump(one, send)
+                await _pump(one, send, self._subscribers.flush)
                 watcher.cancel()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
@@ -240,12 +303,17 @@ async def _watch(receive: Receive, one: Subscription) -> None:
     one.end()
 
 
-async def _pump(one: Subscription, send: Send) -> None:
-    """Send what happens after a quiet moment at once; what happens all the time, together: each write has a price."""
+async def _pump(one: Subscription, send: Send, flush: Callable[[], None]) -> None:
+    """Send what happens after a quiet moment at once; what happens all the time, together: each write has a price.
+
+    Args:
+        flush: gives it what has gathered.
+    """
     sent = 0.0
     while True:
         if (early := sent + GATHER - monotonic()) > 0 and not one.ended:
             await asyncio.sleep(early)
+        flush()
         ended = one.ended
         waiting = one.take()
         if waiting:

@@ -1,0 +1,226 @@
+"""Events of streams, of which there are thousands a second: encoded together, once, and only for readers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from tests.unit.control.test_events import Reader
+from tunneld.agent.record import Record
+from tunneld.agent.telling import Teller
+from tunneld.control import events
+from tunneld.control.event_shapes import TypedEvent
+from tunneld.control.events import Subscribers
+from tunneld.protocol.messages import Open
+
+
+class Encoded:
+    """How many events were encoded, in how many goes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.events = self.goes = 0
+        encode = events._encode_all
+
+        def counted(many: Any, encoder: Any) -> bytes:
+            self.events += len(many)
+            self.goes += 1
+            return encode(many, encoder)
+
+        monkeypatch.setattr(events, "_encode_all", counted)
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> Encoded:
+    return Encoded(monkeypatch)
+
+
+@pytest.fixture
+def teller() -> Teller:
+    return Teller()
+
+
+def request(teller: Teller, number: int, path: str = "/small") -> None:
+    record = Record("app", Open(f"r{number}", "GET", path, [], "127.0.0.1:40000"))
+    teller.stream("stream_opened", record, "")
+    record.bytes_out = 100
+    teller.stream("stream_closed", record, "done")
+
+
+def told(reader: Reader) -> list[dict[str, Any]]:
+    blocks = [block.split("\n") for block in reader.text.split("\n\n") if block.startswith("id:")]
+    shown = [json.loads(data.removeprefix("data: ")) for _, _, data in blocks]
+    assert [(first, second) for first, second, _ in blocks] == [
+        (f"id: {one['id']}", f"event: {one['type']}") for one in shown
+    ]
+    return shown
+
+
+async def test_nothing_is_made_or_encoded_where_nobody_listens(teller: Teller, encoded: Encoded) -> None:
+    subscribers = Subscribers(teller.subscribe)
+    before = next(teller._ids)
+    for number in range(100):
+        request(teller, number)
+    teller.tell("heartbeat", {"tunnel": "app", "ok": True, "rtt_ms": 1.0})
+    assert next(teller._ids) == before + 1
+    assert (encoded.events, len(subscribers)) == (0, 0)
+
+
+async def test_many_readers_cost_one_encoding_and_few_writes(teller: Teller, encoded: Encoded) -> None:
+    subscribers, readers = Subscribers(teller.subscribe), [Reader() for _ in range(5)]
+    tasks = [reader.start(subscribers) for reader in readers]
+    for reader in readers:
+        await reader.until(": subscribed")
+    for number in range(50):
+        request(teller, number)
+    assert encoded.events == 0  # not before a reader is written to
+    for reader in readers:
+        await reader.until('"r49"')
+        await reader.until('"bytes_out":100')
+    assert (encoded.events, encoded.goes) == (100, 1)
+    assert [len(reader.messages) for reader in readers] == [3] * 5  # the head, the first comment, all of them
+    subscribers.close()
+    await asyncio.gather(*tasks)
+    assert readers[0].text == readers[4].text
+    closed = told(readers[0])[1]
+    assert closed | {"id": 0, "time": "", "age_s": 0} == {
+        "id": 0, "type": "stream_closed", "time": "", "tunnel": "app", "request_id": "r0", "kind": "http",
+        "method": "GET", "path": "/small", "client": "127.0.0.1:40000", "reason": "done", "age_s": 0, "bytes_in": 0,
+        "bytes_out": 100,
+    }  # fmt: skip
+
+
+async def test_order_ids_and_shapes_are_kept_among_other_events(teller: Teller) -> None:
+    subscribers, reader = Subscribers(teller.subscribe), Reader()
+    task = reader.start(subscribers)
+    await reader.until(": subscribed")
+    for number in range(20):
+        request(teller, number)
+        teller.tell("heartbeat", {"tunnel": "app", "ok": True, "rtt_ms": float(number)})
+    request(teller, 20, "/ü\n\udcff")  # half a surrogate, and a line's end that is escaped
+    subscribers.close()
+    await task
+    shown = told(reader)
+    assert [one["type"] for one in shown] == ["stream_opened", "stream_closed", "heartbeat"] * 20 + [
+        "stream_opened", "stream_closed",
+    ]  # fmt: skip
+    assert [one["id"] for one in shown] == list(range(shown[0]["id"], shown[0]["id"] + 62))
+    assert shown[-1]["path"] == "/ü\n\udcff"
+    for one in shown[:-2]:
+        TypeAdapter(TypedEvent).validate_python(one, strict=True)
+    assert [one["time"] for one in shown] == sorted(one["time"] for one in shown)
+
+
+@pytest.mark.parametrize("had", [0, 1, 6, 7, 8])
+async def test_a_reader_that_comes_back_goes_on_behind_its_last_of_what_came_together(teller: Teller, had: int) -> None:
+    subscribers, first, second = Subscribers(teller.subscribe), Reader(), Reader()
+    task = first.start(subscribers)
+    await first.until(": subscribed")
+    for number in range(4):
+        request(teller, number)
+    await first.until('"r3","kind":"http","method":"GET","path":"/small","client":"127.0.0.1:40000","reason"')
+    ids = [one["id"] for one in told(first)]
+    first.left.set()
+    await task
+    request(teller, 4)  # while nobody reads
+    last = ids[had - 1] if had else ids[0] - 1
+    back = second.start(subscribers, last_id=str(last))
+    await second.until('"r4"')
+    request(teller, 5)
+    await second.until('"r5","kind":"http","method":"GET","path":"/small","client":"127.0.0.1:40000","reason"')
+    shown = told(second)
+    assert [one["id"] for one in shown] == list(range(last + 1, ids[-1] + 5))
+    assert "gap" not in second.text
+    subscribers.close()
+    await back
+
+
+async def test_what_was_before_a_reader_came_is_not_told_to_it(teller: Teller) -> None:
+    subscribers, first, second = Subscribers(teller.subscribe), Reader(), Reader()
+    first.gate.clear()  # so that nothing is written yet
+    tasks = [first.start(subscribers)]
+    while not len(subscribers):
+        await asyncio.sleep(0)
+    request(teller, 1)
+    tasks.append(second.start(subscribers))
+    await second.until(": subscribed")
+    request(teller, 2)
+    first.gate.set()
+    for reader in (first, second):
+        await reader.until('"r2"')
+    assert '"r1"' in first.text
+    assert '"r1"' not in second.text
+    subscribers.close()
+    await asyncio.gather(*tasks)
+
+
+async def test_a_reader_that_does_not_read_is_bounded_and_told_what_it_missed(
+    teller: Teller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "MAX_WAITING", 2000)
+    monkeypatch.setattr(events, "MAX_HELD", 20_000)
+    subscribers, slow, quick = Subscribers(teller.subscribe), Reader(), Reader()
+    tasks = [slow.start(subscribers)]
+    await slow.until(": subscribed")
+    slow.gate.clear()
+    (one,) = subscribers._open
+    held: list[int] = []
+    sent = 0
+    while not one.ended:
+        request(teller, sent)
+        sent += 1
+        held.append(one._held)
+        assert len(subscribers._waiting) < 10
+    assert max(held) <= 20_000
+    tasks.append(quick.start(subscribers))  # another is not disturbed
+    await quick.until(": subscribed")
+    request(teller, 9999)
+    await quick.until('"r9999"')
+    slow.gate.set()
+    await tasks[0]
+    (lagged,) = told(slow)
+    assert (lagged["type"], lagged["dropped"]) == ("lagged", one.dropped)
+    # It is told of those that were encoded; the few that came behind wait for the next go.
+    assert 0 <= 2 * sent - lagged["dropped"] < 10
+    subscribers.close()
+    await asyncio.gather(*tasks)
+
+
+async def test_what_is_kept_is_bounded(teller: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "MAX_WAITING", 2000)
+    monkeypatch.setattr(events, "MAX_KEPT", 30_000)
+    subscribers, first, second = Subscribers(teller.subscribe), Reader(), Reader()
+    task = first.start(subscribers)
+    await first.until(": subscribed")
+    first.left.set()
+    await task
+    for number in range(1000):
+        request(teller, number, "/" + "x" * (number % 100))
+        assert subscribers._kept_size == sum(len(encoded) for *_, encoded in subscribers._kept) <= 30_000
+    back = second.start(subscribers, last_id="1")
+    await second.until('"r999"')
+    subscribers.close()
+    await back
+    gap, *rest = told(second)
+    assert (gap["type"], gap["since"], gap["next"]) == ("gap", 1, rest[0]["id"])
+    assert [one["id"] for one in rest] == list(range(rest[0]["id"], rest[-1]["id"] + 1))
+
+
+def test_who_takes_whole_events_gets_those_of_streams_so(teller: Teller) -> None:
+    whole: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
+    streams: list[Any] = []
+    leave, part = teller.subscribe(whole.append), teller.subscribe(others.append, streams.append)
+    request(teller, 1)
+    teller.tell("drain", {"streams": 0})
+    assert [one["type"] for one in whole] == ["stream_opened", "stream_closed", "drain"]
+    assert [one["type"] for one in others] == ["drain"]
+    assert [(one.type, one.id) for one in streams] == [(one["type"], one["id"]) for one in whole[:2]]
+    assert list(whole[0]) == ["id", "type", "time", "tunnel", "request_id", "kind", "method", "path", "client"]
+    for gone in (leave, part, leave, part):
+        gone()
+    request(teller, 2)
+    assert (len(whole), len(others), len(streams)) == (3, 1, 2)
