@@ -485,7 +485,6 @@ CODES: dict[str, Code] = _table(
         "That name belongs to nobody.",
         "Look at `tunneld server names`.",
     ),
-    ("not_yet", 501, "This call comes with a later release.", "Update tunneld when it is out."),
     (
         "too_many_subscribers",
         503,

@@ -162,6 +162,19 @@ async def test_tunnels_at_run_time(client: httpx.AsyncClient) -> None:
     problem(await client.delete("/v1/tunnels/demo"), "tunnel_configured")
 
 
+async def test_a_key_that_nobody_knows_is_refused_in_every_body(client: httpx.AsyncClient) -> None:
+    bodies = {
+        "/v1/streams/cancel": {"all": True},
+        "/v1/tunnels": {"name": "x", "service": "http://127.0.0.1:1"},
+        "/v1/tunnels/demo/links": {"path": "/", "for_s": 60.0},
+        "/v1/tunnels/demo/permissions": {"emails": ["a@example.org"]},
+        "/v1/alerts/test": {},
+    }
+    for path, body in bodies.items():
+        assert "unknown" in str(problem(await client.post(path, json={**body, "unknown": 1}), "bad_argument"))
+    problem(await client.put("/v1/log-level", json={"level": "info", "unknown": 1}), "bad_argument")
+
+
 async def test_unknown_calls(client: httpx.AsyncClient) -> None:
     problem(await client.get("/v1/nothing"), "not_found")
     assert (await client.get("/v1/drain")).headers["Allow"] == "POST"

@@ -247,7 +247,14 @@ def test_permissions_by_the_admin_api(world: World) -> None:
     assert one in world.ask("admin", path)["permissions"]
     gone = world.call("ann", "DELETE", f"{path}/CARL@example.org")
     assert gone.json()["permissions"][0]["status"] == "revoked"
-    for wrong in ({"emails": []}, {"emails": ["x"]}, {"emails": ["a@b.org"], "expires_s": -1.0}, {}):
+    for wrong in (
+        {},
+        {"emails": []},
+        {"emails": ["x"]},
+        {"emails": ["a@b.org"], "expires_s": -1.0},
+        {"emails": ["a@b.org"], "expires_s": 1e300},
+        {"emails": ["a@b.org"], "unknown": 1},
+    ):
         answer = world.call("ann", "POST", path, wrong)
         assert answer.headers["X-Tunnel-Error"] == "bad_argument"
         assert answer.status_code == CODES["bad_argument"].status

@@ -40,6 +40,8 @@ from tunneld.config.common import (
     TelemetryConfig,
     Text,
     WindowBytes,
+    check_order,
+    disorder,
     parse_address,
 )
 from tunneld.config.service import Service, parse_service
@@ -174,10 +176,7 @@ class ReconnectConfig(Model):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.initial > self.max:
-            raise ValueError(
-                f"initial ({format_duration(self.initial)}) is more than max ({format_duration(self.max)})"
-            )
+        check_order(self, "initial", "max", format_duration)
         return self
 
 
@@ -204,14 +203,10 @@ class AgentLimits(Model):
 
 
 def _window_faults(limits: AgentLimits, at: tuple[str | int, ...]) -> list[tuple[tuple[str | int, ...], str]]:
-    if limits.stream_window <= limits.stream_window_max:
+    if (fault := disorder(limits, "stream_window", "stream_window_max", format_size)) is None:
         return []
     key = "stream_window" if "stream_window" in limits.model_fields_set else "stream_window_max"
-    text = (
-        f"stream_window ({format_size(limits.stream_window)}) is more than "
-        f"stream_window_max ({format_size(limits.stream_window_max)})"
-    )
-    return [((*at, key), text)]
+    return [((*at, key), fault)]
 
 
 class AgentResume(ResumeConfig):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -54,6 +55,8 @@ __all__ = [
     "TelemetryConfig",
     "Text",
     "WindowBytes",
+    "check_order",
+    "disorder",
     "parse_address",
 ]
 
@@ -89,6 +92,18 @@ class Model(BaseModel):
         if not isinstance(value, dict):
             return value
         return {key: item for key, item in value.items() if item is not None or key not in cls.model_fields}
+
+
+def disorder(section: Model, low: str, high: str, shown: Callable[[Any], str]) -> str | None:
+    """In words, that the value of key `low` is more than that of key `high`; None where it is not."""
+    least, most = getattr(section, low), getattr(section, high)
+    return f"{low} ({shown(least)}) is more than {high} ({shown(most)})" if least > most else None
+
+
+def check_order(section: Model, low: str, high: str, shown: Callable[[Any], str]) -> None:
+    """Raise ValueError where there is `disorder`."""
+    if (fault := disorder(section, low, high, shown)) is not None:
+        raise ValueError(fault)
 
 
 def _file_path(value: object) -> str:

@@ -38,6 +38,7 @@ from tunneld.config.common import (
     TelemetryConfig,
     Text,
     WindowBytes,
+    check_order,
 )
 from tunneld.config.login import LoginConfig
 from tunneld.config.units import format_duration, format_size, parse_flag
@@ -187,7 +188,7 @@ class ServerHeartbeat(Model):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        _ordered(self.min, self.max)
+        check_order(self, "min", "max", format_duration)
         return self
 
     def clamp(self, wish: float) -> float:
@@ -212,17 +213,12 @@ class ServerSse(Model):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        _ordered(self.min, self.max)
+        check_order(self, "min", "max", format_duration)
         return self
 
     def clamp(self, wish: float) -> float:
         """The keepalive that holds for an agent that wishes `wish` seconds; 0 stays 0, off."""
         return max(self.min, min(wish, self.max)) if wish > 0 else 0.0
-
-
-def _ordered(low: float, high: float) -> None:
-    if low > high:
-        raise ValueError(f"min ({format_duration(low)}) is more than max ({format_duration(high)})")
 
 
 class ServerLimits(Model):
@@ -291,11 +287,7 @@ class ServerLimits(Model):
 
     @model_validator(mode="after")
     def _windows(self) -> Self:
-        if self.stream_window > self.stream_window_max:
-            raise ValueError(
-                f"stream_window ({format_size(self.stream_window)}) is more than "
-                f"stream_window_max ({format_size(self.stream_window_max)})"
-            )
+        check_order(self, "stream_window", "stream_window_max", format_size)
         return self
 
 

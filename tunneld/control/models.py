@@ -472,7 +472,7 @@ class Problem(TypedDict):
 Event = dict[str, Any]
 """An event of ``GET /v1/events``: `id` (rising int), `type`, `time` (ISO 8601 UTC), the keys of its type."""
 
-for _body in (Filter, NewLogLevel, NewTunnel, AlertsWanted):
+for _body in (Filter, NewLink, NewLogLevel, NewPermissions, NewTunnel, AlertsWanted):
     # What callers send is checked strictly: no "5" for 5, no key that would be passed over in silence.
     setattr(_body, "__pydantic_config__", {"extra": "forbid", "strict": True})  # noqa: B010 (mypy knows no such key)
 

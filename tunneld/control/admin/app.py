@@ -303,6 +303,8 @@ def _add_permissions(reads: APIRouter, changes: APIRouter, server: ServerFacade)
     )
     async def grant(request: Request, name: Id, wanted: Annotated[shared.NewPermissions, Body()]) -> Response:
         """Let somebody visit; one who may already keeps their permission, with what is said otherwise."""
+        if "expires_s" in wanted:
+            _seconds(wanted["expires_s"], "expires_s")
         kept = await _view(request, server).grant(name, wanted)
         emails = ", ".join(one["allowed_email"] for one in kept)
         await server.note(_who(request), "permission.grant", f"{name}: {emails}")
