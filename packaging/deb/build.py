@@ -76,7 +76,8 @@ def environment(source: Path, root: Path, pip: list[str]) -> Path:
     version = platform.python_version()
     put(private / "pyvenv.cfg", f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {version}\n")
     quiet = ("--quiet", "--disable-pip-version-check", "--no-input", "--no-warn-conflicts", "--root-user-action=ignore")
-    run(*pip, "install", *quiet, "--no-compile", "--target", site, source, env={**os.environ, "PYTHONHASHSEED": "0"})
+    whole = f"{source}[otlp]"  # an extra could not be added later: there is no pip in there
+    run(*pip, "install", *quiet, "--no-compile", "--target", site, whole, env={**os.environ, "PYTHONHASHSEED": "0"})
     shutil.rmtree(site / "bin", ignore_errors=True)  # the dependencies' own programs
     for origin in site.glob("*.dist-info/direct_url.json"):  # where this tree was
         origin.unlink()

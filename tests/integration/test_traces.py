@@ -130,7 +130,7 @@ def test_without_the_extra_check_and_start_say_what_to_install(traced: Traced, m
     pair = traced.pair(server="http://127.0.0.1:4318", agent="http://127.0.0.1:4318")
     for process in pair.processes:
         line = process.wait_line("telemetry.otlp", timeout=20)
-        assert "pip install 'tunneld[otlp]'" in line.text
+        assert "-m pip install 'tunneld[otlp]'" in line.text
     assert "traceparent" not in echoed(pair, {})
     for file in (pair.server.file, pair.agent.file):
         done = subprocess.run(
@@ -143,5 +143,5 @@ def test_without_the_extra_check_and_start_say_what_to_install(traced: Traced, m
         )
         assert done.returncode == 0
         assert "warning: telemetry.otlp: " in done.stderr
-        assert "pip install 'tunneld[otlp]'" in done.stderr
+        assert "-m pip install 'tunneld[otlp]'" in done.stderr
     pair.close()

@@ -5,9 +5,14 @@ import re
 import subprocess
 from pathlib import Path
 
+import httpx
+
 from tests.packages.building import build
+from tests.support.otlp import Collector
 from tests.support.processes import Process
 from tests.support.roots import Root
+from tests.support.services import SampleService
+from tests.support.sockets import free_port
 
 PLACES = ("/etc", "/run", "/var/lib", "/var/log", "/usr/lib", "/opt")
 STATE = ("/etc/credstore/tunneld.token", "/etc/tunneld/token", "/var/lib/tunneld-server/server.db")
@@ -121,3 +126,35 @@ def test_a_tunnel_in_there(deb: Path, root: Root) -> None:
         demo.wait_line("✓ Tunnel established", timeout=30)
     finally:
         demo.discard()
+
+
+def test_traces_leave_with_what_the_package_brings(deb: Path, root: Root) -> None:
+    """An extra cannot be added to it: there is no pip in there. On this machine's loopback, where the collector is."""
+    install(root, deb)
+    assert "No module" in root.run("/usr/lib/tunneld/bin/python3", "-c", "import pip", check=False)
+    collector, service, port = Collector(), SampleService(), free_port()
+    telemetry = f"telemetry: {{otlp: '{collector.url}'}}\n"
+    files = {
+        "server": f"listen: {{port: {port}}}\nadmin: false\nauth: {{mode: open}}\nstore: 'memory:'\n{telemetry}",
+        "agent": f"server: {{url: 'ws://127.0.0.1:{port}'}}\ncontrol: {{socket: /tmp/a.sock}}\n"
+        f"tunnels: [{{name: demo, service: '{service.url}'}}]\n{telemetry}",
+    }
+    running: list[Process] = []
+    try:
+        for role, text in files.items():
+            (root.path / "tmp" / f"{role}.yaml").write_text(text)
+            checked = root.run("tunneld", "check", "--role", role, "--config", f"/tmp/{role}.yaml")
+            assert "telemetry" not in checked, checked
+            command = root.command("tunneld", role, "--config", f"/tmp/{role}.yaml", network=True)
+            running.append(Process(command, name=role))
+        running[1].wait_line("✓ Tunnel established: demo", timeout=30)
+        assert httpx.get(f"http://127.0.0.1:{port}/t/demo/small", timeout=20).status_code == 200
+        collector.wait(lambda: {span.service for span in collector.spans} == {"tunneld-server", "tunneld-agent"})
+        (server,), (agent,) = collector.named("tunneld-server"), collector.named("tunneld-agent")
+        assert (agent.trace, agent.parent) == (server.trace, server.span)
+        assert agent.attributes["http.response.status_code"] == 200
+    finally:
+        for process in reversed(running):
+            process.discard()
+        service.stop()
+        collector.stop()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import resource
+import shlex
+import shutil
 import sys
 from importlib.util import find_spec
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -41,9 +44,22 @@ def otlp_missing(telemetry: TelemetryConfig) -> str | None:
             return None
     except ModuleNotFoundError:  # a package above them
         pass
+    return f"there are no traces: the packages of the extra `otlp` are not installed. {_how_to_add('otlp')}"
+
+
+def _how_to_add(extra: str) -> str:
+    """How this installation gets an extra's packages: it has pip, is pipx's, or was packed and takes none."""
+    here = Path(sys.prefix)
+    if (here / "pipx_metadata.json").exists():
+        return f"Get them with `pipx inject tunneld 'tunneld[{extra}]'`"
+    if find_spec("pip") is not None:
+        return f"Get them with `{shlex.quote(sys.executable)} -m pip install 'tunneld[{extra}]'`"
+    if shutil.which("uv") is not None:
+        return f"Get them with `uv pip install --python {shlex.quote(sys.executable)} 'tunneld[{extra}]'`"
     return (
-        "there are no traces: the packages of the extra `otlp` are not installed. Get them with "
-        f"`pip install 'tunneld[otlp]'` for {sys.executable} (pipx: `pipx inject tunneld 'tunneld[otlp]'`)"
+        f"{here} has no pip: the Debian package and the images of this version bring them, so install that anew "
+        "(`apt install --reinstall ./tunneld_*.deb`), or make an environment of your own with "
+        f"`pipx install 'tunneld[{extra}]'`"
     )
 
 

@@ -1,3 +1,5 @@
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,10 +32,38 @@ def test_warnings_are_about_what_may_not_be_meant() -> None:
 def test_traces_without_their_packages_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     config = agent(telemetry={"otlp": "http://127.0.0.1:4318"}, tunnels=[{"name": "a", "service": "http://h"}])
     assert advice.warnings(config) == []
-    monkeypatch.setattr(advice, "find_spec", lambda name: None)
+    monkeypatch.setattr(advice, "find_spec", lambda name: name == "pip" or None)
     [warning] = advice.warnings(config)
-    assert "pip install 'tunneld[otlp]'" in warning
+    assert f"{sys.executable} -m pip install 'tunneld[otlp]'" in warning
     assert advice.otlp_missing(agent().telemetry) is None
+
+
+@pytest.mark.parametrize(
+    ("beside", "programs", "said"),
+    [
+        ("pipx_metadata.json", (), "`pipx inject tunneld 'tunneld[otlp]'`"),
+        (None, ("uv",), f"`uv pip install --python {sys.executable} 'tunneld[otlp]'`"),
+        (None, (), "apt install --reinstall"),
+    ],
+    ids=["pipx", "uv", "package"],
+)
+def test_how_to_get_them_depends_on_how_it_was_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, beside: str | None, programs: tuple[str, ...], said: str
+) -> None:
+    """Each is an environment without pip, told apart by what lies in it and on the PATH."""
+    (tmp_path / "bin").mkdir()
+    for name in programs:
+        (tmp_path / "bin" / name).touch(0o755)
+    if beside is not None:
+        (tmp_path / beside).touch()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(advice, "find_spec", lambda name: None)
+    telemetry = agent(telemetry={"otlp": "http://127.0.0.1:4318"}).telemetry
+    missing = advice.otlp_missing(telemetry)
+    assert missing is not None
+    assert said in missing
+    assert ("-m pip" in missing) is False
 
 
 def test_descriptors_are_counted() -> None:
