@@ -19,6 +19,7 @@ from roff import Page
 
 import tunneld.__main__ as daemon
 from tunnelctl import cli
+from tunnelctl.doctor.findings import CHECKS
 from tunneld import __version__
 from tunneld.config.agent import AgentConfig
 from tunneld.config.server import ServerConfig
@@ -161,9 +162,27 @@ def tunnelctl_1() -> Page:
     page.item("TUNNELD_DEBUG", "`1` shows a defect's traceback.")
     page.section("Files")
     page.item(cli.SYSTEM_SOCKET, "The control socket of the packaged service.")
+    page.section("What doctor finds")
+    page.text(
+        "`tunnelctl doctor --json` prints an object with `status` (`ok`, `warn` or `fail`: the worst), `version` (of "
+        "tunnelctl) and `findings`, in the order in which things were looked at. Each has an `id`, a stable word of "
+        "the list below, which may stand several times; a `subject`, the tunnel's name where each has one of its own, "
+        "else null; `check`, both together; a `status`: `ok`, `warn` (works, but not as it might), `fail` (does not "
+        "work) or `skip` (could not be looked at); a sentence `detail`; and `advice`, what to do about it, empty where "
+        "there is nothing."
+    )
+    for name, what in CHECKS.items():
+        page.item(name, _sentence(what))
+    page.text(
+        "`--bundle FILE` writes the report, versions, the configuration, the agent's answers, its metrics and the end "
+        "of its journal into a new file (.tar.gz, mode 0600, at most 1 MiB of each; a file that is there stays). "
+        "Values of keys that may hold a secret, credentials, queries, and visitors' addresses and paths are taken out."
+    )
     page.section("Exit status")
-    page.item("0", "Done. Of `health`: ok.")
-    page.item("1", "What was asked for failed: no such stream, say. Of `health`: degraded.")
+    page.item("0", "Done. Of `health`: ok. Of `doctor`: nothing fails, though it may warn.")
+    page.item(
+        "1", "What was asked for failed: no such stream, say. Of `health`: degraded. Of `doctor`: something fails."
+    )
     page.item("2", "Bad usage. Of `health`: down.")
     page.item("3", "The agent is not reachable, or its socket is not yours to use.")
     _see_also(page, "tunneld(8)", "tunneld.yaml(5)")

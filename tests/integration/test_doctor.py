@@ -7,7 +7,6 @@ import json
 import socket
 import ssl
 import subprocess
-import tarfile
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from tests.support.daemons import Pair
 from tests.support.processes import ROOT, clean_environment, python_module
@@ -22,9 +22,11 @@ from tests.support.services import SampleService
 from tests.support.sockets import LOOPBACK, certificate, free_port, short_dir
 from tunnelctl.doctor import stream
 from tunnelctl.doctor.browsers import tabs
-from tunnelctl.doctor.bundle import masked
-from tunnelctl.doctor.findings import without_secrets
+from tunnelctl.doctor.findings import CHECKS
+from tunneld import __version__
+from tunneld.control.models import DoctorReport
 
+REPORT: TypeAdapter[DoctorReport] = TypeAdapter(DoctorReport)
 TOKEN = "tnl_not-to-be-seen-anywhere"
 
 
@@ -48,10 +50,26 @@ def findings(told: dict[str, Any]) -> dict[str, dict[str, str]]:
     return {one["check"]: one for one in told["findings"]}
 
 
+def shaped(text: str, status: int) -> dict[str, Any]:
+    """What ``--json`` printed, once it is as `DoctorReport` documents it, and the exit status goes with it."""
+    told: dict[str, Any] = json.loads(text)
+    REPORT.validate_python(told, strict=True, extra="forbid")
+    assert told["version"] == __version__
+    grades = [one["status"] for one in told["findings"]]
+    assert told["status"] == next((grade for grade in ("fail", "warn") if grade in grades), "ok")
+    assert status == (1 if told["status"] == "fail" else 0)
+    for one in told["findings"]:
+        assert one["id"] in CHECKS
+        assert one["check"] == (f"{one['id']} {one['subject']}" if one["subject"] is not None else one["id"])
+        assert bool(one["advice"]) is (one["status"] in ("warn", "fail"))
+        assert one["detail"][-1] == "." or one["id"] == "config", "a fault of the file is told as it is"
+    return told
+
+
 def doctor(pair: Pair, *args: str) -> tuple[int, dict[str, Any]]:
     done = pair.agent.tunnelctl("doctor", "--json", *args, timeout=40)
     assert done.stderr == ""
-    return done.returncode, json.loads(done.stdout)
+    return done.returncode, shaped(done.stdout, done.returncode)
 
 
 @pytest.mark.timeout(60)
@@ -67,6 +85,8 @@ def test_it_looks_at_the_whole_way_and_finds_the_service_that_is_gone(pair: Pair
     assert "six tabs with an open event stream block the seventh" in found["browsers"]["detail"]
     assert all(one["advice"] for one in found.values() if one["status"] in ("warn", "fail"))
     assert TOKEN not in json.dumps(told)
+    ids = [(one["id"], one["subject"]) for one in told["findings"] if one["subject"] is not None]
+    assert sorted(ids) == [("service", "demo"), ("service", "gone"), ("tunnel", "demo"), ("tunnel", "gone")]
     shown = pair.agent.tunnelctl("doctor", timeout=40)
     assert "✓ token: It is accepted." in shown.stdout
     assert "✗ service gone: " in shown.stdout
@@ -90,43 +110,12 @@ def test_what_is_not_there_is_said_with_what_to_do(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 1
-    told = json.loads(done.stdout)
+    told = shaped(done.stdout, done.returncode)
     found = findings(told)
     assert "does not exist" in found["socket"]["detail"]
     assert "tunnels[0].nam" in " ".join(one["detail"] for one in told["findings"] if one["check"] == "config")
     assert found["tcp"]["advice"] == "Start the server, or correct the port in server.url."
     assert "server" not in found or found["server"]["status"] != "ok"
-
-
-@pytest.mark.timeout(60)
-def test_a_bundle_has_all_and_no_secret(pair: Pair, tmp_path: Path) -> None:
-    path = tmp_path / "bundle.tar.gz"
-    doctor(pair, "--bundle", str(path))
-    assert path.stat().st_mode & 0o777 == 0o600
-    with tarfile.open(path) as archive:
-        parts = {
-            name.rpartition("/")[2]: archive.extractfile(name).read().decode()  # type: ignore[union-attr]
-            for name in archive.getnames()
-        }
-    assert {"doctor.json", "versions.json", "config.json", "status.json", "streams.json", "metrics.txt"} <= set(parts)
-    assert "tunneld_tunnel_up" in parts["metrics.txt"]
-    assert json.loads(parts["status.json"])["tunnels"][0]["name"] == "demo"
-    assert TOKEN not in "".join(parts.values())
-    again = pair.agent.tunnelctl("doctor", "--bundle", str(path), timeout=40)
-    assert (again.returncode, again.stderr) == (1, f"tunnelctl: --bundle: {path}: file exists\n")
-
-
-def test_secrets_of_a_configuration_are_hidden() -> None:
-    file = {
-        "server": {"url": "wss://u:p@host/", "token_file": "/etc/t", "proxy": "http://me:hunter2@proxy:3128"},
-        "tunnels": [{"name": "a", "service": "http://x/?key=1", "headers": {"Authorization": "Bearer abc"}}],
-        "alerts": [{"to": {"webhook": "https://hooks/services/T0/planted?sig=9", "secret": "s3"}}],
-    }
-    shown = json.dumps(masked(file))
-    for secret in ("hunter2", "abc", "s3", "u:p", "key=1", "sig=9", "planted"):
-        assert secret not in shown
-    assert "/etc/t" in shown
-    assert without_secrets("dial ws://a:b@h/x?q=1 now") == "dial ws://…@h/x?… now"
 
 
 # -- streams -------------------------------------------------------------------------------------------------

@@ -12,18 +12,25 @@ import subprocess
 import tarfile
 import time
 from importlib import metadata
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tunnelctl.client import Client
-from tunnelctl.doctor.findings import without_secrets
+from tunnelctl.doctor.masking import HIDDEN, Mask, masked
+from tunnelctl.doctor.units import token_places
 from tunneld import __version__
 from tunneld.errors import TunneldError
 
-__all__ = ["masked", "write"]
+if TYPE_CHECKING:
+    from tunneld.control.models import DoctorReport
 
-_SECRET_KEY = re.compile(r"token|password|passwd|secret|key|cookie|credential|auth|webhook", re.IGNORECASE)
-_PLAIN_KEY = re.compile(r"_file$|_cert$|^(client_)?key$|^keepalive$", re.IGNORECASE)
-_BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{4,}")
+__all__ = ["MOST", "write"]
+
+MOST = 1 << 20
+"""Bytes of each file in it."""
+_ENTRIES = 1000
+_VISITORS = re.compile(r"((?:\"(?:path|client)\": ?|\b(?:path|client)=))(?:\"(?:[^\"\\]|\\.)*\"|\S+)")
+"""A visitor's address, or what they ask for, as fields of a line of the log, in JSON or as text."""
 _LINES = 500
 _QUIET: dict[str, Any] = {
     "capture_output": True,
@@ -34,7 +41,7 @@ _QUIET: dict[str, Any] = {
 }
 
 
-def write(path: str, report: dict[str, Any], client: Client, config: dict[str, Any]) -> list[str]:
+def write(path: str, report: DoctorReport, client: Client, config: dict[str, Any], unit: str) -> list[str]:
     """Write the bundle, for its owner alone; returns the names in it.
 
     Args:
@@ -42,54 +49,73 @@ def write(path: str, report: dict[str, Any], client: Client, config: dict[str, A
         report: of the doctor.
         client: of the agent, which need not be there.
         config: the agent's file as it was read.
+        unit: of the agent, whose journal goes in.
 
     Raises:
-        OSError: it cannot be written, or is there already.
+        OSError: it cannot be written, or is there already; nothing is left of it.
     """
-    parts: dict[str, str] = {
-        "doctor.json": _json(report),
-        "versions.json": _json(_versions()),
-        "config.json": _json(masked(config)),
-    }
-    for name, target in (("status.json", "/v1/status"), ("health.json", "/v1/health"), ("streams.json", "/v1/streams")):
-        try:
-            parts[name] = _json(_without_visitors(client.call("GET", target)))
-        except TunneldError as error:
-            parts[name] = _json({"error": str(error)})
-    try:
-        parts["metrics.txt"] = client.text("/metrics")
-    except TunneldError as error:
-        parts["metrics.txt"] = f"# {error}\n"
-    if (lines := _journal()) is not None:
-        parts["journal.txt"] = lines
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
-        for name, text in parts.items():
-            data = _BEARER.sub(r"\1 …", without_secrets(text)).encode(errors="replace")
-            entry = tarfile.TarInfo(f"tunneld-bundle/{name}")
-            entry.size, entry.mtime, entry.mode = len(data), int(time.time()), 0o600
-            archive.addfile(entry, io.BytesIO(data))
+    try:
+        with os.fdopen(handle, "wb") as file:
+            parts = _parts(report, client, config, unit)
+            with tarfile.open(fileobj=file, mode="w:gz") as archive:
+                for name, text in parts.items():
+                    data = _bounded(text)
+                    entry = tarfile.TarInfo(f"tunneld-bundle/{name}")
+                    entry.size, entry.mtime, entry.mode = len(data), int(time.time()), 0o600
+                    archive.addfile(entry, io.BytesIO(data))
+    except BaseException:
+        Path(path).unlink(missing_ok=True)
+        raise
     return list(parts)
 
 
-def masked(value: Any, key: str = "") -> Any:
-    """A configuration without its secrets: values below such a key, and of every header, are hidden."""
-    if isinstance(value, dict):
-        if key == "headers":
-            return dict.fromkeys(value, "…")
-        return {name: masked(one, str(name)) for name, one in value.items()}
-    if isinstance(value, list):
-        return [masked(one, key) for one in value]
-    if isinstance(value, str) and _SECRET_KEY.search(key) and not _PLAIN_KEY.search(key):
-        return "…"
-    return without_secrets(value) if isinstance(value, str) else value
+def _parts(report: DoctorReport, client: Client, config: dict[str, Any], unit: str) -> dict[str, str]:
+    """Each file of the bundle, without secrets."""
+    mask = Mask([config], os.environ, token_places(unit))
+    parts: dict[str, str] = {
+        "doctor.json": _json(mask.value(report)),
+        "versions.json": _json(_versions()),
+        "config.json": _json(mask.value(masked(config))),
+    }
+    for name, target in (("status.json", "/v1/status"), ("health.json", "/v1/health"), ("streams.json", "/v1/streams")):
+        try:
+            found = _few(_without_visitors(client.call("GET", target)))
+        except TunneldError as error:
+            found = {"error": str(error)}
+        parts[name] = _json(mask.value(found))
+    try:
+        parts["metrics.txt"] = mask.text(client.text("/metrics"))
+    except TunneldError as error:
+        parts["metrics.txt"] = mask.text(f"# {error}\n")
+    if (lines := _journal(unit)) is not None:
+        parts["journal.txt"] = mask.text(_VISITORS.sub(rf"\1{HIDDEN}", lines))
+    return parts
+
+
+def _bounded(text: str) -> bytes:
+    """At most `MOST` bytes of a text: its begin and its end."""
+    data = text.encode(errors="replace")
+    if len(data) <= MOST:
+        return data
+    half = MOST // 2 - 64
+    return data[:half] + f"\n… {len(data) - 2 * half} bytes are left out …\n".encode() + data[-half:]
+
+
+def _few(value: Any) -> Any:
+    """An answer of the agent with at most `_ENTRIES` of each list, the others counted in `left_off`."""
+    if not isinstance(value, dict):
+        return value
+    cut = {key: one[:_ENTRIES] for key, one in value.items() if isinstance(one, list) and len(one) > _ENTRIES}
+    left = sum(len(value[key]) - _ENTRIES for key in cut)
+    return {**value, **cut, **({"left_off": left} if left else {})}
 
 
 def _without_visitors(value: Any) -> Any:
-    """What the agent tells, without visitors' addresses and what they send in queries."""
+    """What the agent tells, without visitors' addresses, and what they ask for."""
     if isinstance(value, dict):
         return {
-            key: "…" if key in ("client", "last_event_id") and one else _without_visitors(one)
+            key: HIDDEN if key in ("client", "last_event_id", "path") and one else _without_visitors(one)
             for key, one in value.items()
         }
     if isinstance(value, list):
@@ -113,14 +139,14 @@ def _versions() -> dict[str, Any]:
     }
 
 
-def _journal() -> str | None:
+def _journal(unit: str) -> str | None:
     """The agent's last lines; None where there is no journal that we may read."""
     program = shutil.which("journalctl")
     if program is None:
         return None
-    command = [program, "--unit=tunneld", f"--lines={_LINES}", "--no-pager", "--output=short-iso", "--quiet"]
+    command = [program, f"--unit={unit}", f"--lines={_LINES}", "--no-pager", "--output=short-iso", "--quiet"]
     try:
-        done = subprocess.run(command, **_QUIET)  # noqa: S603 - journalctl with our own words
+        done = subprocess.run(command, **_QUIET)  # noqa: S603 - journalctl with our own words and a unit's name
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 and done.stdout else None

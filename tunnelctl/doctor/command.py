@@ -7,14 +7,17 @@ import http.client
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunnelctl.client import Client
-from tunnelctl.doctor import bundle, here, stream, there
+from tunnelctl.doctor import bundle, here, stream, there, units
 from tunnelctl.doctor.browsers import tabs
 from tunnelctl.doctor.findings import Finding, fail, report
 from tunnelctl.render import Screen, clean, parse_duration, to_json
 from tunneld.errors import TunneldError, UsageError
+
+if TYPE_CHECKING:
+    from tunneld.control.models import DoctorReport
 
 __all__ = ["add_arguments", "run"]
 
@@ -64,13 +67,14 @@ def _all(client: Client, args: argparse.Namespace, add: Callable[[list[Finding]]
     path = args.config or (status or {}).get("config_file") or here.DEFAULT_FILE
     add(here.config(path))
     add(found)
-    add([here.systemd()])
+    unit = units.unit_of(client.path)
+    add([units.systemd(unit, status, path), *units.server()])
     config = here.read_config(path)
     server = _section(config, "server")
     url = (status or {}).get("server") or server.get("url")
     if url:
         names = [str(one.get("name")) for one in config.get("tunnels") or () if isinstance(one, dict)]
-        token = _token(server.get("token_file"))
+        token = _token(server.get("token_file"), unit)
         add(
             there.look(
                 there.Server(
@@ -81,6 +85,7 @@ def _all(client: Client, args: argparse.Namespace, add: Callable[[list[Finding]]
                     tunnel=names[0] if names else "doctor",
                     version=_first(status, "server_version"),
                     token_left=_first(status, "token_expires_s"),
+                    taken=any(one["state"] in ("online", "degraded") for one in (status or {}).get("tunnels", ())),
                 )
             )
         )
@@ -106,14 +111,14 @@ def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _token(path: object) -> str | None:
-    """The agent's credential, where we may read it."""
-    if isinstance(path, str):
+def _token(path: object, unit: str) -> str | None:
+    """The agent's credential, where we may read it: the file's, its unit's, or the environment's."""
+    for place in [path] if isinstance(path, str) else units.token_places(unit):
         try:
-            return Path(path).read_text(encoding="ascii").strip() or None
+            return Path(place).expanduser().read_text(encoding="ascii").strip() or None
         except (OSError, UnicodeDecodeError):
-            return None
-    return os.environ.get("TUNNELD_TOKEN", "").strip() or None
+            continue
+    return None if isinstance(path, str) else os.environ.get("TUNNELD_TOKEN", "").strip() or None
 
 
 def _measured(client: Client, url: str, seconds: float) -> list[Finding]:
@@ -133,9 +138,9 @@ def _measured(client: Client, url: str, seconds: float) -> list[Finding]:
         return [fail("sse", f"There is no answer: {why}.", "See whether the address is right, and the server up.")]
 
 
-def _write(path: str, told: dict[str, Any], client: Client, config: dict[str, Any], *, quiet: bool) -> None:
+def _write(path: str, told: DoctorReport, client: Client, config: dict[str, Any], *, quiet: bool) -> None:
     try:
-        names = bundle.write(path, told, client, config)
+        names = bundle.write(path, told, client, config, units.unit_of(client.path))
     except OSError as error:
         raise TunneldError(f"--bundle: {path}: {(error.strerror or str(error)).lower()}") from None
     if not quiet:

@@ -1,11 +1,12 @@
-"""What the doctor looks at on this machine: file, socket, agent, service manager, and the services themselves."""
+"""What the doctor looks at on this machine: file, socket, agent, and the services themselves."""
 
 from __future__ import annotations
 
 import grp
 import http.client
+import json
 import os
-import shutil
+import pwd
 import socket
 import ssl
 import stat
@@ -16,14 +17,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tunnelctl.client import Client
-from tunnelctl.doctor.findings import Finding, fail, ok, skip, warn, without_secrets
+from tunnelctl.doctor.findings import Finding, fail, ok, warn, without_secrets
 from tunneld.errors import TunneldError
 
-__all__ = ["DEFAULT_FILE", "agent", "config", "control_socket", "read_config", "services", "systemd"]
+__all__ = ["DEFAULT_FILE", "agent", "config", "control_socket", "read_config", "services"]
 
 DEFAULT_FILE = "/etc/tunneld/tunneld.yaml"
 _PATIENCE = 5.0
 """Seconds for each thing that is asked."""
+_CHECK = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from tunneld.__main__ import main; sys.exit(main())"
+)
+"""Runs `tunneld` out of where this program is, whatever else lies in the working directory."""
 
 
 def config(path: str) -> list[Finding]:
@@ -32,7 +37,7 @@ def config(path: str) -> list[Finding]:
         return [
             fail("config", f"{path} does not exist.", "Write one (see config/tunneld.yaml), or give --config FILE.")
         ]
-    command = [sys.executable, "-m", "tunneld", "check", "--role", "agent", "--config", path]
+    command = [sys.executable, "-I", "-c", _CHECK, json.dumps(sys.path), "check", "--role", "agent", "--config", path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, stdin=subprocess.DEVNULL)  # noqa: S603 - our own program
     said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
     if done.returncode == 0:
@@ -63,15 +68,13 @@ def control_socket(path: str) -> Finding:
             f"{path} does not exist: no agent runs, or it has another.",
             "Start it (`systemctl start tunneld`), or give --socket PATH or --instance NAME.",
         )
+    except PermissionError:
+        return _not_ours(path)
     except OSError as error:
         return fail("socket", f"{path} cannot be reached: {error.strerror}.", "Run this as root, or as a user who may.")
     if not stat.S_ISSOCK(found.st_mode):
         return fail("socket", f"{path} is no socket.", "Give the path of `control.socket`.")
-    try:
-        group = grp.getgrgid(found.st_gid).gr_name
-    except KeyError:
-        group = str(found.st_gid)
-    mode = f"mode {stat.S_IMODE(found.st_mode):04o}, group {group}"
+    mode = f"mode {stat.S_IMODE(found.st_mode):04o}, group {_group(found.st_gid)}"
     if found.st_mode & stat.S_IWOTH:
         return warn(
             "socket",
@@ -83,9 +86,7 @@ def control_socket(path: str) -> Finding:
         try:
             probe.connect(path)
         except PermissionError:
-            return fail(
-                "socket", f"{path} is not ours to use ({mode}).", f"sudo usermod -aG {group} $USER, then log in anew."
-            )
+            return fail("socket", f"{path} is not ours to use ({mode}).", _join(found.st_gid))
         except OSError as error:
             return fail(
                 "socket",
@@ -93,6 +94,35 @@ def control_socket(path: str) -> Finding:
                 "The agent was killed: start it again.",
             )
     return ok("socket", f"{path} answers ({mode}).")
+
+
+def _not_ours(path: str) -> Finding:
+    """Of a socket in a folder that is closed to us: the folder has the group."""
+    folder = os.path.dirname(path)
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return fail("socket", f"{path} is not ours to use.", "Run this as root, or as a user who may.")
+    mode = f"mode {stat.S_IMODE(found.st_mode):04o}, group {_group(found.st_gid)}"
+    return fail("socket", f"{path} is not ours to use: {folder} is closed ({mode}).", _join(found.st_gid))
+
+
+def _group(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def _join(gid: int) -> str:
+    """How this user comes to be in a group."""
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        if user in grp.getgrgid(gid).gr_mem and gid not in os.getgroups():
+            return f"{user} was put into the group {_group(gid)} after this login: log in anew."
+    except KeyError:
+        user = "$USER"
+    return f"sudo usermod -aG {_group(gid)} {user}, then log in anew."
 
 
 def agent(client: Client) -> tuple[list[Finding], dict[str, Any] | None]:
@@ -130,33 +160,6 @@ def _tunnel(tunnel: dict[str, Any]) -> Finding:
     if state in ("connecting", "resuming", "draining"):
         return warn(name, f"{state}: {why}.", "Wait a moment and look again; the checks below say where it waits.")
     return fail(name, f"{state}: {why}.", "The checks of the server below say where it fails.")
-
-
-def systemd(unit: str = "tunneld.service") -> Finding:
-    """What the service manager says of the agent's unit."""
-    program = shutil.which("systemctl")
-    if program is None or not os.path.isdir("/run/systemd/system"):
-        return skip("systemd", "There is no systemd here.")
-    keys = "LoadState,ActiveState,SubState,NRestarts,Result,UnitFileState"
-    command = [program, "show", unit, f"--property={keys}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False, stdin=subprocess.DEVNULL)  # noqa: S603 - systemctl with our own words
-    said = dict(line.partition("=")[::2] for line in done.stdout.splitlines())
-    if done.returncode != 0 or said.get("LoadState") in (None, "not-found"):
-        return skip("systemd", f"There is no unit {unit}: the agent is started by something else.")
-    state, restarts = f"{said['ActiveState']} ({said['SubState']})", said.get("NRestarts", "0")
-    if said["ActiveState"] != "active":
-        return fail(
-            "systemd",
-            f"{unit} is {state}, result {said.get('Result')}.",
-            f"systemctl start {unit}; journalctl -u {unit} -e.",
-        )
-    if restarts not in ("", "0"):
-        return warn(
-            "systemd", f"{unit} is {state}, but was restarted {restarts} times.", f"journalctl -u {unit} has why."
-        )
-    if said.get("UnitFileState") == "disabled":
-        return warn("systemd", f"{unit} is {state}, but will not start at boot.", f"systemctl enable {unit}.")
-    return ok("systemd", f"{unit} is {state}.")
 
 
 def services(tunnels: list[dict[str, Any]]) -> list[Finding]:

@@ -24,6 +24,8 @@ __all__ = [
     "STREAM_KINDS",
     "Cancelled",
     "Check",
+    "DoctorFinding",
+    "DoctorReport",
     "Drained",
     "Event",
     "Filter",
@@ -456,6 +458,34 @@ class NewPermissions(TypedDict):
     access_level: NotRequired[Literal["read_only", "read_write", "admin"]]
     expires_s: NotRequired[float]
     notes: NotRequired[str]
+
+
+class DoctorFinding(TypedDict):
+    """One thing that ``tunnelctl doctor`` looked at.
+
+    `id` is a stable word, listed in tunnelctl(1); `subject` the name of the tunnel where each has one of its own, else
+    null; `check` both together, for people. `status`: ``ok``; ``warn``: works, but not as it might; ``fail``: does not
+    work; ``skip``: could not be looked at. `detail` is a sentence; `advice` what to do, empty for ``ok`` and ``skip``.
+    """
+
+    id: str
+    subject: str | None
+    check: str
+    status: Literal["ok", "warn", "fail", "skip"]
+    detail: str
+    advice: str
+
+
+class DoctorReport(TypedDict):
+    """Of ``tunnelctl doctor --json``; `status` is the worst of all, and the exit status 1 where that is ``fail``.
+
+    Findings stand in the order in which things were looked at; one id may stand several times. `version` is that of
+    ``tunnelctl``.
+    """
+
+    status: Literal["ok", "warn", "fail"]
+    version: str
+    findings: list[DoctorFinding]
 
 
 class Problem(TypedDict):

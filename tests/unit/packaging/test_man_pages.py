@@ -12,7 +12,9 @@ import tunneld.__main__ as daemon
 from tests.unit.config.test_examples import keys_of
 from tests.unit.packaging.conftest import ROOT
 from tunnelctl import cli
+from tunnelctl.doctor.findings import CHECKS
 from tunneld.config.load import load
+from tunneld.control.models import DoctorFinding, DoctorReport
 
 
 def plain(page: str) -> str:
@@ -47,6 +49,15 @@ def test_tunnelctl_1_has_every_verb_and_option(manual: dict[str, str]) -> None:
         assert verb.summary.replace("`", "")[1:] in page
         for text in helps(cli.parser_for(name)):
             assert text.replace("`", "") in page
+
+
+def test_tunnelctl_1_has_every_finding_of_the_doctor_and_the_keys_of_its_report(manual: dict[str, str]) -> None:
+    page = plain(manual["tunnelctl.1"]).partition("WHAT DOCTOR FINDS")[2]
+    for name, what in CHECKS.items():
+        assert f" {name} " in page
+        assert what.replace("`", "")[1:] in page
+    for key in (*DoctorReport.__annotations__, *DoctorFinding.__annotations__):
+        assert key in page
 
 
 @pytest.mark.parametrize(

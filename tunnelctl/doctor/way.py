@@ -1,0 +1,91 @@
+"""The way to the server, below HTTP: names, connections, packets, and a proxy that lets through."""
+
+from __future__ import annotations
+
+import base64
+import socket
+import time
+from urllib.parse import SplitResult, unquote
+
+from tunnelctl.doctor.answers import read_head
+from tunnelctl.doctor.findings import Finding, fail, ok, skip, warn, without_secrets
+
+__all__ = ["PATIENCE", "connect", "dns", "mtu", "tcp"]
+
+PATIENCE = 10.0
+"""Seconds for each step."""
+_IP_MTU, _IPV6_MTU = 14, 24  # Linux's numbers of the options; the socket module has no names for them
+_LEAST_MTU = 1280
+
+
+def dns(host: str) -> Finding:
+    """Whether a name has an address, and how soon that is known."""
+    began = time.monotonic()
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        return fail(
+            "dns",
+            f"{host} has no address: {error.strerror or error}.",
+            "Correct server.url, or this machine's resolver.",
+        )
+    addresses = list(dict.fromkeys(str(one[4][0]) for one in found))
+    took = (time.monotonic() - began) * 1000
+    said = f"{host} is {', '.join(addresses[:4])} ({took:.0f} ms)."
+    return warn("dns", said, "The resolver is slow: each reconnect waits for it.") if took > 1000 else ok("dns", said)
+
+
+def tcp(host: str, port: int) -> tuple[socket.socket | None, Finding]:
+    """A connection, or None where there is none."""
+    began = time.monotonic()
+    try:
+        sock = socket.create_connection((host, port), timeout=PATIENCE)
+    except TimeoutError:
+        return None, fail(
+            "tcp", f"{host}:{port} does not answer within {PATIENCE:g} s.", "A firewall drops it: let it out."
+        )
+    except ConnectionRefusedError:
+        return None, fail(
+            "tcp", f"Nothing listens at {host}:{port}.", "Start the server, or correct the port in server.url."
+        )
+    except OSError as error:
+        return None, fail(
+            "tcp", f"{host}:{port} cannot be reached: {error.strerror or error}.", "Look at this machine's network."
+        )
+    return sock, ok("tcp", f"{host}:{port} took the connection in {(time.monotonic() - began) * 1000:.1f} ms.")
+
+
+def mtu(sock: socket.socket) -> Finding:
+    """How large packets may be."""
+    try:
+        if sock.family == socket.AF_INET6:
+            size = sock.getsockopt(socket.IPPROTO_IPV6, _IPV6_MTU)
+        else:
+            size = sock.getsockopt(socket.IPPROTO_IP, _IP_MTU)
+        segment = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+    except OSError as error:
+        return skip("mtu", f"The kernel does not say: {error.strerror}.")
+    said = f"The way takes packets of {size} bytes, segments of {segment}."
+    if size < _LEAST_MTU:
+        return warn("mtu", said, "A tunnel or VPN on the way makes them small: let ICMP pass, or raise its MTU.")
+    return ok("mtu", said)
+
+
+def connect(sock: socket.socket, proxy: SplitResult, host: str, port: int) -> tuple[socket.socket | None, Finding]:
+    """Through an HTTP proxy; the connection is closed where it does not let through."""
+    where = without_secrets(proxy.geturl())
+    lines = [f"CONNECT {host}:{port} HTTP/1.1", f"Host: {host}:{port}"]
+    if proxy.username:
+        pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+        lines.append("Proxy-Authorization: Basic " + base64.b64encode(pair.encode()).decode())
+    try:
+        sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+        status, _ = read_head(sock)
+    except (OSError, ValueError) as error:
+        sock.close()
+        return None, fail("proxy", f"{where} broke the connection: {error}.", "Ask who runs the proxy.")
+    if status != 200:
+        sock.close()
+        advice = "Put USER:PASSWORD@ into server.proxy." if status == 407 else "The proxy must allow CONNECT to it."
+        return None, fail("proxy", f"{where} answers {status} to CONNECT {host}:{port}.", advice)
+    return sock, ok("proxy", f"{where} lets us through to {host}:{port}.")
