@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +36,7 @@ from tunneld.protocol.windows import Holders, MemoryBudget
 from tunneld.telemetry import logs
 from tunneld.telemetry.lag import LoopLag
 from tunneld.telemetry.metrics import StreamCounts
+from tunneld.telemetry.usage import Usage
 from tunneld.wire.tls import client_context
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ class AgentDaemon:
         self.totals = [0, 0, 0]
         #: Of all tunnels, for the metrics.
         self.counts = StreamCounts()
+        #: Asked beside the daemon's own bounds how full those of its host are.
+        self.usage: list[Callable[[], Iterable[Usage]]] = []
         #: How late this process runs what is due.
         self.lag = LoopLag()
         #: Makes the traces; None: there are none.

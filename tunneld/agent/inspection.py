@@ -224,6 +224,11 @@ class Inspector:
         self.config = config
         self._seen: OrderedDict[str, Seen] = OrderedDict()
 
+    @property
+    def kept(self) -> tuple[int, int]:
+        """How many requests are kept, and how many may be."""
+        return len(self._seen), self.config.requests
+
     def begin(self, request: Open) -> Seen:
         """A request comes; the oldest is forgotten for it when there are as many as may be."""
         seen = self._seen[request.request_id] = Seen(request, most=self.config.body)

@@ -265,6 +265,12 @@ class AgentTunnel:
         return self._keeping.outages
 
     @property
+    def unacknowledged(self) -> tuple[int, int]:
+        """As its session's; (0, 0) without one."""
+        session = self._keeping.session
+        return session.unacknowledged if session is not None else (0, 0)
+
+    @property
     def active_streams(self) -> int:
         """Streams under way."""
         return len(self.proxy.exchanges)

@@ -7,9 +7,10 @@ from time import monotonic, time
 
 from tunneld.agent.daemon import AgentDaemon
 from tunneld.agent.tunnel import AgentTunnel
+from tunneld.agent.usage import agent_usage
 from tunneld.alerts.facts import Facts, TunnelFacts
 from tunneld.control.alerting import CertificateEnds
-from tunneld.telemetry.metrics import descriptors
+from tunneld.telemetry.usage import shares
 
 __all__ = ["AgentFacts"]
 
@@ -29,21 +30,9 @@ class AgentFacts:
         measured = "rtt" in asked or "loss" in asked
         return Facts(
             tuple(_facts(tunnel, now, measured=measured) for tunnel in self._daemon.tunnels),
-            self._limits() if "limit_near" in asked else {},
+            shares(agent_usage(self._daemon)) if "limit_near" in asked else {},
             self._expiries(now) if "expiring" in asked else {},
         )
-
-    def _limits(self) -> dict[str, float]:
-        daemon = self._daemon
-        budget = daemon.holders.budget
-        _, used, most = descriptors()
-        found = {
-            "memory": budget.held / budget.limit if budget.limit else 0.0,
-            "descriptors": used / most if most else 0.0,
-        }
-        shares = [tunnel.active_streams / tunnel.config.limits.max_streams for tunnel in daemon.tunnels]
-        found["streams of a tunnel"] = max(shares, default=0.0)
-        return found
 
     def _expiries(self, now: float) -> dict[str, float]:
         config = self._daemon.config

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunneld.alerts.facts import Gather
 from tunneld.errors import VisitorError
+from tunneld.telemetry.usage import Usage, fullest
 from tunneld.wire.certificates import describe
 
 if TYPE_CHECKING:
@@ -90,6 +91,12 @@ class Alerts:
         """Messages to receivers that arrived, and that were given up."""
         deliveries = self._watch.deliveries if self._watch is not None else []
         return sum(one.sent for one in deliveries), sum(one.failed for one in deliveries)
+
+    def usage(self) -> Iterator[Usage]:
+        """Of the receivers' queues, the fullest."""
+        deliveries = self._watch.deliveries if self._watch is not None else []
+        if deliveries:
+            yield fullest("alert_queue", [(one.queued, one.target.queue) for one in deliveries])
 
     def status(self) -> AlertsStatus:
         """The answer of ``GET …/alerts``."""

@@ -37,6 +37,7 @@ class AgentHost:
         runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
         self.agent = AgentDaemon(config, path, Path(runtime) if runtime.startswith("/") else None)
         self._alerts = Alerts(config.alerts, AgentFacts(self.agent), role="agent", tell=self._tell_alert)
+        self.agent.usage.append(self._alerts.usage)
         self.agent.reloaded.append(lambda changed: self._alerts.configure(changed.alerts))
         self._trail = Trail(lambda: self.agent.config.log.audit)
         control = config.control
@@ -116,10 +117,11 @@ class AgentHost:
         """Where a dashboard is served, and only there: an agent at rest remembers nothing."""
         from tunneld.control.reading import ReadingServer
         from tunneld.control.watched import WatchedAgent
-        from tunneld.dashboard.sampler import remember
+        from tunneld.dashboard.sampler import dashboard_usage, remember
 
         self._reading = ReadingServer(config.metrics, self._make_reading)
-        self._sampler = remember(WatchedAgent(self.agent), config.dashboard)
+        sampler = self._sampler = remember(WatchedAgent(self.agent), config.dashboard)
+        self.agent.usage.append(lambda: dashboard_usage(sampler, config.dashboard))
 
     def _make(self) -> FastAPI:
         """In a thread, when the first connection says something."""

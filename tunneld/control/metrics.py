@@ -7,6 +7,7 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, get_args
 
 from tunneld.agent.daemon import AgentDaemon
+from tunneld.agent.usage import agent_usage
 from tunneld.control.alert_metrics import alert_families
 from tunneld.control.models import STREAM_KINDS, TunnelState
 from tunneld.protocol.quality import GRADES, Grade, Reading
@@ -21,10 +22,8 @@ from tunneld.telemetry.exposition import (
     of_each,
     of_traces,
     render,
-    spans,
     tallied,
 )
-from tunneld.telemetry.metrics import descriptors
 
 if TYPE_CHECKING:
     from tunneld.agent.tunnel import AgentTunnel
@@ -55,19 +54,10 @@ def _families(daemon: AgentDaemon, alerts: Alerts, written: Written) -> Iterator
         ((), budget.used)
     ])  # fmt: skip
     yield gauge("tunneld_memory_limit_bytes", "The most that may wait: limits.memory.", (), [((), budget.limit)])
-    streams = [(tunnel.active_streams, tunnel.config.limits.max_streams) for tunnel in tunnels]
-    fullest = max(streams, key=_share, default=(0, 0))
-    yield near(
-        [("memory", budget.held, budget.limit), ("tunnel_streams", *fullest), descriptors(), spans(daemon.tracer)]
-    )
+    yield from near(agent_usage(daemon))
     yield from of_traces(daemon.tracer)
     yield histogram("tunneld_loop_lag_seconds", "How late timers run.", (), [((), daemon.lag.seen)])
     yield from alert_families(alerts, "agent")
-
-
-def _share(pair: tuple[int, int]) -> float:
-    used, most = pair
-    return used / most if most else 0.0
 
 
 def _of_tunnels(tunnels: list[AgentTunnel], named: Named) -> Iterator[Family]:

@@ -124,6 +124,7 @@ class Dashboard:
             return Response(text, 503, {"Retry-After": "10"}, "text/plain")
         ended = asyncio.Event()
         self._viewers.add(ended)  # before anything waits: a crowd that comes at once is counted too
+        self._sampler.viewers = len(self._viewers)
         feed = Feed(
             part(self._source, self._seen(request.scope)),
             past(self._sampler.history, self._seen(request.scope)),
@@ -135,6 +136,7 @@ class Dashboard:
     def leave(self, ended: asyncio.Event) -> None:
         """One page less."""
         self._viewers.discard(ended)
+        self._sampler.viewers = len(self._viewers)
 
     async def stream(
         self,

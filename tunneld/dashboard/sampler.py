@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic, time
 
 from tunneld.config.common import DashboardConfig
 from tunneld.dashboard.history import PERIOD, History
 from tunneld.dashboard.source import Brief, Source
+from tunneld.telemetry.usage import Usage
 
-__all__ = ["Sampler", "clock", "remember"]
+__all__ = ["Sampler", "clock", "dashboard_usage", "remember"]
 
 _AT_ONCE = 25  # tunnels that are looked at before the loop turns
 
@@ -24,6 +25,13 @@ def clock() -> Callable[[], float]:
 def remember(source: Source, config: DashboardConfig) -> Sampler:
     """What writes a daemon's past, within the bounds of its configuration."""
     return Sampler(source, History(config), now=clock())
+
+
+def dashboard_usage(sampler: Sampler, config: DashboardConfig) -> Iterator[Usage]:
+    """How close a dashboard is to its bounds."""
+    yield Usage("dashboard_viewers", sampler.viewers, config.viewers)
+    yield Usage("dashboard_tunnels", len(sampler.history), config.tunnels, gives_way=True)
+    yield Usage("dashboard_events", len(sampler.history.events), config.events, gives_way=True)
 
 
 class Sampler:
@@ -41,6 +49,8 @@ class Sampler:
         self.now = now
         self.source = source
         self._period = period
+        #: Pages that are open.
+        self.viewers = 0
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:

@@ -134,6 +134,11 @@ class Session:
         self._outbox.hurry = hurry
 
     @property
+    def unacknowledged(self) -> tuple[int, int]:
+        """Bytes of messages with DATA that wait for the peer's ACK, and how many may; (0, 0) where none are kept."""
+        return (self._replay.data_held, self._replay.limit) if self._replay else (0, 0)
+
+    @property
     def replayed(self) -> int:
         """Bytes that the last attach had to send again."""
         return self._outbox.replayed

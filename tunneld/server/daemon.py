@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic, time
 from urllib.parse import parse_qs, urlsplit
 
@@ -32,6 +32,7 @@ from tunneld.server.store.files import login_secret
 from tunneld.server.tunnels import TunnelConnection, TunnelPolicy
 from tunneld.telemetry import logs
 from tunneld.telemetry.lag import LoopLag
+from tunneld.telemetry.usage import Usage
 from tunneld.wire.http1 import RequestHead
 from tunneld.wire.ws_accept import Acceptance
 
@@ -61,6 +62,7 @@ class ServerDaemon:
         public_url: where visitors find it.
         reloading: each is asked at a reload, before anything changes, and may raise ConfigError; what it returns is
             called once everything holds.
+        usage: asked beside the daemon's own bounds how full those of its host are.
         draining: it takes no new visitors and no agents.
     """
 
@@ -73,10 +75,12 @@ class ServerDaemon:
         self.registry: Registry
         self.ingress: Ingress
         self.reloading: list[Callable[[ServerConfig], Callable[[], None]]] = []
+        self.usage: list[Callable[[], Iterable[Usage]]] = []
         self.access = Access(config, changed=self._look_who_is_welcome, permitted=self._look_who_may_visit)
         self._listeners = Listeners(config)
         self.public_url = config.public_url or ""
         self._legacy: LegacyDoor
+        self._labels: Labels
         self.draining = False
         self._login_secret = b""
         self._gone = asyncio.Event()
@@ -124,7 +128,7 @@ class ServerDaemon:
         )
         self.ingress.tracer = tracer(config.telemetry, role="server")
         self.ingress.desk.one_owner = self._has_one_owner
-        labels = Labels(self.access.store, taken=self._is_an_agents, most=limits.v2_clients)
+        labels = self._labels = Labels(self.access.store, taken=self._is_an_agents, most=limits.v2_clients)
         await labels.refresh()
         keys = LegacyKeys(self.access.store)
         await keys.refresh()
@@ -136,6 +140,10 @@ class ServerDaemon:
         self.lag.start()
         if self.ingress.desk.login is not None:
             self.ingress.desk.login.reach()
+
+    def labels_kept(self) -> tuple[int, int]:
+        """Clients of the older dialect whose labels are known, and how many may be."""
+        return len(self._labels), self.config.limits.v2_clients
 
     async def drain(self) -> None:
         """Take no new visitors, tell the agents to go; return when every open stream has ended."""

@@ -33,6 +33,9 @@ class Labels:
         self._names = await self._store.labels()
         self._labels = {name: label for label, name in self._names.items()}
 
+    def __len__(self) -> int:
+        return len(self._names)
+
     def find(self, name: str) -> str | None:
         """The label of a cleaned name; None when it has none yet."""
         return self._labels.get(name)

@@ -219,6 +219,16 @@ class Guard:
             if self._streams[key] <= 0:
                 del self._streams[key]
 
+    def most_streams(self) -> tuple[int, int]:
+        """Requests under way of the address that has most of them, and how many it may have (0: any)."""
+        most = self._limits.address_streams
+        counts = (count for key, count in self._streams.items() if key.startswith("a ")) if most else ()
+        return max(counts, default=0), most
+
+    def most_connections(self) -> tuple[int, int]:
+        """The same of connections."""
+        return max(self.connections.values(), default=0), self._limits.address_connections
+
     # -- bytes -------------------------------------------------------------------------------------------
 
     def pace(self, tunnel: Tunnel, client: str, sink: Sink) -> Paced | None:

@@ -6,6 +6,7 @@ the very name into a new token says whose it is, and needs not wait.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
@@ -61,6 +62,15 @@ class StoredNames:
     async def refresh(self) -> None:
         """Read them all again."""
         self._names = {name.name: name for name in await self._store.names()}
+
+    def fullest(self) -> tuple[int, int]:
+        """How many names that owner or token has that has most of what it may, and how many that may be."""
+        counts = Counter(one.owner for one in self._names.values() if one.owner is not None)
+        pairs = [(count, self._may_own(self._holder(owner))) for owner, count in counts.items()]
+        return max(pairs, key=lambda pair: pair[0] / pair[1], default=(0, self._most))
+
+    def _may_own(self, holder: Token | Owner | None) -> int:
+        return (holder.tunnels if isinstance(holder, Owner) else 0) or self._most
 
     def all(self) -> list[Name]:
         """Every name that belongs to somebody."""

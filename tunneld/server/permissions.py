@@ -100,6 +100,10 @@ class Permissions:
         """Let another bound hold from now on."""
         self._most = most
 
+    def fullest(self) -> tuple[int, int]:
+        """How many the tunnel has that has most of them, and how many it may have."""
+        return max(map(len, self._of.values()), default=0), self._most
+
     async def refresh(self) -> None:
         """Read them all again."""
         async with self._writing:

@@ -258,6 +258,11 @@ class Tunnel:
         paced.carried = self._session.open(request, paced, ended=ended)
         return paced
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for it to come back, of `max_waiting`."""
+        return len(self._waiting)
+
     def wait(self, waiter: Callable[[], None]) -> None:
         """Call `waiter` once when the tunnel is online again; raises VisitorError ``too_many_waiting``."""
         if len(self._waiting) >= self.max_waiting:

@@ -20,6 +20,7 @@ from prometheus_client.utils import floatToGoString
 
 from tunneld import __version__
 from tunneld.telemetry.metrics import Histogram, open_descriptors
+from tunneld.telemetry.usage import Usage
 
 if TYPE_CHECKING:
     from tunneld.telemetry.traces import Tracer
@@ -37,7 +38,6 @@ __all__ = [
     "of_each",
     "of_traces",
     "render",
-    "spans",
     "tallied",
 ]
 
@@ -155,11 +155,19 @@ def tallied(things: Iterable[_ONE], key: Callable[[_ONE], str | None], names: It
         yield (name,), counts.get(name, 0)
 
 
-def near(rows: Iterable[tuple[str, float, float]]) -> Family:
-    """How close limits are: of (limit, what is used, what may be; 0: no limit)."""
-    help_ = "Share of a limit that is used; of one for each tunnel, the most."
-    shares = (((limit,), used / most) for limit, used, most in rows if most)
-    return gauge("tunneld_limit_used_ratio", help_, ("limit",), shares)
+def near(usages: Iterable[Usage]) -> Iterator[Family]:
+    """How close limits are, and how full is what gives way; of those without a limit nothing is told."""
+    known = [one for one in usages if one.most]
+    for name, help_, gives_way in (
+        (
+            "tunneld_limit_used_ratio",
+            "Share of a limit that is used; of one for each tunnel or address the most.",
+            False,
+        ),
+        ("tunneld_kept_used_ratio", "Share that is used of what makes room, or waits, when it is full.", True),
+    ):
+        rows = [((one.limit,), one.used / one.most) for one in known if one.gives_way is gives_way]
+        yield gauge(name, help_, ("limit",), rows)
 
 
 def of_traces(tracer: Tracer | None) -> Iterator[Family]:
@@ -167,11 +175,6 @@ def of_traces(tracer: Tracer | None) -> Iterator[Family]:
     if tracer is not None:
         rows = [(("sent",), tracer.sent), (("lost",), tracer.lost)]
         yield counter("tunneld_trace_spans", "Spans of traces, by what became of them.", ("outcome",), rows)
-
-
-def spans(tracer: Tracer | None) -> tuple[str, float, float]:
-    """The row of `near` for spans that wait."""
-    return ("trace_spans", tracer.waiting, tracer.limit) if tracer is not None else ("trace_spans", 0, 0)
 
 
 def _process(role: str, started: float) -> Iterator[Family]:

@@ -10,8 +10,12 @@ import resource
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from time import time
+from typing import TYPE_CHECKING
 
-__all__ = ["LATENCY", "LIFE", "QUICK", "Histogram", "StreamCounts", "descriptors", "open_descriptors"]
+if TYPE_CHECKING:
+    from tunneld.telemetry.traces import Tracer
+
+__all__ = ["LATENCY", "LIFE", "QUICK", "Histogram", "StreamCounts", "descriptors", "open_descriptors", "spans"]
 
 LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper bounds, seconds, of what should be quick: heads, round trips, cancels."""
@@ -89,10 +93,15 @@ class StreamCounts:
 
 
 def descriptors() -> tuple[str, float, float]:
-    """The row of `near` for open descriptors."""
+    """How near their limit open descriptors are: its name, how many there are, how many there may be."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     count = open_descriptors()
     return ("descriptors", count, soft) if count is not None else ("descriptors", 0, 0)
+
+
+def spans(tracer: Tracer | None) -> tuple[str, float, float]:
+    """The same for spans that wait to be sent."""
+    return ("trace_spans", tracer.waiting, tracer.limit) if tracer is not None else ("trace_spans", 0, 0)
 
 
 def open_descriptors() -> int | None:

@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from tunneld.telemetry.exposition import CONTENT_TYPE, Family, counter, gauge, histogram, near, render, tallied
 from tunneld.telemetry.metrics import LATENCY, Histogram
+from tunneld.telemetry.usage import Usage
 
 OPEN = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"
 
@@ -51,7 +52,7 @@ async def test_every_kind_is_read_again() -> None:
         gauge("labelled", "x", ("b", "a"), [(("x", 'q"\\\n'), True), (("y", ""), math.inf), (("z", "ü"), 1e-7)]),
         counter("c", "x", ("k",), (((key,), 1 << 40) for key in "ab")),  # made as it is written
         histogram("h", "x", ("k",), [(("a",), observed())]),
-        near([("memory", 1, 4), ("none", 1, 0)]),
+        *near([Usage("memory", 1, 4), Usage("none", 1, 0), Usage("passwords", 2, 2, gives_way=True)]),
     ]
     found = read(await text_of(families))
     assert found["g",] == 3
@@ -63,7 +64,8 @@ async def test_every_kind_is_read_again() -> None:
     assert found["h_bucket", "k", "a", "le", "+Inf"] == found["h_count", "k", "a"] == 5
     assert found["h_sum", "k", "a"] == pytest.approx(1007.0064)
     assert found["tunneld_limit_used_ratio", "limit", "memory"] == 0.25
-    assert not [key for key in found if "none" in key]
+    assert found["tunneld_kept_used_ratio", "limit", "passwords"] == 1
+    assert len([key for key in found if key[0] in ("tunneld_limit_used_ratio", "tunneld_kept_used_ratio")]) == 2
     assert found["process_start_time_seconds",] == 1.5
 
 

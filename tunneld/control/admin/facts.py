@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterator
 from time import monotonic, time
 
@@ -12,7 +11,8 @@ from tunneld.control.admin.states import tunnel_state
 from tunneld.control.alerting import CertificateEnds
 from tunneld.server.daemon import ServerDaemon
 from tunneld.server.registry import Tunnel
-from tunneld.telemetry.metrics import descriptors
+from tunneld.server.usage import server_usage
+from tunneld.telemetry.usage import shares
 
 __all__ = ["ServerFacts"]
 
@@ -32,26 +32,13 @@ class ServerFacts:
         """Gather what these conditions ask for."""
         return Facts(
             self._tunnels(measured="rtt" in asked or "loss" in asked),
-            self._limits() if "limit_near" in asked else {},
+            shares(server_usage(self._daemon)) if "limit_near" in asked else {},
             self._expiries() if "expiring" in asked else {},
         )
 
     def _tunnels(self, *, measured: bool) -> Iterator[TunnelFacts]:
         for tunnel in self._daemon.registry.all():
             yield _facts(tunnel, measured=measured)
-
-    def _limits(self) -> dict[str, float]:
-        daemon = self._daemon
-        budget, limits = daemon.ingress.budget, daemon.config.limits
-        busy = Counter(exchange.tunnel.name for exchange in daemon.ingress.exchanges.values())
-        shares = [count / found.max_streams for name, count in busy.items() if (found := daemon.registry.find(name))]
-        _, used, most = descriptors()
-        return {
-            "memory": budget.held / limits.memory if limits.memory else 0.0,
-            "tunnels": len(daemon.registry) / limits.max_tunnels,
-            "streams of a tunnel": max(shares, default=0.0),
-            "descriptors": used / most if most else 0.0,
-        }
 
     def _expiries(self) -> dict[str, float]:
         daemon, at = self._daemon, time()

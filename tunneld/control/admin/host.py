@@ -13,7 +13,7 @@ from tunneld.control.admin.listener import AdminListener, admin_secret, warn_if_
 from tunneld.control.admin.watched import WatchedServer
 from tunneld.control.alerting import Alerts
 from tunneld.dashboard.files import early
-from tunneld.dashboard.sampler import Sampler, remember
+from tunneld.dashboard.sampler import Sampler, dashboard_usage, remember
 from tunneld.lifecycle import main
 from tunneld.server.daemon import ServerDaemon
 from tunneld.telemetry.trail import Trail, noted_drain, noted_reload
@@ -38,6 +38,7 @@ class ServerHost:
         self.server = ServerDaemon(config, path)
         self.server.reloading.append(self._reloading)
         self._alerts = Alerts(config.alerts, ServerFacts(self.server), role="server")
+        self.server.usage.append(self._alerts.usage)
         self._trail = Trail(lambda: self.server.config.log.audit)
         admin = config.admin or AdminConfig()
         self._keeper = Keeper(
@@ -52,7 +53,8 @@ class ServerHost:
         self.sampler: Sampler | None = None
         if config.admin is not None:
             self._admin = AdminListener(config, self._make, self._early)
-            self.sampler = remember(WatchedServer(self.server), config.dashboard)
+            sampler = self.sampler = remember(WatchedServer(self.server), config.dashboard)
+            self.server.usage.append(lambda: dashboard_usage(sampler, config.dashboard))
 
     @property
     def drain_timeout(self) -> float:

@@ -14,8 +14,8 @@ from tunneld.control.models import STREAM_KINDS
 from tunneld.protocol.quality import GRADES
 from tunneld.server.daemon import ServerDaemon
 from tunneld.server.registry import Tunnel
-from tunneld.telemetry.exposition import Family, counter, gauge, histogram, near, of_traces, render, spans, tallied
-from tunneld.telemetry.metrics import descriptors
+from tunneld.server.usage import server_usage
+from tunneld.telemetry.exposition import Family, counter, gauge, histogram, near, of_traces, render, tallied
 
 if TYPE_CHECKING:
     from tunneld.control.alerting import Alerts
@@ -143,16 +143,7 @@ def _of_limits(daemon: ServerDaemon) -> Iterator[Family]:
     ])  # fmt: skip
     yield gauge("tunneld_held_bytes", "Held for slow readers and for resume.", (), [((), ingress.budget.used)])
     yield gauge("tunneld_held_bytes_limit", "What may be held (limits.memory).", (), [((), limits.memory)])
-    busy = Counter(exchange.tunnel.name for exchange in ingress.exchanges.values())
-    shares = [count / found.max_streams for name, count in busy.items() if (found := daemon.registry.find(name))]
-    yield near([
-        ("memory", ingress.budget.held, limits.memory),
-        ("replay", ingress.replays.held, ingress.replays.total),
-        ("tunnels", len(daemon.registry), limits.max_tunnels),
-        ("tunnel_streams", max(shares, default=0.0), 1.0),
-        descriptors(),
-        spans(ingress.tracer),
-    ])  # fmt: skip
+    yield from near(server_usage(daemon))
     yield from of_traces(ingress.tracer)
     yield histogram("tunneld_loop_lag_seconds", "How late timers run.", (), [((), daemon.lag.seen)])
     yield gauge("tunneld_tunnels_limit", "Tunnels that may be known (limits.max_tunnels).", (), [

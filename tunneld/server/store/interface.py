@@ -161,6 +161,9 @@ class Store(
     async def close(self) -> None:
         """Let go of it. Idempotent."""
 
+    def waiting(self) -> tuple[int, int]:
+        """Calls that are under way or wait, and how many may."""
+
     def watch(self, changed: Callable[[], None]) -> None:
         """Call `changed` on the loop, soon after somebody else than this process changed something."""
 

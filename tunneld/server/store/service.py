@@ -145,6 +145,9 @@ class SqlStore:
     async def audit(self, *, limit: int, before: int | None = None) -> list[AuditEntry]:  # noqa: D102
         return await self._run(lambda database: database.audit(limit, before))
 
+    def waiting(self) -> tuple[int, int]:  # noqa: D102
+        return self._waiting, self._most
+
     # -- inside ------------------------------------------------------------------------------------------
 
     @property

@@ -118,6 +118,14 @@ class Login:
         await self._work.close()
         await self.issuer.close()
 
+    def waiting(self) -> tuple[int, int]:
+        """Sign-ins and tokens that wait for the issuer, and how many may."""
+        return len(self._work), self.config.waiting
+
+    def remembered(self) -> tuple[int, int]:
+        """How many are remembered of that kind of which there are most, and how many may be."""
+        return max(len(self._seen), len(self._out), self._signing.handed), self.config.remembered
+
     def forget(self) -> None:
         """Who may come may have changed: ask anew of everybody."""
         self._seen.clear()

@@ -43,6 +43,14 @@ class Passwords:
     def __len__(self) -> int:
         return len(self._good)
 
+    def checks(self) -> tuple[int, int]:
+        """How many are under way or wait, and how many may."""
+        return self._pending, self._most
+
+    def kept(self) -> tuple[int, int]:
+        """How many are remembered, and how many may be."""
+        return len(self._good), self._remembered
+
     def known(self, claim: Claim) -> bool:
         """Whether this very password was found good against this very hash."""
         key = self._key(claim)

@@ -88,6 +88,11 @@ class SigningIn:
         self._is_over = is_over
         self._handed: OrderedDict[str, _Handed] = OrderedDict()
 
+    @property
+    def handed(self) -> int:
+        """Sign-ins that are done but for the tunnel's own host."""
+        return len(self._handed)
+
     def reach(self) -> None:
         """Ask the issuer for its addresses and keys, before the next visitor needs them."""
         self._work.alone(self._issuer.refresh)

@@ -1,0 +1,28 @@
+"""How close an agent is to its bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from tunneld.telemetry.metrics import descriptors, spans
+from tunneld.telemetry.usage import Usage, fullest
+
+if TYPE_CHECKING:
+    from tunneld.agent.daemon import AgentDaemon
+
+__all__ = ["agent_usage"]
+
+
+def agent_usage(daemon: AgentDaemon) -> Iterator[Usage]:
+    """Each bound of the configuration that something is counted for."""
+    tunnels, budget = daemon.tunnels, daemon.holders.budget
+    yield Usage("memory", budget.held, budget.limit)
+    yield fullest("tunnel_streams", ((one.active_streams, one.config.limits.max_streams) for one in tunnels))
+    yield fullest("resume_buffer", (one.unacknowledged for one in tunnels), gives_way=True)
+    inspectors = (one.proxy.inspector for one in tunnels)
+    yield fullest("inspected", (one.kept for one in inspectors if one is not None), gives_way=True)
+    yield Usage(*descriptors())
+    yield Usage(*spans(daemon.tracer))
+    for more in daemon.usage:
+        yield from more()
