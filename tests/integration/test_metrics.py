@@ -13,6 +13,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.daemons import Agent, Pair
+from tests.support.operators import Operator
 from tests.support.services import SampleService
 from tests.support.sockets import short_dir
 from tunneld import __version__
@@ -147,11 +148,50 @@ def test_how_long_a_cancel_takes_is_counted_at_both_ends(pair: tuple[Pair, Sampl
         assert exemplars == {request_id: pytest.approx(found["tunneld_cancel_seconds_sum",])}
 
 
+def promtool(text: str) -> tuple[int, str]:
+    """Its status and what it has to say."""
+    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is missing: apt-get install prometheus")
 def test_promtool_finds_nothing_to_mend(pair: tuple[Pair, SampleService]) -> None:
     made, _ = pair
     httpx.get(made.url("demo", "/"))
     for text in (scrape(made.agent), scrape_server(made)):
-        done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
+        assert promtool(text) == (0, "")
+
+
+AWKWARD = 'an "alert" \\ of \\n, {x="y"} # ünï 🧹'
+OWNER = 'O"Hara\\n{x="1"}ü'
+
+
+@pytest.mark.timeout(60)
+def test_names_with_quotes_and_backslashes_pass_through_both_formats() -> None:
+    rule = {"name": AWKWARD, "when": "limit_near"}
+    service = SampleService()
+    with short_dir() as folder:
+        operator = Operator(folder / "cli.yaml")
+        operator.do(f"owner create {OWNER}")
+        made = Pair(
+            folder,
+            {"demo": f"http://127.0.0.1:{service.port}"},
+            server={"store": operator.settings["store"], "admin": {"owner_metrics": 5}, "alerts": [rule]},
+            agent={"alerts": [rule]},
+        )
+        try:
+            for role, text in (("agent", scrape(made.agent)), ("server", scrape_server(made))):
+                found = values(text)
+                assert found["tunneld_alerts_firing", AWKWARD] == 0
+                assert role == "agent" or found["tunneld_owner_tunnels", OWNER] == 0
+                if shutil.which("promtool"):
+                    assert promtool(text) == (0, "")
+            for answer, wanted in zip(scrape_openly(made), ([AWKWARD], [AWKWARD, OWNER]), strict=True):
+                families = openmetrics.text_string_to_metric_families(answer.text)
+                told = {text for family in families for one in family.samples for text in one.labels.values()}
+                assert told >= set(wanted)
+            made.close()
+        finally:
+            made.discard()
+            service.stop()

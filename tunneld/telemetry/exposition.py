@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import platform
+import re
 import resource
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -45,8 +46,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 _OPEN_METRICS = "application/openmetrics-text"
-_MOST_EXEMPLAR = 100
-"""Characters of an exemplar's value; OpenMetrics allows 128 with its name."""
+_ID = re.compile(r"[0-9A-Za-z._:-]{1,100}", re.ASCII)
+"""An id that is told as an exemplar: OpenMetrics allows 128 characters with its name, and parsers stumble over escapes
+there. A peer could say others."""
 _SLICE = 0.001
 """Seconds of work between two turns of the loop."""
 _LOOK = 32
@@ -222,9 +224,9 @@ def _of_histogram(family: Family, values: Sequence[str], seen: Histogram, open_:
     count = 0
     for bound, count, example in seen.buckets():
         line = f"{name}_bucket{_labels(family.labels, values, ('le', bound))} {count}.0"
-        if open_ and example is not None and len(example[0]) <= _MOST_EXEMPLAR:
+        if open_ and example is not None and _ID.fullmatch(example[0]):
             request_id, value, at = example
-            line += f' # {{request_id="{_escaped(request_id)}"}} {_number(value)} {at:.3f}'
+            line += f' # {{request_id="{request_id}"}} {_number(value)} {at:.3f}'
         lines.append(line)
     labels = _labels(family.labels, values)
     return "\n".join([*lines, f"{name}_count{labels} {count}.0", f"{name}_sum{labels} {_number(seen.sum)}"])
@@ -263,6 +265,10 @@ def _helped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("\n", "\\n")
 
 
+def _encoded(lines: list[str]) -> bytes:
+    return "\n".join(lines).encode(errors="replace")  # half a surrogate pair is no text, and no reason to tell nothing
+
+
 async def _sliced(lines: Iterator[str | None]) -> AsyncIterator[bytes]:
     """The lines as octets, a slice at a time; the loop turns between two."""
     held: list[str] = []
@@ -272,12 +278,12 @@ async def _sliced(lines: Iterator[str | None]) -> AsyncIterator[bytes]:
             held.append(line)
         elif monotonic() > until:
             held.append("")
-            yield "\n".join(held).encode()
+            yield _encoded(held)
             held.clear()
             await asyncio.sleep(0)
             until = monotonic() + _SLICE
     held.append("")
-    yield "\n".join(held).encode()
+    yield _encoded(held)
 
 
 async def render(families: Iterable[Family], *, role: str, started: float, accept: str = "") -> tuple[bytes, str]:

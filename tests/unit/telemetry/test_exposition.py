@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import shutil
 import subprocess
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -119,6 +120,54 @@ def test_values_and_labels_are_read_as_the_librarys_own_text_is(rows: list[tuple
     found = {key: value for key, value in read(ours).items() if key[0] == "g"}
     assert found.keys() == wanted.keys()
     assert all(math.isclose(found[key], wanted[key]) or math.isnan(wanted[key]) for key in wanted)
+
+
+@given(st.text(), st.text(max_size=101) | st.from_regex(r"[0-9a-f]{1,32}", fullmatch=True), st.sampled_from(["", OPEN]))
+@example('q"\\\n', "\\", OPEN)
+@example("\r\u2028\x85", '"} 1 # {', "")
+@example("\ud800", "\udfff", OPEN)
+def test_any_text_passes_through_both_formats_as_a_label_and_as_an_exemplar(
+    label: str, request_id: str, accept: str
+) -> None:
+    seen = Histogram(LATENCY)
+    seen.observe(0.1, request_id)
+    families = [gauge("g", "x", ("a", "b"), [((label, "y"), 1)]), histogram("h", "x", ("a",), [((label,), seen)])]
+    text = asyncio.run(text_of(families, accept))
+    parse = openmetrics.text_string_to_metric_families if accept else text_string_to_metric_families
+    samples = [sample for family in parse(text) for sample in family.samples]
+    told = label.encode(errors="replace").decode()
+    assert [one.labels for one in samples if one.name == "g"] == [{"a": told, "b": "y"}]
+    assert {one.labels["a"] for one in samples if one.name.startswith("h_")} == {told}
+    examples = [one.exemplar.labels for one in samples if one.exemplar is not None]
+    plain = re.fullmatch(r"[0-9A-Za-z._:-]{1,100}", request_id)
+    assert examples == ([{"request_id": request_id}] if accept and plain else [])
+
+
+NASTY = (
+    'q"\\\n',
+    "a\\",
+    "\r",
+    "\u2028\x85",
+    "é漢🧹",
+    "\\n",
+    ',x="y"',
+    '# {a="b"} 1',
+    "",
+    " ",
+    "\t",
+    "\x00",
+    "} 1",
+    "\ud800",
+)
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="missing: apt-get install prometheus")
+async def test_promtool_takes_any_text_for_a_label() -> None:
+    text = await text_of([gauge("tunneld_up", "One.", ("alert",), [((value,), 1) for value in NASTY])])
+    done = await asyncio.to_thread(
+        subprocess.run, ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="missing: apt-get install prometheus")
