@@ -11,6 +11,7 @@ from pathlib import Path
 
 import tunneld.__main__ as daemon
 from tunnelctl.completion import SCRIPTS, SHELLS, Place, Verb, script, verb_of
+from tunneld import commands
 from tunneld.errors import CODES
 
 __all__ = ["FILES", "of_tunneld", "write"]
@@ -28,7 +29,7 @@ def _guess(path: str, action: argparse.Action) -> Place:
 def _verbs() -> list[Verb]:
     return [
         verb_of(" ".join(words), command.help, daemon.parser_for(words), _guess)
-        for words, command in daemon.COMMANDS.items()
+        for words, command in commands.COMMANDS.items()
     ]
 
 

@@ -20,7 +20,7 @@ from roff import Page
 import tunneld.__main__ as daemon
 from tunnelctl import cli
 from tunnelctl.doctor.findings import CHECKS
-from tunneld import __version__
+from tunneld import __version__, commands
 from tunneld.config.agent import AgentConfig
 from tunneld.config.server import ServerConfig
 
@@ -94,7 +94,7 @@ def _shared_items(page: Page, parser: argparse.ArgumentParser, shared: set[str])
 def tunneld_8() -> Page:
     """The daemon's command line."""
     page = _page("tunneld", "8", "tunnel server and sidecar agent for HTTP and event streams")
-    parsers = {words: daemon.parser_for(words) for words in daemon.COMMANDS}
+    parsers = {words: daemon.parser_for(words) for words in commands.COMMANDS}
     shared = _shared(list(parsers.values()))
     page.section("Synopsis")
     for line in daemon.overview().splitlines():
@@ -111,7 +111,7 @@ def tunneld_8() -> Page:
     _shared_items(page, next(iter(parsers.values())), shared)
     page.section("Commands")
     for words, parser in parsers.items():
-        _command(page, _usage("tunneld", parser), daemon.COMMANDS[words].help, parser, shared)
+        _command(page, _usage("tunneld", parser), commands.COMMANDS[words].help, parser, shared)
     page.section("Signals")
     page.item("SIGHUP", "Read the configuration again and apply what changed; a bad file changes nothing.")
     page.item(
@@ -125,7 +125,7 @@ def tunneld_8() -> Page:
     page.item("HTTPS_PROXY, NO_PROXY", "The proxy that the agent dials through, unless `server.proxy` is set.")
     page.item("TUNNELD_DEBUG", "`1` shows a defect's traceback.")
     page.section("Files")
-    for role, path in daemon.DEFAULT_FILES.items():
+    for role, path in commands.DEFAULT_FILES.items():
         page.item(path, f"The {role}'s configuration.")
     page.item("/etc/credstore/tunneld.token", "The agent's credential, which systemd hands to its unit alone.")
     page.item("/run/tunneld/control.sock", "The agent's control socket; its group may use `tunnelctl`.")
@@ -216,7 +216,7 @@ def tunneld_yaml_5() -> Page:
     """The agent's file."""
     page = _page("tunneld.yaml", "5", "configuration of tunneld agent")
     page.section("Description")
-    page.text(f"`{daemon.DEFAULT_FILES['agent']}`, YAML. {_UNITS}")
+    page.text(f"`{commands.DEFAULT_FILES['agent']}`, YAML. {_UNITS}")
     page.text("A changed file is applied by `systemctl reload tunneld` or `tunnelctl reload`; streams go on.")
     page.section("Example")
     page.block(
@@ -238,7 +238,7 @@ def tunneld_server_yaml_5() -> Page:
     """The server's file."""
     page = _page("tunneld-server.yaml", "5", "configuration of tunneld server")
     page.section("Description")
-    page.text(f"`{daemon.DEFAULT_FILES['server']}`, YAML. {_UNITS}")
+    page.text(f"`{commands.DEFAULT_FILES['server']}`, YAML. {_UNITS}")
     page.section("Keys")
     _keys_of(page, keys(ServerConfig, EXAMPLES / "server.yaml"))
     _see_also(page, "tunneld(8)", "tunneld.yaml(5)")

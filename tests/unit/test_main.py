@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tunneld import __main__ as program
-from tunneld import __version__
-from tunneld.__main__ import COMMANDS, main, parser_for
+from tunneld import __version__, commands
+from tunneld.__main__ import main, parser_for
+from tunneld.commands import COMMANDS
 from tunneld.errors import CODES, ConfigError, TunneldError
 
 AGENT = "server: {url: ws://127.0.0.1:8440}\ntunnels: [{name: demo, service: 'http://127.0.0.1:9000'}]\n"
@@ -41,7 +41,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
     for words, command in list(COMMANDS.items()):
         name = " ".join(words)
         run = lambda arguments, name=name: found.append((name, getattr(arguments, "config", None))) or 0  # noqa: E731
-        monkeypatch.setitem(COMMANDS, words, program.Command(command.help, command.arguments, run))
+        monkeypatch.setitem(COMMANDS, words, commands.Command(command.help, command.arguments, run))
     return found
 
 
@@ -137,7 +137,7 @@ def test_every_option_with_a_value_may_stand_before_the_verb() -> None:
     for words in COMMANDS:
         for action in parser_for(words)._actions:
             if action.option_strings and action.nargs != 0:
-                assert set(action.option_strings) <= program._VALUED
+                assert set(action.option_strings) <= commands.VALUED
 
 
 def test_check_says_what_a_file_is(agent_file: str, server_file: str, capsys: Capture) -> None:
@@ -217,7 +217,7 @@ def test_explain_one_and_all(capsys: Capture) -> None:
 
 
 def test_a_newcomer_without_a_file_is_shown_the_way(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    monkeypatch.setitem(program.DEFAULT_FILES, "agent", "/no/such/tunneld.yaml")
+    monkeypatch.setitem(commands.DEFAULT_FILES, "agent", "/no/such/tunneld.yaml")
     assert main([]) == 2
     err = capsys.readouterr().err
     assert "--config FILE" in err
@@ -262,7 +262,7 @@ def _main_raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
     def run(_arguments: object) -> int:
         raise error
 
-    monkeypatch.setitem(COMMANDS, ("demo",), program.Command("x", lambda _parser: None, run))
+    monkeypatch.setitem(COMMANDS, ("demo",), commands.Command("x", lambda _parser: None, run))
     return main(["demo"])
 
 
@@ -281,7 +281,7 @@ def _main_raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
 )
 def test_any_command_line_ends_with_a_status(monkeypatch: pytest.MonkeyPatch, capsys: Capture, line: list[str]) -> None:
     for words in (("agent",), ("server",), ("demo",), ("expose",)):
-        monkeypatch.setitem(COMMANDS, words, program.Command("x", COMMANDS[words].arguments, lambda _arguments: 0))
+        monkeypatch.setitem(COMMANDS, words, commands.Command("x", COMMANDS[words].arguments, lambda _arguments: 0))
     assert main(line) in (0, 1, 2)
     assert "Traceback" not in capsys.readouterr().err
 

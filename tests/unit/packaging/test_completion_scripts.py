@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-import tunneld.__main__ as daemon
 from tunnelctl.completion import SCRIPTS
+from tunneld import commands
 from tunneld.errors import CODES
 
 FILES = {"bash": "bash/tunneld", "zsh": "zsh/_tunneld", "fish": "fish/tunneld.fish"}
@@ -32,9 +32,9 @@ def complete(shell: str, scripts: Path, *words: str) -> list[str]:
 
 @pytest.mark.parametrize("shell", ["bash", "fish"])
 def test_tunneld(shell: str, scripts: Path) -> None:
-    first = {words[0] for words in daemon.COMMANDS}
+    first = {words[0] for words in commands.COMMANDS}
     assert complete(shell, scripts, "") == sorted(first)
-    below = {words[2] for words in daemon.COMMANDS if words[:2] == ("server", "token")}
+    below = {words[2] for words in commands.COMMANDS if words[:2] == ("server", "token")}
     assert complete(shell, scripts, "server", "token", "") == sorted(below)
     assert complete(shell, scripts, "--config", "/x", "server", "tok") == ["token"]
     assert complete(shell, scripts, "explain", "") == sorted(CODES)

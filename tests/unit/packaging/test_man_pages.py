@@ -13,6 +13,7 @@ from tests.unit.config.test_examples import keys_of
 from tests.unit.packaging.conftest import ROOT
 from tunnelctl import cli
 from tunnelctl.doctor.findings import CHECKS
+from tunneld import commands
 from tunneld.config.load import load
 from tunneld.control.models import DoctorFinding, DoctorReport
 
@@ -33,12 +34,12 @@ def helps(parser: argparse.ArgumentParser) -> list[str]:
 
 def test_tunneld_8_has_every_command_and_option(manual: dict[str, str]) -> None:
     page = plain(manual["tunneld.8"])
-    for words, command in daemon.COMMANDS.items():
+    for words, command in commands.COMMANDS.items():
         assert f"tunneld {' '.join(words)} [" in page
         assert command.help.replace("`", "")[1:] in page
         for text in helps(daemon.parser_for(words)):
             assert text.replace("`", "") in page
-    for path in daemon.DEFAULT_FILES.values():
+    for path in commands.DEFAULT_FILES.values():
         assert path in page
 
 

@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tunneld.errors import TunneldError, UsageError
-from tunneld.server.cli import Arguments, count, find_owner, note, on_store, size, when
+from tunneld.server.cli import desk
+from tunneld.server.cli.desk import (
+    Arguments,
+    bounds,
+    bounds_shown,
+    count,
+    find_owner,
+    limit_arguments,
+    note,
+    on_store,
+    print_json,
+    print_table,
+    when,
+)
 
 if TYPE_CHECKING:
     from tunneld.config.server import ServerConfig
     from tunneld.server.store.interface import Store
     from tunneld.server.store.records import Owner, Token
 
-__all__ = ["create", "create_arguments", "list_arguments", "owner_list", "remove", "remove_arguments"]
+__all__ = ["create", "create_arguments", "list_all", "list_arguments", "remove", "remove_arguments"]
 
 
 def create_arguments(parser: argparse.ArgumentParser) -> None:  # noqa: D103
     parser.add_argument("name", metavar="NAME", help="the owner's name, unlike any other's")
     parser.add_argument("--names", metavar="N", type=count, default=0, help="tunnels' names that they may own")
-    parser.add_argument("--streams", metavar="N", type=count, default=0, help="their streams at a time, over all")
-    parser.add_argument("--bytes", metavar="SIZE", type=size, default=0, help="their bytes a second, such as 10MiB")
-    parser.add_argument("--requests", metavar="N", type=count, default=0, help="their requests a second")
+    limit_arguments(parser, "their")
 
 
 def list_arguments(parser: argparse.ArgumentParser) -> None:  # noqa: D103
-    parser.add_argument("--all", action="store_true", help="those that were removed too")
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    desk.list_arguments(parser, "removed")
 
 
 def remove_arguments(parser: argparse.ArgumentParser) -> None:  # noqa: D103
@@ -59,7 +68,7 @@ def create(config: ServerConfig, arguments: Arguments) -> int:
     return 0
 
 
-def owner_list(config: ServerConfig, arguments: Arguments) -> int:
+def list_all(config: ServerConfig, arguments: Arguments) -> int:
     """Print a line for each: id, name, tokens that are good, what they may have."""
     from time import time
 
@@ -71,14 +80,10 @@ def owner_list(config: ServerConfig, arguments: Arguments) -> int:
     owners = [owner for owner in owners if arguments.all or owner.removed is None]
     good = {owner.id: sum(one.owner == owner.id and one.state(now) == "live" for one in tokens) for owner in owners}
     if arguments.json:
-        shown = [_shown(owner) | {"tokens": good[owner.id]} for owner in owners]
-        print(json.dumps({"owners": shown}, ensure_ascii=False, indent=2))
+        print_json("owners", [_shown(owner) | {"tokens": good[owner.id]} for owner in owners])
         return 0
-    width = max((len(owner.name) for owner in owners), default=0)
-    for owner in owners:
-        print(f"{owner.id}  {owner.name:<{width}}  {', '.join(_words(owner, good[owner.id]))}")
-    if not owners:
-        print("no owners; `tunneld server owner create NAME` makes one", file=sys.stderr)
+    rows = [(owner.id, owner.name, _words(owner, good[owner.id])) for owner in owners]
+    print_table(rows, none="no owners; `tunneld server owner create NAME` makes one")
     return 0
 
 
@@ -97,24 +102,17 @@ def remove(config: ServerConfig, arguments: Arguments) -> int:
     return 0
 
 
-def _words(owner: Owner, tokens: int) -> list[str]:
-    limits = owner.limits
+def _words(owner: Owner, tokens: int) -> str:
     words = [f"removed {when(owner.removed)}" if owner.removed is not None else f"{tokens} tokens"]
-    bounds = (owner.tunnels, "names"), (limits.streams, "streams"), (limits.bytes_per_s, "B/s")
-    return words + [f"{value:g} {unit}" for value, unit in (*bounds, (limits.requests_per_s, "req/s")) if value]
+    names = [f"{owner.tunnels} names"] if owner.tunnels else []
+    return ", ".join(words + names + bounds(owner.limits))
 
 
-def _shown(owner: Owner) -> dict[str, object]:
-    limits = owner.limits
+def _shown(owner: Owner) -> dict[str, Any]:
     return {
         "id": owner.id,
         "name": owner.name,
         "created": when(owner.created),
         "removed": when(owner.removed),
-        "limits": {
-            "names": owner.tunnels,
-            "streams": limits.streams,
-            "bytes_per_s": limits.bytes_per_s,
-            "requests_per_s": limits.requests_per_s,
-        },
+        "limits": {"names": owner.tunnels, **bounds_shown(owner.limits)},
     }
