@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Visitor", "Where", "close_streams", "download", "get", "open_streams", "percentile"]
+__all__ = ["Visitor", "Where", "ask_paced", "close_streams", "download", "get", "open_streams", "percentile"]
 
 _STAMP = re.compile(rb"data: (\d{9,20}) ")
 _TAIL = 32  # bytes kept of a piece so that a stamp cut in two is still found
@@ -185,3 +185,71 @@ async def get(where: Where, path: str) -> bytes:
         return visitor.text
     finally:
         transport.abort()
+
+
+class _Asker(asyncio.Protocol):
+    """One connection that asks the same again and again, when it is told to."""
+
+    __slots__ = ("answered", "busy", "data", "fault", "request", "transport")
+
+    def __init__(self, request: bytes) -> None:
+        self.request = request
+        self.data = b""
+        self.busy = False
+        self.answered = 0
+        self.fault = ""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def ask(self) -> None:
+        """Once more; it is not busy."""
+        self.busy = True
+        self.transport.write(self.request)
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data
+        head, end, body = self.data.partition(b"\r\n\r\n")
+        if not end:
+            return
+        found = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+        if found is None or not head.startswith(b"HTTP/1.1 200"):
+            self.fault = f"it was answered {head[:200]!r}"
+        elif len(body) >= int(found[1]):
+            self.data, self.busy = b"", False
+            self.answered += 1
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.fault = self.fault or f"its connection ended: {exc}"
+
+
+async def ask_paced(where: Where, path: str, *, rate: float, seconds: float, connections: int = 32) -> int:
+    """GET `path` so often a second; returns how many were answered.
+
+    Raises:
+        RuntimeError: an answer other than 200, or less than half of them were answered.
+    """
+    loop = asyncio.get_running_loop()
+    request = where.request(path)
+    made = [await loop.create_connection(lambda: _Asker(request), "127.0.0.1", where.port) for _ in range(connections)]
+    askers = [asker for _, asker in made]
+    try:
+        begun, asked, at = time.monotonic(), 0, 0
+        while (now := time.monotonic() - begun) < seconds:
+            for _ in range(min(int(now * rate) - asked, connections)):
+                at = (at + 1) % connections
+                if not askers[at].busy:
+                    askers[at].ask()
+                    asked += 1
+            await asyncio.sleep(0.001)
+        while any(asker.busy and not asker.fault for asker in askers):
+            await asyncio.sleep(0.001)
+        if faults := [asker.fault for asker in askers if asker.fault]:
+            raise RuntimeError(f"a request of {path}: {faults[0]}")
+        answered = sum(asker.answered for asker in askers)
+        if answered < 0.5 * rate * seconds:
+            raise RuntimeError(f"{answered / seconds:.0f} requests a second were answered instead of {rate:.0f}")
+        return answered
+    finally:
+        for transport, _ in made:
+            transport.abort()

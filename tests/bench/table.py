@@ -147,7 +147,7 @@ _LABELS = {
     **{
         f"observed{part and '_' + part}.{unit}_{key}": label.format(unit=a_unit, what=what)
         for part, what in _WATCHING.items()
-        for unit, a_unit in (("request", "a request"), ("event", "an event"))
+        for unit, a_unit in (("request", "a request"), ("event", "an event"), ("busy", "a request of a busy machine"))
         for key, label in (
             ("on_cpu_us", "CPU {unit}, {what} on, µs"),
             ("off_cpu_us", "  all of it off, µs"),
