@@ -114,6 +114,7 @@ class Link:
         "_wrote_at",
         "beside",
         "heartbeat",
+        "held",
         "name",
         "on_first_message",
         "opened_at",
@@ -132,6 +133,8 @@ class Link:
         self.on_first_message: Callable[[], None] | None = None
         #: Bytes that the connection carried, both ways, while the last ping that was answered was under way.
         self.beside = 0
+        #: Meanwhile segments were sent again: TCP held that ping back, or something before its answer.
+        self.held = False
         #: Monotonic seconds.
         self.opened_at = monotonic()
         self._loop = asyncio.get_running_loop()
@@ -142,7 +145,7 @@ class Link:
         self._flush_timer: asyncio.TimerHandle | None = None
         self._beat_timer: asyncio.TimerHandle | None = None
         self._ack_timer: asyncio.TimerHandle | None = None
-        self._at_ping: dict[int, int] = {}  # seq -> what the connection had carried when it was sent
+        self._at_ping: dict[int, TcpInfo | None] = {}  # seq -> what the kernel knew when it was sent
         self._wrote_at = 0.0
 
     # -- life ------------------------------------------------------------------------------------------
@@ -221,11 +224,6 @@ class Link:
     def kernel(self) -> TcpInfo | None:
         """What the kernel knows of the connection; None where it knows nothing."""
         return read_tcp_info(self.pipe.transport)
-
-    def _carried(self) -> int:
-        """Bytes that the connection carried, both ways; 0 where the kernel does not know."""
-        info = self.kernel()
-        return info.carried if info is not None else 0
 
     def count_segments(self, quality: Quality) -> None:
         """Tell what the kernel knows of this connection; before each ping is counted."""
@@ -356,8 +354,12 @@ class Link:
         round_trip = self.heartbeat.pong(seq, monotonic())
         if round_trip is not None:
             session.round_trip = round_trip
-            self.beside = self._carried() - self._at_ping.pop(seq, 0)
-            self._at_ping = {later: carried for later, carried in self._at_ping.items() if later > seq}
+            before, now = self._at_ping.pop(seq, None), self.kernel()
+            self.beside, self.held = 0, False
+            if before is not None and now is not None:
+                self.beside = now.carried - before.carried
+                self.held = now.retransmitted != before.retransmitted
+            self._at_ping = {later: known for later, known in self._at_ping.items() if later > seq}
             log.debug("💓 Heartbeat acknowledged for %s", self.name, extra={"tunnel": self.name, "rtt_s": round_trip})
             self.owner.link_heard(self, round_trip)
 
@@ -382,7 +384,7 @@ class Link:
         for action in heartbeat.tick(now):
             if isinstance(action, SendPing):
                 if len(self._at_ping) < _PINGS:
-                    self._at_ping[action.seq] = self._carried()
+                    self._at_ping[action.seq] = self.kernel()
                 stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
                 self.tell(Ping(stamp.replace("+00:00", "Z"), action.seq))
             elif isinstance(action, Silent):

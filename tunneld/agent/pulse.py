@@ -32,7 +32,8 @@ class Pulse:
         self.last_pong_at = now = monotonic()
         if link.heartbeat is not None:
             link.count_segments(self._quality)
-            self._quality.answered(now, round_trip, late=round_trip > link.heartbeat.timeout, beside=link.beside)
+            late = round_trip > link.heartbeat.timeout
+            self._quality.answered(now, round_trip, late=late, beside=link.beside, held=link.held)
 
     def died(self, link: Link) -> None:
         """The server is given up: the pings that it still owed are lost."""

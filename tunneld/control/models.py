@@ -133,6 +133,8 @@ class Quality(TypedDict):
     `grade` is one of excellent, good, fair, poor, down; `reason` says why it is no better. `queue_ms` is what the last
     heartbeat waited, in queues of both ends and on the way: its round trip beyond `tcp.least_rtt_ms`. `rtt_ms` leaves
     that out of the heartbeats beside which the connection carried bulk: a full pipe is not taken for a slow network.
+    Its `last` and `p50` leave out heartbeats beside which segments were sent again: TCP held them back; its `p95` has
+    them.
     """
 
     rtt_ms: RoundTrip

@@ -23,7 +23,15 @@ class RoundTrips:
         self.queued = Histogram(LATENCY)
 
     def answered(
-        self, quality: Quality, now: float, round_trip: float, kernel: Kernel | None, *, late: bool, beside: int = 0
+        self,
+        quality: Quality,
+        now: float,
+        round_trip: float,
+        kernel: Kernel | None,
+        *,
+        late: bool,
+        beside: int = 0,
+        held: bool = False,
     ) -> None:
         """A ping was answered.
 
@@ -34,10 +42,11 @@ class RoundTrips:
             kernel: what it knows of the connection; None: nothing.
             late: it took longer than the heartbeat's timeout, which counts as lost.
             beside: bytes that the connection carried meanwhile, both ways.
+            held: segments were sent again meanwhile.
         """
         self.whole.observe(round_trip)
         if kernel is not None:
             quality.carried(kernel)
-        quality.answered(now, round_trip, late=late, beside=beside)
+        quality.answered(now, round_trip, late=late, beside=beside, held=held)
         if quality.queued is not None:
             self.queued.observe(quality.queued)

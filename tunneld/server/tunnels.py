@@ -247,7 +247,13 @@ class TunnelConnection:
             if self.tunnel is not None and link.heartbeat is not None:
                 late = round_trip > link.heartbeat.timeout
                 self._registry.round_trips.answered(
-                    self.tunnel.quality, monotonic(), round_trip, link.kernel(), late=late, beside=link.beside
+                    self.tunnel.quality,
+                    monotonic(),
+                    round_trip,
+                    link.kernel(),
+                    late=late,
+                    beside=link.beside,
+                    held=link.held,
                 )
 
     def link_closed(self, link: Link, code: int | None, reason: str) -> None:

@@ -117,6 +117,37 @@ def test_jitter_is_of_what_was_not_lost() -> None:
     assert quality.read(now, connected=True).jitter == pytest.approx(before + (0.2 - before) / 16)  # all is in disorder
 
 
+def test_what_tcp_held_back_tells_nothing_of_the_way() -> None:
+    """Karn's rule: not in `last` and the median, as long as there are others; always in the 95th percentile."""
+    quality, now = measured([0.05] * 40)
+    for _ in range(15):
+        now += 1
+        quality.answered(now, 0.30, late=False, held=True)
+    reading = quality.read(now, connected=True)
+    assert (reading.last, reading.p50, reading.pings) == (0.05, 0.05, 55)
+    assert reading.p95 == pytest.approx(0.30)
+    quality.answered(now + 1, 0.07, late=False)
+    assert quality.read(now + 1, connected=True).last == 0.07
+    for _ in range(16):
+        quality.answered(now + 2, 0.40, late=False, held=True)
+    assert quality.read(now + 2, connected=True).last == 0.40, "where nothing else comes it is what there is"
+
+
+def test_where_nearly_all_is_held_back_the_median_is_of_all() -> None:
+    quality = Quality(QualityConfig())
+    for now in range(30):
+        quality.answered(now, 0.30, late=False, held=True)
+    assert quality.read(30, connected=True).p50 == pytest.approx(0.30)
+    for now in range(30, 33):
+        quality.answered(now, 0.05, late=False)
+    assert quality.read(33, connected=True).p50 == pytest.approx(0.30)
+    for now in range(33, 34):
+        quality.answered(now, 0.05, late=False)
+    assert quality.read(34, connected=True).p50 == pytest.approx(0.05)
+    later = quality.read(30 + QualityConfig().window + 1.5, connected=True)
+    assert (later.pings, later.p50) == (2, pytest.approx(0.05)), "the window forgets both alike"
+
+
 def test_what_a_ping_waited_at_the_ends_is_told_apart() -> None:
     quality, now = measured([0.05])
     assert quality.read(now, connected=True).queued is None
