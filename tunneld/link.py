@@ -117,7 +117,6 @@ class Link:
         "held",
         "name",
         "on_first_message",
-        "opened_at",
         "owner",
         "pipe",
         "session",
@@ -135,8 +134,6 @@ class Link:
         self.beside = 0
         #: Meanwhile segments were sent again: TCP held that ping back, or something before its answer.
         self.held = False
-        #: Monotonic seconds.
-        self.opened_at = monotonic()
         self._loop = asyncio.get_running_loop()
         self._epoch = 0
         self._closed = False

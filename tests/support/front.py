@@ -34,7 +34,6 @@ class Served:
         self.reason: str | None = None
         self.greedy = True
         self.untaken = 0
-        self.writable_calls = 0
         self._changed = asyncio.Event()
 
     def head(self, status: int, headers: Headers) -> None:
@@ -66,7 +65,6 @@ class Served:
         self._changed.set()
 
     def writable(self) -> None:
-        self.writable_calls += 1
         self._changed.set()
 
     async def until(self, done: Callable[[], object]) -> None:

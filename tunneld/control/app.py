@@ -60,8 +60,12 @@ def create_app(
     else:
         app.add_middleware(Guard)
     _add_reads(app, agent)
+    _add_looks(app, agent)
     _add_cancels(app, agent)
     _add_changes(app, agent)
+    _add_tunnels(app, agent)
+    _add_links(app, agent)
+    _add_permissions(app, agent)
     describe(app)
     return app
 
@@ -99,25 +103,6 @@ def _add_reads(app: FastAPI, agent: AgentFacade) -> None:
         """One stream."""
         return calls.stream(agent, request_id)
 
-    tail_docs = docs(models.Event, "no_such_stream", "not_inspected", "bad_argument")
-    tail_docs[200] = {
-        "description": "Server-sent events, by type: `event` (`id`, `event`, `data`, `cut`), `comment`, `bytes` of "
-        "what is no event stream, `skipped` over the rate, `end` with the stream's reason.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
-    }
-
-    @app.get("/v1/streams/{request_id}/tail", responses=tail_docs, response_class=Response, status_code=200)
-    async def tail(request_id: str) -> Response:
-        """What passes on a stream from now on, decoded; of tunnels with `inspect: true` alone."""
-        return Tailing(lambda tell: agent.tail(request_id, tell))
-
-    @app.get("/v1/requests", responses=docs(models.SeenRequests, "bad_argument"))
-    async def requests(
-        tunnel: Annotated[str | None, Query(description="Of this tunnel only.")] = None,
-    ) -> Response:
-        """The last requests of tunnels with `inspect: true`, newest first; secrets' headers are masked."""
-        return json_answer({"requests": agent.requests(tunnel)})
-
     @app.get("/v1/alerts", responses=docs(models.AlertsStatus))
     async def alerts() -> Response:
         """Which alerts hold, the rules, and how telling of them went."""
@@ -139,6 +124,27 @@ def _add_reads(app: FastAPI, agent: AgentFacade) -> None:
     async def events() -> Response:
         """Every state change, heartbeat, stream and alert, as it happens; resumable by `Last-Event-ID`."""
         return EventStream(app.state.subscribers)
+
+
+def _add_looks(app: FastAPI, agent: AgentFacade) -> None:
+    tail_docs = docs(models.Event, "no_such_stream", "not_inspected", "bad_argument")
+    tail_docs[200] = {
+        "description": "Server-sent events, by type: `event` (`id`, `event`, `data`, `cut`), `comment`, `bytes` of "
+        "what is no event stream, `skipped` over the rate, `end` with the stream's reason.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+
+    @app.get("/v1/streams/{request_id}/tail", responses=tail_docs, response_class=Response, status_code=200)
+    async def tail(request_id: str) -> Response:
+        """What passes on a stream from now on, decoded; of tunnels with `inspect: true` alone."""
+        return Tailing(lambda tell: agent.tail(request_id, tell))
+
+    @app.get("/v1/requests", responses=docs(models.SeenRequests, "bad_argument"))
+    async def requests(
+        tunnel: Annotated[str | None, Query(description="Of this tunnel only.")] = None,
+    ) -> Response:
+        """The last requests of tunnels with `inspect: true`, newest first; secrets' headers are masked."""
+        return json_answer({"requests": agent.requests(tunnel)})
 
 
 def _add_cancels(app: FastAPI, agent: AgentFacade) -> None:
@@ -165,6 +171,40 @@ def _add_changes(app: FastAPI, agent: AgentFacade) -> None:
         """Apply the changed configuration file; a bad one changes nothing and the answer says why."""
         return await calls.reload(agent, _note(request, "reload"))
 
+    @app.post("/v1/alerts/test", responses=docs(models.AlertsTested, "bad_argument", "no_such_alert", "body_too_large"))
+    async def test_alerts(request: Request, wanted: Annotated[models.AlertsWanted | None, Body()] = None) -> Response:
+        """Send a test message to the receivers, and tell how each went."""
+        return await calls.test_alerts(agent, wanted, _note(request, "alerts-test"))
+
+    @app.post(
+        "/v1/requests/{request_id}/replay",
+        responses=docs(
+            models.Replayed, "no_such_request", "not_replayable", "service_unreachable", "bad_request", "bad_argument"
+        ),
+    )
+    async def replay(request: Request, request_id: str) -> Response:
+        """Send a request that was seen to the local service again, and tell what it answers."""
+        answer = await agent.replay(request_id)
+        await audit(request.scope, "replay", f"sent request {request_id} to its service again")
+        return json_answer(answer)
+
+    @app.post("/v1/drain", responses=docs(models.Drained))
+    async def drain(request: Request) -> Response:
+        """Take no new streams, let those under way end within `drain_timeout`, then leave, as after SIGTERM."""
+        changed = agent.drain()
+        await audit(request.scope, "drain", f"draining, {changed['streams']} streams left")
+        return json_answer(changed)
+
+    @app.put("/v1/log-level", responses=docs(models.LogLevel, "bad_argument", "body_too_large"))
+    async def log_level(request: Request, wanted: Annotated[models.NewLogLevel, Body()]) -> Response:
+        """Log from this level on, until the next reload or restart."""
+        level = wanted["level"]
+        was = agent.set_log_level(level)
+        await audit(request.scope, "log-level", f"log level {was} is now {level}")
+        return json_answer({"level": level, "was": was})
+
+
+def _add_tunnels(app: FastAPI, agent: AgentFacade) -> None:
     @app.post("/v1/tunnels/{name}/reconnect", responses=docs(models.Reconnected, "no_such_tunnel", "bad_argument"))
     async def reconnect(request: Request, name: str) -> Response:
         """Drop the tunnel's connection, if any, and dial now."""
@@ -206,6 +246,18 @@ def _add_changes(app: FastAPI, agent: AgentFacade) -> None:
         await audit(request.scope, "open", f"opened tunnel {opened['name']} to {opened['service']}{saved}")
         return json_answer(opened, 201)
 
+    @app.delete(
+        "/v1/tunnels/{name}",
+        responses=docs(models.TunnelClosed, "no_such_tunnel", "tunnel_configured", "bad_argument"),
+    )
+    async def close_tunnel(request: Request, name: str) -> Response:
+        """Close a tunnel that was opened at run time; its streams end, and what was saved of it goes."""
+        closed = agent.close_tunnel(name)
+        await audit(request.scope, "close", f"closed tunnel {name}, {closed['streams']} streams ended")
+        return json_answer(closed)
+
+
+def _add_links(app: FastAPI, agent: AgentFacade) -> None:
     @app.post(
         "/v1/tunnels/{name}/links",
         status_code=201,
@@ -223,50 +275,6 @@ def _add_changes(app: FastAPI, agent: AgentFacade) -> None:
         link = agent.share(name, path, seconds)
         await audit(request.scope, "share", f"shared {path.partition('?')[0]} of tunnel {name} until {link['expires']}")
         return json_answer(link, 201)
-
-    _add_permissions(app, agent)
-
-    @app.delete(
-        "/v1/tunnels/{name}",
-        responses=docs(models.TunnelClosed, "no_such_tunnel", "tunnel_configured", "bad_argument"),
-    )
-    async def close_tunnel(request: Request, name: str) -> Response:
-        """Close a tunnel that was opened at run time; its streams end, and what was saved of it goes."""
-        closed = agent.close_tunnel(name)
-        await audit(request.scope, "close", f"closed tunnel {name}, {closed['streams']} streams ended")
-        return json_answer(closed)
-
-    @app.post("/v1/alerts/test", responses=docs(models.AlertsTested, "bad_argument", "no_such_alert", "body_too_large"))
-    async def test_alerts(request: Request, wanted: Annotated[models.AlertsWanted | None, Body()] = None) -> Response:
-        """Send a test message to the receivers, and tell how each went."""
-        return await calls.test_alerts(agent, wanted, _note(request, "alerts-test"))
-
-    @app.post(
-        "/v1/requests/{request_id}/replay",
-        responses=docs(
-            models.Replayed, "no_such_request", "not_replayable", "service_unreachable", "bad_request", "bad_argument"
-        ),
-    )
-    async def replay(request: Request, request_id: str) -> Response:
-        """Send a request that was seen to the local service again, and tell what it answers."""
-        answer = await agent.replay(request_id)
-        await audit(request.scope, "replay", f"sent request {request_id} to its service again")
-        return json_answer(answer)
-
-    @app.post("/v1/drain", responses=docs(models.Drained))
-    async def drain(request: Request) -> Response:
-        """Take no new streams, let those under way end within `drain_timeout`, then leave, as after SIGTERM."""
-        changed = agent.drain()
-        await audit(request.scope, "drain", f"draining, {changed['streams']} streams left")
-        return json_answer(changed)
-
-    @app.put("/v1/log-level", responses=docs(models.LogLevel, "bad_argument", "body_too_large"))
-    async def log_level(request: Request, wanted: Annotated[models.NewLogLevel, Body()]) -> Response:
-        """Log from this level on, until the next reload or restart."""
-        level = wanted["level"]
-        was = agent.set_log_level(level)
-        await audit(request.scope, "log-level", f"log level {was} is now {level}")
-        return json_answer({"level": level, "was": was})
 
 
 def _add_permissions(app: FastAPI, agent: AgentFacade) -> None:

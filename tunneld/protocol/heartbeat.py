@@ -7,12 +7,11 @@ it calls `Heartbeat.tick`, does what the actions say, and comes back at `Heartbe
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass
 
 __all__ = ["Action", "Alive", "Dead", "Heartbeat", "SendPing", "Silent", "clamp"]
 
-_HISTORY = 64  # round trips remembered, and pings that may wait for their pong
+_MOST_WAITING = 64  # pings that may wait for their pong; the oldest is given up
 _LATE = 0.25  # seconds after which a wake-up was late enough to doubt what this side has read
 _STALE = 0.05  # seconds after a doubt in which what is read may have come long before
 _SECOND_LOOK = 0.01  # seconds for the shell to read what came while it did not run
@@ -58,10 +57,7 @@ class Heartbeat:
 
     Attributes:
         last_heard: when the last byte came.
-        last_pong: when the last pong came that answered a ping of ours; None before the first.
-        round_trips: seconds of the last 64 answered pings, the newest last.
         sent: pings sent.
-        lost: pings that were passed over: a later one was answered first, or too many waited.
         silent: `Silent` was said, and nothing heard since.
         dead: `Dead` was said.
     """
@@ -77,9 +73,6 @@ class Heartbeat:
         "dead",
         "interval",
         "last_heard",
-        "last_pong",
-        "lost",
-        "round_trips",
         "sent",
         "silent",
         "timeout",
@@ -90,10 +83,7 @@ class Heartbeat:
         self.interval = interval
         self.timeout = timeout
         self.last_heard = now
-        self.last_pong: float | None = None
-        self.round_trips: deque[float] = deque(maxlen=_HISTORY)
         self.sent = 0
-        self.lost = 0
         self.silent = False
         self.dead = False
         self._floor = now  # silence before this does not count: a shorter interval came into force then
@@ -146,11 +136,7 @@ class Heartbeat:
         # The connection keeps order: pings before this one will not be answered any more.
         while self._waiting and (first := next(iter(self._waiting))) < seq:
             del self._waiting[first]
-            self.lost += 1
-        self.last_pong = now
-        trip = max(0.0, now - sent)
-        self.round_trips.append(trip)
-        return trip
+        return max(0.0, now - sent)
 
     def overdue(self, now: float) -> int:
         """Pings that wait for their pong for longer than `timeout`."""
@@ -193,9 +179,8 @@ class Heartbeat:
             self._pinged = self._next_ping if now - self._next_ping < self.interval else now
             self._next_ping = self._pinged + self.interval
             self.sent += 1
-            if len(self._waiting) >= _HISTORY:
+            if len(self._waiting) >= _MOST_WAITING:
                 del self._waiting[next(iter(self._waiting))]
-                self.lost += 1
             self._waiting[self.sent] = now
             actions.append(SendPing(self.sent))
         return actions

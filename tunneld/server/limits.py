@@ -259,14 +259,6 @@ class Guard:
         self._meters[key] = meter
         return meter
 
-    def slowed(self) -> dict[str, int]:
-        """How often bytes had to wait: by ``tunnel_bytes``, ``token_bytes``, ``owner_bytes`` and ``address_bytes``."""
-        names = {"t": "tunnel_bytes", "p": "token_bytes", "o": "owner_bytes", "a": "address_bytes"}
-        found = dict.fromkeys(names.values(), 0)
-        for key, meter in self._meters.items():
-            found[names[key[0]]] += meter.waits
-        return found
-
 
 _NONE = Limits()
 

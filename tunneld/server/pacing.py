@@ -26,16 +26,12 @@ class Meter:
 
     Args:
         bucket: of bytes.
-
-    Attributes:
-        waits: how often something had to wait.
     """
 
-    __slots__ = ("bucket", "waits")
+    __slots__ = ("bucket",)
 
     def __init__(self, bucket: Bucket) -> None:
         self.bucket = bucket
-        self.waits = 0
 
 
 class Paced:
@@ -86,12 +82,7 @@ class Paced:
 
     def _owe(self, count: int) -> float:
         now = monotonic()
-        delay = 0.0
-        for meter in self._meters:
-            wait = meter.bucket.owe(count, now)
-            if wait >= _LEAST:
-                meter.waits += 1
-            delay = max(delay, wait)
+        delay = max((meter.bucket.owe(count, now) for meter in self._meters), default=0.0)
         return delay if delay >= _LEAST else 0.0
 
     # -- Carried -----------------------------------------------------------------------------------------

@@ -224,7 +224,7 @@ def paced(rate: int) -> tuple[Guard, Any, Carried]:
 
 @on_both_loops
 async def test_credit_comes_back_at_the_rate() -> None:
-    it, stream, carried = paced(1_000_000)
+    _, stream, carried = paced(1_000_000)
     stream.took(1_000_000)  # the burst
     stream.took(100_000)
     stream.took(100_000)
@@ -234,7 +234,6 @@ async def test_credit_comes_back_at_the_rate() -> None:
     if sum(count for _, count in first) < 200_000:
         await until(carried, "took")
         assert carried.waited() == [("took", 100_000)]
-    assert it.slowed()["tunnel_bytes"] == 2
     stream.took(100_000)
     stream.cancel("limit")
     assert carried.waited()[-1] == ("cancel", "limit")
