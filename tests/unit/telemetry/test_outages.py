@@ -27,3 +27,13 @@ def test_what_is_no_outage_still_counts_what_it_cost() -> None:
     assert outages.resumed(1.0, 100) is None  # taken over by a newer connection
     assert outages.lost(2.0, 3) is None  # the peer broke the protocol
     assert (outages.count, outages.replayed_bytes, outages.streams_lost, outages.last) == (0, 100, 3, None)
+
+
+def test_of_many_outages_the_newest_are_kept_and_all_are_summed() -> None:
+    outages = Outages()
+    for number in range(100):
+        outages.begin(10.0 * number, 0.0)
+        outages.resumed(10.0 * number + 1, 0)
+    assert (outages.count, outages.over, outages.seconds, outages.resumes) == (100, 100, 100.0, 100)
+    assert len(outages.recent) == 8
+    assert outages.recent[-1] is outages.last

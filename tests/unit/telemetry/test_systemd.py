@@ -104,6 +104,31 @@ def test_a_full_socket_blocks_nobody_and_loses_nothing_new(manager: socket.socke
     notifier.close()
 
 
+def test_what_waits_for_a_manager_that_stands_still_is_bounded_and_the_newest(manager: socket.socket) -> None:
+    notifier = Notifier()
+    sent = 0
+    while not notifier._pending:
+        notifier.status(str(sent))
+        sent += 1
+    for number in range(100):
+        notifier.status(f"later {number}")
+    for _ in range(sent - 1):
+        manager.recv(4096)
+    manager.setblocking(False)
+    words = []
+    notifier.status("last")
+    while True:
+        try:
+            words.append(manager.recv(4096).decode())
+        except BlockingIOError:
+            if not notifier._pending:
+                break
+            notifier.watchdog()
+    told = [word for word in words if word != "WATCHDOG=1"]
+    assert told == [f"STATUS=later {number}" for number in range(85, 100)] + ["STATUS=last"]
+    notifier.close()
+
+
 @pytest.mark.parametrize(
     ("micros", "pid", "interval"),
     [
