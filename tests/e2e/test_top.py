@@ -1,11 +1,17 @@
 """`tunnelctl top` in a real terminal of 80 columns and 24 lines: tmux, whose screen is read as a person would."""
 
+import os
+import pty
 import re
 import shlex
+import struct
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from fcntl import ioctl
 from pathlib import Path
+from termios import TIOCSWINSZ
 
 import pytest
 
@@ -147,6 +153,75 @@ def test_without_colour_the_choice_is_marked(visitors: Visitors, folder: Path) -
         assert not re.search(r"\x1b\[[0-9;]*[349][0-7]m", "\n".join(made.lines("-e")))
     finally:
         made.close()
+
+
+class SlowLine:
+    """A terminal behind a line that takes so many bytes a second, such as a bad ssh's."""
+
+    def __init__(self, command: list[str], rate: int) -> None:
+        self._ours, theirs = pty.openpty()
+        ioctl(theirs, TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+        env = clean_environment({"LC_ALL": "C.UTF-8", "TERM": "xterm", "NO_COLOR": "1"})
+        self.process = subprocess.Popen(
+            command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, env=env, start_new_session=True
+        )
+        os.close(theirs)
+        self.shown = b""
+        self._rate = rate
+        self._more = threading.Condition()
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                data = os.read(self._ours, self._rate // 20)
+            except OSError:  # how Linux tells that the other side is closed
+                data = b""
+            with self._more:
+                self.shown += data
+                self._more.notify_all()
+            if not data:
+                return
+            time.sleep(len(data) / self._rate)  # the line itself
+
+    def until(self, text: str, *, after: int = 0) -> None:
+        with self._more:
+            assert self._more.wait_for(lambda: text.encode() in self.shown[after:], 30), self.shown[after:]
+
+    def press(self, keys: str) -> int:
+        """Press these; how much was shown before."""
+        before = len(self.shown)
+        os.write(self._ours, keys.encode())
+        return before
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+        self._thread.join(30)
+        os.close(self._ours)
+
+
+def test_over_a_slow_line_it_shows_what_is_true_now_and_keys_work(visitors: Visitors) -> None:
+    visitors.come("one")
+    socket = str(visitors.pair.agent.socket)
+    line = SlowLine(python_module("tunnelctl", "top", "--socket", socket, "--interval", "100ms"), 4000)
+    try:
+        line.until("STREAMS 1")
+        visitors.come("two")
+        line.until("STREAMS 2")
+        # ten pictures a second are made and two at most pass: none may wait behind the others
+        began = time.monotonic()
+        before = line.press("?")
+        line.until("between tunnels and streams", after=before)
+        waited = time.monotonic() - began
+        assert waited < 10, f"{len(line.shown) - before} bytes stood before it"
+        line.press("?")
+        before = line.press("q")
+        assert line.process.wait(20) == 0
+        assert len(line.shown) - before < 30_000
+    finally:
+        line.close()
 
 
 def test_without_a_terminal_it_is_printed_once(visitors: Visitors) -> None:
