@@ -292,6 +292,17 @@ def test_axe_finds_nothing_serious(browser: webdriver.Chrome, visitors: Visitors
 
 
 LOADED = "return performance.getEntriesByType('resource').some((each) => each.name.endsWith('/dashboard/sparks'))"
+NOTED = """
+const real = window.fetch;
+window.fetch = (address, ...rest) => {
+  if (address === "dashboard/feed") window.feedAt ??= performance.now();
+  return real(address, ...rest);
+};
+"""
+FEED = """
+const first = performance.getEntriesByName("first-contentful-paint")[0];
+return first && window.feedAt && [first.startTime, window.feedAt];
+"""
 PAINT = """
 const first = performance.getEntriesByName("first-contentful-paint")[0];
 const blocking = performance.getEntriesByType("resource").filter((each) => each.renderBlockingStatus === "blocking");
@@ -312,6 +323,18 @@ def test_the_first_paint_of_a_browser_that_was_just_started(visitors: Visitors, 
             paints.append(took)
     print(f"cold first paints: {', '.join(f'{each:.0f}' for each in paints)} ms")
     assert median(paints[-5:]) <= 300
+
+
+def test_a_daemon_that_was_never_asked_loads_nothing_while_the_page_is_painted(
+    visitors: Visitors, folder: Path
+) -> None:
+    page = f"http://{LOOPBACK}:{visitors.pair.server.admin_port}/dashboard"
+    with chromium(folder / "cold") as cold:
+        cold.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": NOTED})
+        cold.get(page)
+        paint, feed = wait(cold, lambda: cold.execute_script(FEED))
+    print(f"painted after {paint:.0f} ms, the feed asked for after {feed:.0f} ms")
+    assert feed >= min(paint, 500)
 
 
 def test_first_paint_and_traffic(browser: webdriver.Chrome, make_pair: MakePair, service: SampleService) -> None:

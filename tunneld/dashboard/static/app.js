@@ -580,6 +580,16 @@ async function signIn(reason, first) {
   await new Promise((done) => (signedIn = done));
 }
 
+// The first call makes a daemon load what answers it, a second or two of one core: not while the browser paints first.
+// A page that is not seen is never painted, and one may be hidden meanwhile: then it begins all the same.
+function painted() {
+  return new Promise((done) => {
+    new PerformanceObserver(done).observe({ type: "paint", buffered: true });
+    setTimeout(done, document.hidden ? 0 : 500);
+  });
+}
+
+await painted();
 let tried = Boolean(sessionStorage.getItem("tunneld-token"));
 for (;;) {
   try {
