@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -118,3 +120,40 @@ async def test_what_cannot_be_loaded_is_tried_again_at_the_next_word(
         writer.write(REQUEST)
         assert (await reader.read()).endswith(b'"heard"')
         writer.close()
+
+
+_COLLECTED = """
+import asyncio, gc, logging, sys
+from fastapi import FastAPI
+from tunneld.control.doors import Doors
+
+async def main():
+    made = Doors(FastAPI, what="API", log=logging.getLogger())
+    server = await asyncio.get_running_loop().create_unix_server(made.open, sys.argv[1])
+    reader, writer = await asyncio.open_unix_connection(sys.argv[1])
+    writer.write(b"GET / HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
+    await reader.readuntil(b"\\r\\n\\r\\n")
+    writer.close()
+    server.close()
+    await made.stop()
+
+if "daemon" in sys.argv:
+    gc.freeze()
+asyncio.run(main())
+print(gc.isenabled(), len(gc.get_objects()))
+"""
+
+
+def test_a_daemon_s_collector_leaves_what_was_loaded_alone(folder: Path) -> None:
+    """In processes of their own, since what is left alone once stays so; nobody else's collector is touched."""
+
+    def left(name: str, *more: str) -> tuple[str, int]:
+        argv = [sys.executable, "-c", _COLLECTED, str(folder / name), *more]
+        done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=15)
+        enabled, count = done.stdout.split()
+        return enabled, int(count)
+
+    enabled, count = left("d", "daemon")
+    other_enabled, other_count = left("o")
+    assert (enabled, other_enabled) == ("True", "True")
+    assert count < 2000 < 20_000 < other_count
