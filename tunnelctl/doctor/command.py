@@ -74,7 +74,7 @@ def _all(client: Client, args: argparse.Namespace, add: Callable[[list[Finding]]
     url = (status or {}).get("server") or server.get("url")
     if url:
         names = [str(one.get("name")) for one in config.get("tunnels") or () if isinstance(one, dict)]
-        token = _token(server.get("token_file"), unit)
+        token = _token(server, unit, path, str(url))
         add(
             there.look(
                 there.Server(
@@ -111,14 +111,36 @@ def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _token(path: object, unit: str) -> str | None:
-    """The agent's credential, where we may read it: the file's, its unit's, or the environment's."""
-    for place in [path] if isinstance(path, str) else units.token_places(unit):
+def _token(server: dict[str, Any], unit: str, config: str, url: str) -> str | None:
+    """The credential to show at `url`, where we may read one: the file's, its unit's, or the environment's.
+
+    In the daemon's own order. What the file and its unit hold goes to the server that this file names and to no other,
+    and a unit's credential with the unit's own file alone: any other file may name a server of anybody's.
+
+    Args:
+        server: the file's section.
+        unit: of the agent whose socket is looked at.
+        config: the file that is looked at.
+        url: of the server that is looked at; the agent's own, where one answers.
+    """
+    path = server.get("token_file")
+    places: list[str] = []
+    if _same(server.get("url"), url):
+        if isinstance(path, str):
+            places = [path]
+        elif os.path.realpath(config) == os.path.realpath(units.settings(unit)):
+            places = units.token_places(unit)
+    for place in places:
         try:
             return Path(place).expanduser().read_text(encoding="ascii").strip() or None
-        except (OSError, UnicodeDecodeError):
+        except (OSError, ValueError, RuntimeError):  # not there, no path or no text, of a user whom nobody knows
             continue
     return None if isinstance(path, str) else os.environ.get("TUNNELD_TOKEN", "").strip() or None
+
+
+def _same(one: object, other: str) -> bool:
+    """Two addresses of servers that differ in nothing but how they are written."""
+    return str(one).strip().rstrip("/").lower() == other.strip().rstrip("/").lower()
 
 
 def _measured(client: Client, url: str, seconds: float) -> list[Finding]:

@@ -203,7 +203,7 @@ def _lines_of(path: str) -> set[str]:
     try:
         with Path(path).expanduser().open("rb") as file:
             lines = file.read(_MOST).decode(errors="replace").splitlines()
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):  # the last of a user whom nobody knows: ~nobody/token
         return set()
     whole = {line.strip() for line in lines if not line.startswith(("-----", "#"))}
     return whole | {line.partition(":")[2] for line in whole if ":" in line}
@@ -211,7 +211,10 @@ def _lines_of(path: str) -> set[str]:
 
 def _forms(secret: str) -> Iterator[str]:
     """A secret as it stands, percent-encoded, escaped, in hexadecimal, and in base64 wherever it begins in there."""
-    data = secret.encode(errors="surrogateescape")
+    try:
+        data = secret.encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # half a character, which no text that is sent can hold
+        data = secret.encode(errors="replace")
     yield secret
     yield from (quote(secret, safe="", errors="replace"), quote_plus(secret, errors="replace"))
     yield from (json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])

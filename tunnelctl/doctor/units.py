@@ -11,7 +11,7 @@ from typing import Any
 
 from tunnelctl.doctor.findings import Finding, fail, ok, skip, warn
 
-__all__ = ["SERVER", "server", "systemd", "token_places", "unit_of"]
+__all__ = ["SERVER", "server", "settings", "systemd", "token_places", "unit_of"]
 
 AGENT, SERVER = "tunneld.service", "tunneld-server.service"
 _INSTANCE = re.compile(r"/run/tunneld-([^/]+)/control\.sock")
@@ -38,6 +38,11 @@ def unit_of(socket_path: str) -> str:
     """The unit of the agent that has this control socket."""
     found = _INSTANCE.fullmatch(socket_path)
     return f"tunneld@{found[1]}.service" if found else AGENT
+
+
+def settings(unit: str) -> str:
+    """The file that this unit of the package starts its agent with."""
+    return f"/etc/tunneld/{unit.removesuffix('.service').partition('@')[2] or 'tunneld'}.yaml"
 
 
 def token_places(unit: str) -> list[str]:

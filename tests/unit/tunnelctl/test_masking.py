@@ -193,3 +193,10 @@ def test_the_secrets_of_this_machine_are_hidden_in_every_form(tmp_path: Path) ->
             assert one in found_in(text.encode()), form
             assert one not in found_in(mask.text(text).encode()), (number, form)
     assert mask.value({"a": [secret(1), {secret(2): 1}]}) == {"a": [HIDDEN, {HIDDEN: 1}]}
+
+
+def test_values_that_are_no_path_and_no_text_are_masked_all_the_same() -> None:
+    """As a file may hold them: YAML lets half a surrogate through, and a path need not be one."""
+    half = f"{secret(1)}\ud800"
+    config = {"server": {"token_file": "~nobody-of-this-name/token"}, "metrics": {"token_file": "a\0b"}, "tokn": half}
+    assert Mask([config], {}).text(f"it said {half} and ended") == f"it said {HIDDEN} and ended"
