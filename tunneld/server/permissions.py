@@ -101,8 +101,12 @@ class Permissions:
         self._most = most
 
     def fullest(self) -> tuple[int, int]:
-        """How many the tunnel has that has most of them, and how many it may have."""
-        return max(map(len, self._of.values()), default=0), self._most
+        """How many hold of the tunnel of which most do, and how many may: those that ended make room."""
+        now, best = self._clock(), 0
+        for held in self._of.values():
+            if len(held) > best:
+                best = max(best, sum(one.holds(now) for one in held.values()))
+        return best, self._most
 
     async def refresh(self) -> None:
         """Read them all again."""

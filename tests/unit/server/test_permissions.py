@@ -151,6 +151,24 @@ async def test_the_first_sign_in_is_kept_while_the_store_fails(caplog: pytest.Lo
         assert {one.id, two.id} == {kept.id for kept in await it.store.permissions() if kept.activated}
 
 
+async def test_how_full_the_fullest_tunnel_is_counts_what_holds_alone() -> None:
+    async with world() as it:
+        it.permissions.configure(most=3)
+        assert it.permissions.fullest() == (0, 3)
+        one = await it.grant("ann@example.org")
+        await it.grant("bob@example.org", expires=2000.0)
+        await it.grant("cy@example.org")
+        await it.permissions.grant("t1", "other", ["dee@example.org", "eve@example.org"], Change())
+        assert it.permissions.fullest() == (3, 3)
+        with pytest.raises(VisitorError):
+            await it.grant("fay@example.org")
+        await it.permissions.change("t1", one.id, Change(status="revoked"))
+        it.now = 2000.0
+        assert it.permissions.fullest() == (2, 3), "the other tunnel's: of this one's two make room"
+        await it.grant("fay@example.org", "gus@example.org")
+        assert it.permissions.fullest() == (3, 3)
+
+
 async def test_many_grants_at_once_keep_the_bound() -> None:
     async with world() as it:
         it.permissions.configure(most=3)
