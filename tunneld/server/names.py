@@ -63,14 +63,23 @@ class StoredNames:
         """Read them all again."""
         self._names = {name.name: name for name in await self._store.names()}
 
-    def fullest(self) -> tuple[int, int]:
-        """How many names that owner or token has that has most of what it may, and how many that may be."""
-        counts = Counter(one.owner for one in self._names.values() if one.owner is not None)
-        pairs = [(count, self._may_own(self._holder(owner))) for owner, count in counts.items()]
-        return max(pairs, key=lambda pair: pair[0] / pair[1], default=(0, self._most))
+    def fullest(self, now: float) -> tuple[int, int]:
+        """How many names that owner or token has that has most, and how many each may have.
 
-    def _may_own(self, holder: Token | Owner | None) -> int:
-        return (holder.tunnels if isinstance(holder, Owner) else 0) or self._most
+        Those with a quota of their own, theirs to use up, do not count, nor those who are gone: they claim none.
+
+        Args:
+            now: seconds since the epoch.
+        """
+        counts = Counter(one.owner for one in self._names.values() if one.owner is not None)
+        return max((count for owner, count in counts.items() if self._shares(owner, now)), default=0), self._most
+
+    def _shares(self, owner: str, now: float) -> bool:
+        """Whether the bound of all is that of this owner or token, who may still claim names."""
+        holder = self._holder(owner)
+        if holder is None or holder.gone_since(now) is not None:
+            return False
+        return not (isinstance(holder, Owner) and holder.tunnels)
 
     def all(self) -> list[Name]:
         """Every name that belongs to somebody."""

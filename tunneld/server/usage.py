@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from time import time
 from typing import TYPE_CHECKING
 
 from tunneld.telemetry.metrics import descriptors, spans
@@ -29,7 +30,7 @@ def server_usage(daemon: ServerDaemon) -> Iterator[Usage]:
     yield Usage("address_streams", *ingress.guard.most_streams())
     yield Usage("address_connections", *ingress.guard.most_connections())
     yield Usage("store_waiting", *access.store.waiting())
-    yield Usage("names", *access.names.fullest())
+    yield Usage("names", *access.names.fullest(time()))
     yield Usage("permissions", *access.permissions.fullest())
     yield Usage("v2_clients", *daemon.labels_kept(), gives_way=True)
     desk = ingress.desk

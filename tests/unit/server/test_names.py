@@ -10,7 +10,7 @@ import pytest
 from tunneld.errors import VisitorError
 from tunneld.server.names import StoredNames
 from tunneld.server.principals import OPEN, Principal
-from tunneld.server.store.records import Name, Token
+from tunneld.server.store.records import Name, Owner, Token
 from tunneld.server.store.service import SqlStore
 
 REST = 100.0
@@ -101,6 +101,33 @@ async def test_one_owner_has_only_so_many(names: StoredNames) -> None:
     assert caught.value.code == "too_many_names"
     await names.claim("three", A, 1)
     await names.claim("four", B, 0)
+
+
+async def test_how_close_owners_are_to_the_bound_is_of_those_who_live_and_share_it(store: SqlStore) -> None:
+    holders: dict[str, Token | Owner] = {
+        "a": Token("a", "first", ("*",), 0.0),
+        "b": Owner("b", "second", 0.0),
+        "quota": Owner("quota", "one of their own", 0.0, tunnels=1),
+        "revoked": Token("revoked", "third", ("*",), 0.0, revoked=5.0),
+        "expired": Token("expired", "fourth", ("*",), 0.0, expires=5.0),
+        "removed": Owner("removed", "fifth", 0.0, removed=5.0),
+    }
+    names = StoredNames(store, holders.get, rest=REST, most=3)
+    assert names.fullest(0.0) == (0, 3)
+    await names.reserve(Name("nobody", None, 0.0, reserved=True))
+    await names.claim("theirs", Principal("quota", "one of their own", max_names=1), 0)
+    with pytest.raises(VisitorError):
+        await names.claim("more", Principal("quota", "one of their own", max_names=1), 0)
+    for owner in ("deleted", "revoked", "expired", "removed"):
+        for name in ("one", "two", "three"):
+            await names.claim(f"{owner}-{name}", Principal(owner, owner), 0)
+    assert names.fullest(4.9) == (3, 3), "the credentials are good until then"
+    assert names.fullest(5.0) == (0, 3)
+    await names.claim("app", A, 5)
+    assert names.fullest(5.0) == (1, 3)
+    await names.claim("its", B, 5)
+    await names.claim("other", B, 5)
+    assert names.fullest(5.0) == (2, 3), "an owner without a quota shares the bound with tokens"
 
 
 async def test_the_store_has_the_last_word(names: StoredNames, store: SqlStore) -> None:
