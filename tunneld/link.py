@@ -224,8 +224,7 @@ class Link:
 
     def count_segments(self, quality: Quality) -> None:
         """Tell what the kernel knows of this connection; before each ping is counted."""
-        if (info := self.kernel()) is not None:
-            quality.carried(info)
+        quality.carried(self.kernel())
 
     def _cancel_timers(self) -> None:
         for timer in (self._flush_timer, self._beat_timer, self._ack_timer):

@@ -172,8 +172,12 @@ class Quality:
         self._passed_over = 0  # round trips in a row that jitter does not count for that
         self._steady: float | None = None  # the last that it does
 
-    def carried(self, kernel: Kernel) -> None:
-        """What the kernel knows of the connection that stands, to be counted with the next ping."""
+    def carried(self, kernel: Kernel | None) -> None:
+        """What the kernel knows of the connection that stands, to be counted with the next ping; None: nothing."""
+        if kernel is None:  # what it said of a connection before is not true of this one
+            self._rtt = self._queued = None
+            self._held_up = False
+            return
         now, before = (kernel.segments, kernel.lost, kernel.retransmitted, kernel.disordered), self._totals
         self._totals = now
         if any(one < other for one, other in zip((now[0], *now[2:]), (before[0], *before[2:]), strict=True)):

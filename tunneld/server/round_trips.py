@@ -45,8 +45,7 @@ class RoundTrips:
             held: segments were sent again meanwhile.
         """
         self.whole.observe(round_trip)
-        if kernel is not None:
-            quality.carried(kernel)
+        quality.carried(kernel)
         quality.answered(now, round_trip, late=late, beside=beside, held=held)
         if quality.queued is not None:
             self.queued.observe(quality.queued)

@@ -21,6 +21,9 @@ def test_what_was_waiting_is_counted_apart_where_the_kernel_knows_the_connection
     assert trips.queued.sum == pytest.approx(0.2)
     reading = quality.read(3.0, connected=True)
     assert (reading.pings, reading.last, reading.queued) == (3, 0.03, 0.0)
+    trips.answered(quality, 4.0, 0.24, None, late=False)  # the tunnel's next connection is one that it does not know
+    assert (trips.whole.count, trips.queued.count) == (4, 2)
+    assert quality.read(4.0, connected=True).queued is None
 
 
 def test_one_that_came_late_is_lost_to_the_tunnel_and_counted_here() -> None:
