@@ -28,6 +28,8 @@ _ENOUGH = 50
 _NOTHING = (0, 0, 0, 0)
 #: Round trips in a row that a loss keeps from counting as jitter.
 _PASSED_OVER = 16
+#: Pings with nothing beside them whose shortest round trip is the least that one beside bulk counts as.
+_QUIET = 16
 #: The share of round trips, not held back by TCP, that the median can be taken from.
 _FREE = 0.1
 
@@ -94,8 +96,8 @@ class Reading:
     """What is known at one moment. Seconds; None: not known yet.
 
     Attributes:
-        last: the newest round trip, of one beside bulk without what it waited behind that, as those of the window, and
-            of one that TCP held back the one before (see `p50`).
+        last: the newest round trip, of one beside bulk without what it waited behind that, as those of the window (see
+            `Quality`), and of one that TCP held back the one before (see `p50`).
         p50: median of the window, without the round trips that TCP held back: while such a ping was under way this side
             sent segments again, so that it tells of the loss and not of the way (Karn's rule, RFC 6298 section 3).
             Where nearly all are held, of all of them. That segments came in disorder is no sign: the slow ones are
@@ -109,7 +111,8 @@ class Reading:
         grade: None before the first ping is answered or lost.
         reason: why it is no better, in words; empty for ``excellent``.
         queued: what the last ping and its answer waited, behind other bytes or for their turn: its whole round trip
-            beyond the shortest that the kernel has seen lately.
+            beyond the shortest that the kernel has seen lately. Behind a proxy, which is all the kernel knows of, the
+            way beyond that is in it too. None: the kernel knows nothing of the connection.
     """
 
     last: float | None
@@ -140,13 +143,18 @@ class Quality:
     - Segments that overtake one another make TCP send some again that were not lost. The peer says so (D-SACK) of
       most of them, not of all.
 
+    What a ping waited behind bulk is what it took beyond the kernel's round trip, or beyond the shortest of the last
+    pings that had no bulk beside them where that is longer: behind a proxy the kernel knows the way to the proxy alone.
+    A tunnel through a proxy that carries bulk from its first ping on has none of these: until the first, its round
+    trips read as those to the proxy. These pings count for the connections after theirs too.
+
     Args:
         thresholds: of the grades.
     """
 
     __slots__ = (
-        "_again", "_free", "_held_back", "_held_up", "_holds", "_jitter", "_known", "_last", "_passed_over", "_pending",
-        "_queued", "_rtt", "_samples", "_segments", "_steady", "_totals", "_trips", "_until", "thresholds",
+        "_again", "_alone", "_free", "_held_back", "_held_up", "_holds", "_jitter", "_known", "_last", "_passed_over",
+        "_pending", "_queued", "_rtt", "_samples", "_segments", "_steady", "_totals", "_trips", "_until", "thresholds",
     )  # fmt: skip
 
     def __init__(self, thresholds: Thresholds) -> None:
@@ -168,6 +176,7 @@ class Quality:
         self._jitter: float | None = None
         self._rtt: float | None = None  # the shortest that the kernel saw
         self._queued: float | None = None
+        self._alone: deque[float] = deque(maxlen=_QUIET)  # round trips beside no bulk, not held back by TCP
         self._held_up = False  # segments were lost or late since the last ping
         self._passed_over = 0  # round trips in a row that jitter does not count for that
         self._steady: float | None = None  # the last that it does
@@ -200,7 +209,10 @@ class Quality:
         if self._rtt is not None:
             self._queued = max(0.0, round_trip - self._rtt)
             if loaded := beside >= _BULK:  # a full pipe is no slow network
-                round_trip -= self._queued
+                # Behind a proxy the kernel knows the way to that one alone: quiet pings tell of the whole.
+                round_trip = min(round_trip, max(self._rtt, min(self._alone, default=0.0)))
+        if not loaded and not held:
+            self._alone.append(round_trip)
         self._held_back = self._held_back + 1 if held else 0
         if self._last is None or not 0 < self._held_back < _PASSED_OVER:
             self._last = round_trip

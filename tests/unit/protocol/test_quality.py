@@ -173,6 +173,48 @@ def test_a_ping_beside_bulk_counts_without_what_it_waited() -> None:
     assert quality.read(now, connected=True).lost == 1
 
 
+def test_behind_a_proxy_bulk_takes_off_no_more_than_what_is_beyond_quiet_pings() -> None:
+    """The kernel knows the way to the proxy alone, 0.05 ms; the peer is 300 ms away."""
+    quality, now, known = Quality(QualityConfig()), 0.0, kernel(10, 0, rtt=0.00005)
+    for beside, trip in [(0, 0.3)] * 20 + [(200_000, 0.32)] * 40:
+        now += 1
+        quality.carried(known)
+        quality.answered(now, trip, late=False, beside=beside)
+    found = quality.read(now, connected=True)
+    assert (found.last, found.p50, found.p95) == (pytest.approx(0.3),) * 3
+    assert (found.jitter, found.grade) == (pytest.approx(0.0, abs=1e-9), "fair")
+    assert found.queued == pytest.approx(0.32 - 0.00005)
+    quality.answered(now, 0.29, late=False, beside=200_000)  # it tells of no more than it took
+    assert quality.read(now, connected=True).last == 0.29
+
+
+def test_quiet_pings_that_are_long_ago_or_were_held_back_are_no_floor() -> None:
+    quality, now = Quality(QualityConfig()), 0.0
+    quality.carried(kernel(10, 0, rtt=0.01))
+    quality.answered(now, 0.2, late=False, held=True)
+    quality.answered(now, 0.5, late=False, beside=1 << 20)
+    assert quality.read(now, connected=True).last == 0.01, "nothing but the kernel tells of the way"
+    for trip, floor in ((0.05, 0.05), (0.3, 0.3)):  # the way became longer
+        for _ in range(16):
+            quality.answered(now, trip, late=False)
+        quality.answered(now, 0.5, late=False, beside=1 << 20)
+        assert quality.read(now, connected=True).last == pytest.approx(floor)
+
+
+def test_what_the_kernel_said_of_one_connection_is_not_said_of_the_next() -> None:
+    quality, now = measured([0.05])
+    quality.carried(kernel(10, 0, rtt=0.05))
+    quality.answered(now, 0.25, late=False)
+    assert quality.queued == pytest.approx(0.2)
+    quality.carried(None)
+    quality.answered(now, 0.4, late=False, beside=1 << 20)
+    found = quality.read(now, connected=True)
+    assert (found.last, found.queued) == (0.4, None)
+    quality.carried(kernel(60, 0, rtt=0.05))
+    quality.answered(now, 0.06, late=False)
+    assert quality.queued == pytest.approx(0.01)
+
+
 def test_bulk_takes_nothing_off_where_the_kernel_knows_no_round_trip() -> None:
     quality, now = measured([0.05])
     quality.answered(now, 0.4, late=False, beside=1 << 20)
