@@ -32,6 +32,8 @@ __all__ = [
 ]
 
 #: Descriptors that a process needs besides those of streams and tunnels.
+_PACKAGED = Path("/usr/lib/tunneld")
+"""Where the Debian package has its environment."""
 _OWN_DESCRIPTORS = 64
 
 
@@ -52,10 +54,16 @@ def _how_to_add(extra: str) -> str:
     here = Path(sys.prefix)
     if (here / "pipx_metadata.json").exists():
         return f"Get them with `pipx inject tunneld 'tunneld[{extra}]'`"
+    if here == _PACKAGED:  # which others' tools must not write to, be they on the PATH or not
+        return _from_the_package(here, extra)
     if find_spec("pip") is not None:
         return f"Get them with `{shlex.quote(sys.executable)} -m pip install 'tunneld[{extra}]'`"
     if shutil.which("uv") is not None:
         return f"Get them with `uv pip install --python {shlex.quote(sys.executable)} 'tunneld[{extra}]'`"
+    return _from_the_package(here, extra)
+
+
+def _from_the_package(here: Path, extra: str) -> str:
     return (
         f"{here} has no pip: the Debian package and the images of this version bring them, so install that anew "
         "(`apt install --reinstall ./tunneld_*.deb`), or make an environment of your own with "

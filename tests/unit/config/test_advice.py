@@ -66,6 +66,19 @@ def test_how_to_get_them_depends_on_how_it_was_installed(
     assert ("-m pip" in missing) is False
 
 
+def test_the_debian_package_is_not_added_to_by_a_tool_on_the_path(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "uv").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "prefix", "/usr/lib/tunneld")
+    monkeypatch.setattr(advice, "find_spec", lambda name: None)
+    missing = advice.otlp_missing(agent(telemetry={"otlp": "http://127.0.0.1:4318"}).telemetry)
+    assert missing is not None
+    assert "apt install --reinstall" in missing
+    assert "uv pip" not in missing
+
+
 def test_descriptors_are_counted() -> None:
     limit = advice.descriptor_limit()
     assert limit is None or limit > 0
