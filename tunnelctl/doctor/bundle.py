@@ -32,6 +32,8 @@ _ENTRIES = 1000
 _VISITORS = re.compile(r"((?:\"(?:path|client)\": ?|\b(?:path|client)=))(?:\"(?:[^\"\\]|\\.)*\"|\S+)")
 """A visitor's address, or what they ask for, as fields of a line of the log, in JSON or as text."""
 _LINES = 500
+_LONGEST = 16 << 10
+"""Characters of a line of the journal; a longer one is left out whole, for the half of a secret is not known as one."""
 _QUIET: dict[str, Any] = {
     "capture_output": True,
     "text": True,
@@ -149,7 +151,12 @@ def _journal(unit: str) -> str | None:
         done = subprocess.run(command, **_QUIET)  # noqa: S603 - journalctl with our own words and a unit's name
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout if done.returncode == 0 and done.stdout else None
+    if done.returncode != 0 or not done.stdout:
+        return None
+    return "".join(
+        line if len(line) <= _LONGEST else f"… a line of {len(line)} characters is left out …\n"
+        for line in done.stdout.splitlines(keepends=True)
+    )
 
 
 def _json(value: Any) -> str:

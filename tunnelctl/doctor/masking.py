@@ -38,7 +38,9 @@ _ADDRESSES = {"url", "public_url", "service", "proxy", "otlp", "smtp", "issuer",
 """Keys that hold an address: shown without user, password, path and query."""
 _PERSONAL = {"domains", "client_id", "scopes", "audience"}
 """Keys that are hidden, but whose values may stand elsewhere: they are no secret."""
-_MAIL = re.compile(r"[A-Za-z0-9._%+-]+@(?!\S*\.(?:service|socket)\b)[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+")
+_MAIL = re.compile(
+    r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]++@(?!\S{0,255}\.(?:service|socket)\b)[A-Za-z0-9-]++(?:\.[A-Za-z0-9-]+)+"
+)
 _PATH = re.compile(r"[/~.][!-~]{0,255}")
 _QUANTITY = re.compile(r"[0-9]{1,5}(\.[0-9]{1,6})?|[0-9]{1,9}(\.[0-9]{1,6})?\s*(ms|s|m|h|d|w|%|B|[KMG]i?B?)")
 _LARGE = 100_000
@@ -46,18 +48,31 @@ _LARGE = 100_000
 _SECRET_FILES = re.compile(r"(token|key|secret|password|users)_file$|^(client_)?key$")
 _SECRET_KEY = re.compile(r"token|passw|secret|cookie|credential|signature|headers|pin$|key$", re.IGNORECASE)
 
-_WORD = r"[A-Za-z0-9_-]*(?:token|passw(?:or)?d|secret|api[_-]?key|credential|signature|session)(?!s?_?(?:file|s_))"
+# A name is tried once, where it begins, and taken whole or not at all (`++`): a text of many dashes takes a time that
+# grows with its length, not with the square of it.
+_NAME = r"[A-Za-z0-9_-]"
+_SECRET_NAME = (
+    rf"(?<!{_NAME})(?={_NAME}*?(?:(?:token|passw(?:or)?d|secret|api[_-]?key|credential|signature|session)"
+    rf"(?!s?_?(?:file|s_))|pass(?:phrase)?(?!{_NAME})))({_NAME}++)"
+)
+_HEADER_NAME = r"(?<![a-z-])(?=[a-z-]*?x-)(?=[a-z-]*?(?:key|token|secret|auth))[a-z-]++"
 _CREDENTIALS = [
     # A header of credentials or an address of a visitor's browser, up to the end of the line or of its quotes.
     (
         re.compile(
-            r"(?i)((?:proxy-)?authorization|(?:set-)?cookie2?|x-[a-z-]*(?:key|token|secret|auth)[a-z-]*|api-?key)"
+            rf"(?i)((?:proxy-)?authorization|(?:set-)?cookie2?|{_HEADER_NAME}|api-?key)"
             r"(\\?[\"']?\s*[:=,]\s*)(\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^\r\n\"']+)"
         ),
         rf"\1\2{HIDDEN}",
     ),
     (re.compile(r"(?i)\b(bearer|basic|digest|negotiate)(\s+)[A-Za-z0-9._~+/=-]{4,}"), rf"\1\2{HIDDEN}"),
-    (re.compile(rf"(?i)\b({_WORD}[a-z_-]*)(\\?[\"']?\s*[=:]\s*\\?[\"']?)[^\s\"',;&\\]{{6,}}"), rf"\1\2{HIDDEN}"),
+    (
+        re.compile(
+            rf"(?i){_SECRET_NAME}(\\?[\"']?\s*[=:]\s*)"
+            r"(?:\"(?:[^\"\\\r\n]|\\.)+\"|'[^'\r\n]+'|\\?[\"']?[^\s\"',;&\\]{6,})"
+        ),
+        rf"\1\2{HIDDEN}",
+    ),
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), HIDDEN),
     (re.compile(r"\btnl_[0-9A-Za-z_-]+"), HIDDEN),
     (re.compile(r"(?i)(?<=v2/)[^/?#\s\"']+|(?<=v2%2F)[^/?#\s\"'%]+"), HIDDEN),

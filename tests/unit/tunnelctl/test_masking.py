@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -125,6 +126,12 @@ def test_mistyped_and_unknown_keys_are_hidden_too() -> None:
         "-----BEGIN EC PRIVATE KEY-----\n{}\n{}\n-----END EC PRIVATE KEY-----",
         "-----BEGIN PRIVATE KEY-----\n{} cut off",
         r'{{"message": "said {{\"token\": \"{}\"}}"}}',
+        'password: "correct {}, battery {}"',
+        '{{"token": "ab {} ef"}}',
+        'secret_key = "a,{},c"',
+        "pass='one {}'",
+        "smtp_pass={}",
+        "passphrase: {}",
     ],
 )
 def test_what_looks_like_a_credential_is_hidden_though_nobody_knows_it(text: str) -> None:
@@ -200,3 +207,12 @@ def test_values_that_are_no_path_and_no_text_are_masked_all_the_same() -> None:
     half = f"{secret(1)}\ud800"
     config = {"server": {"token_file": "~nobody-of-this-name/token"}, "metrics": {"token_file": "a\0b"}, "tokn": half}
     assert Mask([config], {}).text(f"it said {half} and ended") == f"it said {HIDDEN} and ended"
+
+
+@pytest.mark.parametrize("part", ["x-", "a-", "x-key-", "token-", "pass-"])
+def test_a_text_of_many_dashes_takes_no_time_that_is_quadratic(part: str) -> None:
+    """Which takes half a minute and more; what grows with the length alone takes some milliseconds."""
+    text = part * 8000
+    before = time.process_time()
+    assert Mask([], {}).text(text) == text
+    assert time.process_time() - before < 5
