@@ -33,7 +33,7 @@ async def _figures() -> None:
         info = read_tcp_info(writer.transport)
         assert info is not None
         assert info.segments >= 60
-        assert info.carried == 120  # there and back
+        assert info.carried in (120, 121)  # there and back; the kernel counts the SYN of the side that dialled
         assert 0 < info.least_rtt <= info.rtt < 1
         assert 0 <= info.lost <= info.retransmitted <= info.segments
         writer.close()
