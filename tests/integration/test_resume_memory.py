@@ -44,8 +44,8 @@ async def _settled(it: Bench) -> None:
         tunnel = it.server.registry.find("t")
         assert tunnel is not None
         assert tunnel.kept is not None
-        assert it.agent.tunnels[0]._session is not None
-        now = (*_held(tunnel.kept.session), *_held(it.agent.tunnels[0]._session))
+        assert it.agent.tunnels[0]._keeping.session is not None
+        now = (*_held(tunnel.kept.session), *_held(it.agent.tunnels[0]._keeping.session))
         if now == before:
             return
         before = now
@@ -69,7 +69,7 @@ async def test_what_an_outage_makes_both_sides_hold_is_bounded() -> None:
         tunnel = it.server.registry.find("t")
         assert tunnel is not None
         assert tunnel.kept is not None
-        agents = it.agent.tunnels[0]._session
+        agents = it.agent.tunnels[0]._keeping.session
         assert agents is not None
         streams = len(agents.streams)
         assert streams > STREAMS / 2, "they were over before the outage"
