@@ -150,6 +150,25 @@ async def judged(way: Way, seconds: float, known: dict[str, Any] | None = None) 
         return {one.check: one for one in stream.judge(found)}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tunnels: 5",
+        "tunnels: [3, {name: [a], service: 5}]",
+        "{server: {url: 'ws://127.0.0.1:9', proxy: 9, ca_file: 3, token_file: 7}, tunnels: [{name: {a: b}}]}",
+        "a: 2026-13-45",
+        "[" * 3000,
+    ],
+    ids=["a number", "a list as a name", "numbers as texts", "no such day", "too deep"],
+)
+def test_a_file_with_anything_in_it_ends_no_doctor(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    argv = python_module("tunnelctl", "--socket", str(tmp_path / "s"), "doctor", "--config", str(tmp_path / "c.yaml"))
+    done = subprocess.run([*argv, "--json"], cwd=ROOT, env=clean_environment(), capture_output=True, text=True)
+    found = findings(shaped(done.stdout, done.returncode))
+    assert (found["config"]["status"], found["server" if "url" not in text else "tcp"]["status"]) == ("fail", "fail")
+
+
 async def test_a_buffer_shows_by_what_the_agent_sent() -> None:
     async def way(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(

@@ -72,17 +72,17 @@ def _all(client: Client, args: argparse.Namespace, add: Callable[[list[Finding]]
     config = here.read_config(path)
     server = _section(config, "server")
     url = (status or {}).get("server") or server.get("url")
+    tunnels = _tunnels(config)
     if url:
-        names = [str(one.get("name")) for one in config.get("tunnels") or () if isinstance(one, dict)]
         token = _token(server, unit, path, str(url))
         add(
             there.look(
                 there.Server(
                     str(url),
                     token=token,
-                    ca_file=server.get("ca_file"),
-                    proxy=server.get("proxy"),
-                    tunnel=names[0] if names else "doctor",
+                    ca_file=_text(server, "ca_file"),
+                    proxy=_text(server, "proxy"),
+                    tunnel=str(tunnels[0].get("name")) if tunnels else "doctor",
                     version=_first(status, "server_version"),
                     token_left=_first(status, "token_expires_s"),
                     taken=any(one["state"] in ("online", "degraded") for one in (status or {}).get("tunnels", ())),
@@ -93,9 +93,8 @@ def _all(client: Client, args: argparse.Namespace, add: Callable[[list[Finding]]
         add([fail("server", "No server is known.", "Write `server: {url: wss://…}` into the file.")])
     public = [str(one["public_url"]) for one in (status or {}).get("tunnels", ()) if one.get("public_url")]
     if public:
-        add([tabs(public[0], ca_file=server.get("ca_file"))])
-    tunnels = [one for one in config.get("tunnels") or () if isinstance(one, dict)]
-    known = {one.get("name") for one in tunnels}
+        add([tabs(public[0], ca_file=_text(server, "ca_file"))])
+    known = [one.get("name") for one in tunnels]
     tunnels += [one for one in (status or {}).get("tunnels", ()) if one["name"] not in known]
     add(here.services(tunnels))
     return config
@@ -109,6 +108,17 @@ def _first(status: dict[str, Any] | None, key: str) -> Any:
 def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
     found = config.get(name)
     return found if isinstance(found, dict) else {}
+
+
+def _text(section: dict[str, Any], key: str) -> str | None:
+    found = section.get(key)
+    return found if isinstance(found, str) else None
+
+
+def _tunnels(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Those of the file that are some; what else stands there, the finding about the file tells."""
+    found = config.get("tunnels")
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
 
 def _token(server: dict[str, Any], unit: str, config: str, url: str) -> str | None:

@@ -53,7 +53,7 @@ def read_config(path: str) -> dict[str, Any]:
 
     try:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):  # no text, no path, no such day, too deep
         return {}
     return found if isinstance(found, dict) else {}
 
