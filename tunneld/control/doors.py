@@ -99,20 +99,9 @@ class Doors:
         return self._closed or len(self._waiting) >= _MAX_WAITING
 
     def _load(self, loop: asyncio.AbstractEventLoop) -> Serving:
-        # What is loaded stays for as long as the process. Where the collector leaves what was imported at the start
-        # alone (a daemon), it leaves this alone too: it took 10 to 50 ms of each full collection, in which no byte
-        # moved. What else lives at this moment is left alone with it, once.
-        daemon = gc.get_freeze_count() > 0
-        if daemon:
-            gc.disable()
-        try:
-            from tunneld.control.serving import Serving
+        from tunneld.control.serving import Serving
 
-            return Serving(self._make(), loop)
-        finally:
-            if daemon:
-                gc.freeze()
-                gc.enable()
+        return Serving(self._make(), loop)
 
     def _loaded(self, done: asyncio.Future[Serving]) -> None:
         doors, self._waiting = self._waiting, set()
@@ -124,6 +113,11 @@ class Doors:
                 door.shut()
             return
         self._serving = done.result()
+        if gc.get_freeze_count():
+            # In a daemon the collector leaves what was imported at the start alone, and this too, which stays as long:
+            # it took 10 to 50 ms of each full collection, in which no byte moved. What else lives at this moment is
+            # left alone with it, once for each application.
+            gc.freeze()
         for door in doors:
             door.go_in(self._serving)
 
