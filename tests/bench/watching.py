@@ -15,10 +15,9 @@ heartbeats and their statistics, the counters behind the metrics, the log. Trace
 
 Both pairs of daemons run all the while and take turns, so that what the machine does meets both; they are started anew
 a few times, since two processes of one program differ by a few percent for as long as they live. Each figure is the
-median over the pairs of turns. A request is one of 1,500 a second over 32 connections, about half of what the two cores
-can; an event one of 4,000 a second over 200 streams. Once more by wrk, as fast as it goes, and without a goal: then the
-readers themselves (curl, `tunnelctl top`) fight with the daemons for the two cores, and what a daemon gathers into one
-write depends on who wins, which is no price of being watched where readers sit elsewhere.
+median over the pairs of turns. A request is one of 1,500 a second over 32 connections; an event one of 4,000 a second
+over 200 streams; a request of a busy machine one of wrk's, as fast as it goes, where the readers (curl, top) need the
+same cores. The goal of all three is the same.
 """
 
 from __future__ import annotations
