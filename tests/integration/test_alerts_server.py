@@ -141,7 +141,8 @@ async def test_streams_that_are_lost_with_their_session_are_told(tmp_path: Path,
         public = f"http://{LOOPBACK}:{port_of(host.server)}/t/app/"
         async with httpx.AsyncClient() as visitor, visitor.stream("GET", public) as answer:
             assert answer.status_code == 200
-            tunnel._connections.link.abort()  # type: ignore[union-attr]
+            assert tunnel._connections.link is not None
+            tunnel._connections.link.abort()
             body = await told(hook, "data_lost")
     assert body["alerts"][0]["message"] == "The tunnel app lost 1 streams with their sessions within 10 min."
 

@@ -5,6 +5,7 @@ What each receiver does by itself stands in `test_alerts.py`, `test_alert_mail.p
 
 from __future__ import annotations
 
+import functools
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -130,7 +131,7 @@ def test_receivers_that_fail_and_a_port_that_is_taken_disturb_no_tunnel(stack: E
             ("webhook", "given up", "a redirect is not followed"),
             ("ops@example.org", "given up", "554"),
         ):
-            wait_for(lambda words=words, process=process: said(process, *words), f"{process.name}: {words}")  # type: ignore[misc]
+            wait_for(functools.partial(said, process, *words), f"{process.name}: {words}")
             assert len(said(process, *words)) == 1, said(process, *words)
     assert came.count("/fine") == 2, "each daemon's good receiver is told; that of the redirect is another's word"
     (line,) = said(agent, "metrics.listen", str(taken))

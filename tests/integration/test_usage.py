@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -86,11 +87,15 @@ def world() -> Iterator[World]:
             service.stop()
 
 
+def _has(wanted: set[str], figures: dict[str, float]) -> bool:
+    return wanted <= figures.keys()
+
+
 @pytest.mark.timeout(60)  # both applications are loaded at their first call
 def test_each_figure_is_told_and_follows_what_happens(world: World) -> None:
     for role in ("agent", "server"):
         wanted = {limit for key, limit in FIGURES.items() if key.startswith(role)}
-        found = world.until(role, lambda figures, wanted=wanted: wanted <= figures.keys())  # type: ignore[misc]
+        found = world.until(role, functools.partial(_has, wanted))
         assert wanted - found.keys() == set()
         assert all(0 <= share <= 1 for share in found.values()), found
         assert found["dashboard_viewers"] == 0
