@@ -52,7 +52,7 @@ async def tailed(folder: Path, *form: str) -> AsyncIterator[list[Ran]]:
         assert inspector is not None
         seen = inspector.find(wanted)
         assert seen is not None
-        await settled(lambda: seen._taps)  # the command reads
+        await settled(lambda: seen.tapped)  # the command reads
         await service.push(EVENTS)
         await service.push(b" whole\n\n")
         came = b""

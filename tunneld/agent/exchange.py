@@ -11,7 +11,6 @@ import time
 from typing import TYPE_CHECKING
 
 from tunneld.agent.heads import problem
-from tunneld.agent.inspection import Seen
 from tunneld.agent.origin import Connection
 from tunneld.agent.record import STALL_CHECKS, Record
 from tunneld.agent.sockets import SocketExchange
@@ -54,7 +53,6 @@ class Exchange(Record):
         "_pending",
         "_proxy",
         "_retried",
-        "_seen",
         "_stream",
         "_taken",
         "_trailers",
@@ -85,7 +83,8 @@ class Exchange(Record):
         self._retried = False
         self._ending = ""  # why it ends, while the last of the answer is being sent
         self._trailers: Headers = []  # of the upload, while there is no connection
-        self._seen: Seen | None = proxy.inspector.begin(request) if proxy.inspector is not None else None
+        if proxy.inspector is not None:
+            self.seen = proxy.inspector.begin(request, self.started)
 
     @property
     def stuck(self) -> bool:
@@ -223,8 +222,8 @@ class Exchange(Record):
             return
         size = len(data)
         self.bytes_in += size
-        if self._seen is not None:
-            self._seen.upload(data)
+        if self.seen is not None:
+            self.seen.upload(data)
         self.active = time.monotonic()
         if self._left >= 0:
             self._left -= size
@@ -322,8 +321,8 @@ class Exchange(Record):
             self.kind = "sse"
             if not is_encoded(headers):
                 self.counter = EventCounter()
-        if self._seen is not None:
-            self._seen.answered(status, headers, sse=self.kind == "sse")
+        if self.seen is not None:
+            self.seen.answered(status, headers, sse=self.kind == "sse")
 
     def _switch(self, headers: Headers) -> None:
         """The service takes the upgrade: another object carries the WebSocket from here on."""
@@ -343,8 +342,8 @@ class Exchange(Record):
             raise BadAnswer("answer_too_large", "its head is over the limit once encoded") from None
         proxy.answers.discard(self)
         proxy.counts.first_byte.observe(time.monotonic() - self.started, self.request_id)
-        if self._seen is not None:
-            self._seen.answered(101, headers, sse=False)
+        if self.seen is not None:
+            self.seen.answered(101, headers, sse=False)
         self._connection = self._head = None
         reader = connection.reader
         socket = SocketExchange(proxy, self, stream, connection.hand_over())
@@ -356,8 +355,8 @@ class Exchange(Record):
         self.active = time.monotonic()
         if self.counter is not None:
             self.counter.feed(data)
-        if self._seen is not None:
-            self._seen.passed(data)
+        if self.seen is not None and self.seen.minds:
+            self.seen.passed(data)
         if not self._stream.send(data) and self._connection is not None:
             self._connection.pause()
             self._proxy.holders.add(self._held_up, slow=False)

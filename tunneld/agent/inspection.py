@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from time import monotonic, time
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from tunneld.config.agent import InspectionConfig
 from tunneld.protocol.headers import Headers, lower
@@ -26,8 +28,21 @@ _MOST_EVENT = 256 * 1024
 """Bytes of an event that is not whole yet that are held for its readers."""
 _ENDS = re.compile(r"\r\n\r\n|\n\n|\r\r|\r\n\n|\n\r\n")
 _BOUNDARIES = (b"\n\n", b"\r\n\r\n", b"\r\r")
-_NONE: Headers = []
 _LINES = re.compile(r"\r\n|\n|\r")
+
+
+_packer = msgspec.msgpack.Encoder()
+_open = msgspec.msgpack.Decoder(Open)
+_headers = msgspec.msgpack.Decoder(Headers)
+_T = TypeVar("_T")
+
+
+def _packed(head: _T) -> bytes | _T:
+    """One object of many; the same where it holds half a surrogate, which no text does."""
+    try:
+        return _packer.encode(head)
+    except UnicodeEncodeError:
+        return head
 
 
 def masked(headers: Headers) -> list[list[str]]:
@@ -76,42 +91,70 @@ class Tap:
 class Seen:
     """One request that is looked into.
 
-    Attributes:
+    Heads are kept packed: an object for each header of so many requests would be let go of when none of it is in any
+    cache any more, at several times the price of all the rest.
+
+    Args:
         request: its head, as it came.
-        at: seconds of the epoch.
+        began: when that was, monotonic seconds.
         most: bytes of a body that are kept.
-        whole: all of it is.
+
+    Attributes:
+        at: the same, seconds of the epoch.
+        whole: all of its body is kept.
         status: of the answer; 0: there is none yet.
-        headers: of the answer.
         reason: why it ended; empty: it has not.
         seconds: that it took.
+        minds: it has to be told what passes of the answer.
     """
 
     __slots__ = (
-        "_body", "_decoder", "_synced", "_taps", "_text", "at", "began", "headers", "most", "reason", "request",
-        "seconds", "sse", "status", "whole",
+        "_answer", "_body", "_reading", "_request", "_synced", "at", "began", "minds", "most", "reason", "seconds",
+        "sse", "status", "whole",
     )  # fmt: skip
 
-    def __init__(self, request: Open, *, most: int) -> None:
-        self.request = request
-        self.at, self.began = time(), monotonic()
+    def __init__(self, request: Open, began: float, *, most: int) -> None:
+        self._request = _packed(request)
+        self._answer: bytes | Headers = b""
+        self.at, self.began = time(), began
         self._body: bytearray | None = None
         self.whole = True
         self.status = 0
-        self.headers: Headers = _NONE
         self.reason = ""
         self.seconds = 0.0
-        self.sse = False
+        self.sse = self.minds = False
         self.most = most
-        self._taps: dict[Tap, None] | None = None
-        self._decoder: codecs.IncrementalDecoder | None = None
+        self._reading: _Reading | None = None
         self._synced = True
-        self._text = ""
+
+    @property
+    def request(self) -> Open:
+        """Its head, as it came."""
+        return _open.decode(self._request) if isinstance(self._request, bytes) else self._request
+
+    @property
+    def headers(self) -> Headers:
+        """Of the answer."""
+        if not isinstance(self._answer, bytes):
+            return self._answer
+        return _headers.decode(self._answer) if self._answer else []
 
     @property
     def body(self) -> bytes | bytearray:
         """Of the request, as far as it is kept."""
         return b"" if self._body is None else self._body
+
+    @property
+    def tapped(self) -> bool:
+        """Somebody reads what passes."""
+        return self._reading is not None and bool(self._reading.taps)
+
+    def is_of(self, request_id: str) -> bool:
+        """It is the request of that id."""
+        kept = self._request  # unpacked only where the id stands in it at all
+        return (
+            not isinstance(kept, bytes) or request_id.encode(errors="surrogatepass") in kept
+        ) and self.request.request_id == request_id
 
     # -- what the exchange tells -------------------------------------------------------------------------
 
@@ -126,61 +169,51 @@ class Seen:
 
     def answered(self, status: int, headers: Headers, *, sse: bool) -> None:
         """The head of the answer."""
-        self.status, self.headers, self.sse = status, headers, sse
+        self.status, self._answer = status, _packed(headers)
+        if sse:
+            self.sse = self.minds = True
 
     def passed(self, data: bytes) -> None:
-        """Bytes of the answer's body."""
-        if not self._taps:
-            if self.sse:
-                self._synced = data.endswith(_BOUNDARIES)
-            return
-        now = monotonic()
-        if not self.sse:
-            self._give(now, {"type": "bytes", "bytes": len(data), "text": data[:_MOST_TEXT].decode(errors="replace")})
-            return
-        if self._decoder is None:
-            self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._text += self._decoder.decode(data)
-        while found := _ENDS.search(self._text):
-            block, self._text = self._text[: found.start()], self._text[found.end() :]
-            if self._synced and block:
-                self._give(now, _decoded(block))
-            self._synced = True
-        if len(self._text) > _MOST_EVENT:
-            self._text, self._synced = "", False
+        """Bytes of the answer's body; need not be called unless `minds`."""
+        reading = self._reading
+        if reading is None or not reading.taps:
+            self._synced = not self.sse or data.endswith(_BOUNDARIES)
+        elif self.sse:
+            self._synced = reading.events(data, self._synced)
+        else:
+            text = data[:_MOST_TEXT].decode(errors="replace")
+            reading.give(monotonic(), {"type": "bytes", "bytes": len(data), "text": text})
 
     def over(self, reason: str) -> None:
         """It is over."""
         self.reason, self.seconds = reason, monotonic() - self.began
-        taps, self._taps = self._taps, None
-        for tap in taps or ():
-            tap.end(reason)
-
-    def _give(self, now: float, event: dict[str, Any]) -> None:
-        for tap in list(self._taps or ()):
-            tap.give(now, event)
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            for tap in reading.taps:
+                tap.end(reason)
 
     # -- what operators ask ------------------------------------------------------------------------------
 
     def tap(self, tap: Tap) -> Callable[[], None]:
         """Give it what passes from now on, from the next whole event on; the returned function ends that."""
-        if self._taps is None:
-            self._taps = {}
-        if not self._taps:
-            self._decoder, self._text = None, ""
-        self._taps[tap] = None
-        return lambda: self._taps.pop(tap, None) if self._taps is not None else None
+        reading = self._reading
+        if reading is None or not reading.taps:
+            reading = self._reading = _Reading()
+        reading.taps[tap] = None
+        self.minds = True
+        return lambda: reading.taps.pop(tap, None)
 
     def shown(self, tunnel: str) -> dict[str, Any]:
         """For people."""
+        request = self.request
         return {
-            "request_id": self.request.request_id,
+            "request_id": request.request_id,
             "tunnel": tunnel,
             "at": self.at,
-            "method": self.request.method,
-            "path": self.request.path,
-            "client": self.request.client,
-            "request_headers": masked(self.request.headers),
+            "method": request.method,
+            "path": request.path,
+            "client": request.client,
+            "request_headers": masked(request.headers),
             "body_bytes": len(self.body),
             "body_whole": self.whole,
             "status": self.status or None,
@@ -188,6 +221,39 @@ class Seen:
             "reason": self.reason or None,
             "seconds": round(self.seconds if self.reason else monotonic() - self.began, 4),
         }
+
+
+class _Reading:
+    """What passes of an answer while somebody reads it.
+
+    Attributes:
+        taps: who does.
+    """
+
+    __slots__ = ("_decoder", "_text", "taps")
+
+    def __init__(self) -> None:
+        self.taps: dict[Tap, None] = {}
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._text = ""
+
+    def events(self, data: bytes, synced: bool) -> bool:
+        """Bytes of an event stream, of which an event begins here if `synced`; returns whether the next one does."""
+        now = monotonic()
+        self._text += self._decoder.decode(data)
+        while found := _ENDS.search(self._text):
+            block, self._text = self._text[: found.start()], self._text[found.end() :]
+            if synced and block:
+                self.give(now, _decoded(block))
+            synced = True
+        if len(self._text) > _MOST_EVENT:
+            self._text, synced = "", False
+        return synced
+
+    def give(self, now: float, event: dict[str, Any]) -> None:
+        """To every reader."""
+        for tap in list(self.taps):
+            tap.give(now, event)
 
 
 def _decoded(block: str) -> dict[str, Any]:
@@ -222,24 +288,31 @@ class Inspector:
 
     def __init__(self, config: InspectionConfig) -> None:
         self.config = config
-        self._seen: OrderedDict[str, Seen] = OrderedDict()
+        self._seen: deque[Seen] = deque()
 
     @property
     def kept(self) -> tuple[int, int]:
         """How many requests are kept, and how many may be."""
         return len(self._seen), self.config.requests
 
-    def begin(self, request: Open) -> Seen:
-        """A request comes; the oldest is forgotten for it when there are as many as may be."""
-        seen = self._seen[request.request_id] = Seen(request, most=self.config.body)
-        while len(self._seen) > self.config.requests:
-            self._seen.popitem(last=False)
+    def begin(self, request: Open, began: float) -> Seen:
+        """A request comes; the oldest is forgotten for it when there are as many as may be.
+
+        Args:
+            request: its head.
+            began: monotonic seconds.
+        """
+        seen = Seen(request, began, most=self.config.body)
+        kept = self._seen
+        kept.append(seen)
+        while len(kept) > self.config.requests:
+            kept.popleft()
         return seen
 
     def find(self, request_id: str) -> Seen | None:
         """That request; None: it is not kept, or never was here."""
-        return self._seen.get(request_id)
+        return next((seen for seen in reversed(self._seen) if seen.is_of(request_id)), None)
 
-    def all(self) -> deque[Seen]:
+    def all(self) -> list[Seen]:
         """Newest first."""
-        return deque(reversed(self._seen.values()))
+        return list(reversed(self._seen))

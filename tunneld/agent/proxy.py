@@ -262,8 +262,8 @@ class Proxy:
             self.answers.discard(exchange)
         self.stalls.discard(exchange)
         self.exchanges.pop(exchange.request_id, None)
-        if self.inspector is not None and (seen := self.inspector.find(exchange.request_id)) is not None:
-            seen.over(exchange.reason)
+        if exchange.seen is not None:
+            exchange.seen.over(exchange.reason)
         if self.tracer is not None:
             tracing.end(self.tracer, exchange)
         self.holders.budget.closed()

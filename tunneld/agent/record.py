@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from tunneld.agent.inspection import Seen
 from tunneld.protocol.messages import Open
 from tunneld.protocol.sse import EventCounter
 
@@ -36,6 +37,7 @@ class Record:
         status: of the service's answer, once its head has come; 0 before.
         reason: why it ended; empty while it has not. ``done``, or one of the protocol's REASONS.
         code: of the problem document that was the answer; empty when the service's own answer was.
+        seen: what is kept of it for people; None: the tunnel has no `inspect: true`.
     """
 
     __slots__ = (
@@ -50,6 +52,7 @@ class Record:
         "path",
         "reason",
         "request_id",
+        "seen",
         "started",
         "state",
         "status",
@@ -71,6 +74,7 @@ class Record:
         self.status = 0
         self.reason = ""
         self.code = ""
+        self.seen: Seen | None = None
 
     @property
     def events(self) -> int:
