@@ -55,6 +55,12 @@ def _line(event: dict[str, Any], screen: Screen) -> str:
         return screen.paint(f"({event['events']} events more than are shown a second)", "yellow")
     if kind == "end":
         return screen.paint(f"(ended: {clean(event.get('reason', ''))})", "dim")
+    if kind == "frame":
+        more = "" if event.get("final", True) else " …"
+        head = f"{event.get('from', '')} {event.get('kind', '')} ({event.get('bytes', 0)} bytes)"
+        return f"{screen.paint(clean(head), 'dim')} {clean(event.get('text', ''))}{more}".rstrip()
+    if event.get("encoding"):
+        return screen.paint(f"{event.get('bytes', 0)} bytes, packed: {clean(event['encoding'])}", "dim")
     return f"{event.get('bytes', 0)} bytes: {clean(event.get('text', ''))}"
 
 

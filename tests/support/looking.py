@@ -13,6 +13,7 @@ import httpx
 
 from tests.support.running import agent_settings, port_of, running_server, settled, url_of
 from tests.support.sockets import LOOPBACK
+from tests.support.ws_raw import accept_of
 from tunneld.config.agent import AgentConfig
 from tunneld.control.host import AgentHost
 
@@ -20,11 +21,16 @@ __all__ = ["Service", "looking", "stream_id"]
 
 
 class Service:
-    """SSE at /sse, as `push` says; an echo of method, path, body and one header elsewhere."""
+    """SSE at /sse, a WebSocket at /ws, as `push` says; an echo of method, path, body and one header elsewhere.
+
+    Attributes:
+        packed: Content-Encoding of the event streams, whose bytes are pushed as they are; empty: none.
+    """
 
     def __init__(self) -> None:
         self.open: set[asyncio.StreamWriter] = set()
         self.bodies: list[bytes] = []
+        self.packed = ""
         self.host: AgentHost
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -32,7 +38,15 @@ class Service:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 if head.startswith("GET /sse"):
-                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+                    packed = f"Content-Encoding: {self.packed}\r\n" if self.packed else ""
+                    writer.write(f"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n{packed}\r\n".encode())
+                    self.open.add(writer)
+                    await reader.read()
+                    return
+                if head.startswith("GET /ws"):
+                    key = next(line for line in head.split("\r\n") if line.lower().startswith("sec-websocket-key:"))
+                    upgrade = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                    writer.write(f"{upgrade}Sec-WebSocket-Accept: {accept_of(key[18:].strip())}\r\n\r\n".encode())
                     self.open.add(writer)
                     await reader.read()
                     return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import zlib
 from collections import deque
 from collections.abc import Callable
 from time import monotonic, time
@@ -16,12 +17,23 @@ from typing import Any, TypeVar
 import msgspec
 
 from tunneld.config.agent import InspectionConfig
-from tunneld.protocol.headers import Headers, lower
+from tunneld.errors import VisitorError
+from tunneld.protocol.headers import Headers, get_all, is_encoded, lower
 from tunneld.protocol.messages import Open
 
-__all__ = ["Inspector", "Seen", "Tap", "masked"]
+__all__ = ["Inspector", "Seen", "Tap", "masked", "unsecret"]
 
-_SECRET = re.compile(r"authorization|cookie|token|secret|api-?key|password|signature|session", re.IGNORECASE)
+_SECRET = re.compile(
+    r"authorization|cookie|token|secret|passw|passphrase|credential|signature|session|jwt|assertion|csrf|xsrf"
+    r"|(?<![a-z])auth(?![a-z])|(?:api|access|app|auth|account|client|master|private|subscription|x)[-_]?key(?![a-z])"
+    r"|^sec-websocket-protocol$",
+    re.IGNORECASE,
+)
+_IN_ADDRESS = re.compile(
+    r"(?i)([?&;](?:[^=&;\s]*(?:token|secret|key|passw|sig|session|auth|jwt|credential|cookie)[^=&;\s]*|code|pwd)=)[^&;#\s\"'<>]+"
+    r"|(?<=://)[^/@\s]+(?=@)"
+)
+"""A secret in an address: the value of a parameter that is named like one, or user and password."""
 _MOST_TEXT = 4096
 """Characters of one event's data that are shown."""
 _MOST_EVENT = 256 * 1024
@@ -29,6 +41,7 @@ _MOST_EVENT = 256 * 1024
 _ENDS = re.compile(r"\r\n\r\n|\n\n|\r\r|\r\n\n|\n\r\n")
 _BOUNDARIES = (b"\n\n", b"\r\n\r\n", b"\r\r")
 _LINES = re.compile(r"\r\n|\n|\r")
+_FRAMES = {0: "continuation", 1: "text", 2: "binary", 8: "close", 9: "ping", 10: "pong"}
 
 
 _packer = msgspec.msgpack.Encoder()
@@ -46,8 +59,13 @@ def _packed(head: _T) -> bytes | _T:
 
 
 def masked(headers: Headers) -> list[list[str]]:
-    """Headers for people: the values of those that carry secrets are left out."""
-    return [[name, "…" if _SECRET.search(lower(name) or name) else value] for name, value in headers]
+    """Headers for people: the values of those that carry secrets are left out, and secrets in addresses."""
+    return [[name, "…" if _SECRET.search(lower(name) or name) else unsecret(value)] for name, value in headers]
+
+
+def unsecret(text: str) -> str:
+    """A path with its query, or a header's value, without what addresses carry of secrets."""
+    return _IN_ADDRESS.sub(r"\1…", text)
 
 
 class Tap:
@@ -109,8 +127,8 @@ class Seen:
     """
 
     __slots__ = (
-        "_answer", "_body", "_reading", "_request", "_synced", "at", "began", "minds", "most", "reason", "seconds",
-        "sse", "status", "whole",
+        "_answer", "_body", "_packing", "_reading", "_request", "_synced", "at", "began", "minds", "most", "reason",
+        "seconds", "sse", "status", "whole",
     )  # fmt: skip
 
     def __init__(self, request: Open, began: float, *, most: int) -> None:
@@ -125,6 +143,7 @@ class Seen:
         self.sse = self.minds = False
         self.most = most
         self._reading: _Reading | None = None
+        self._packing: _Packing | None = None  # of an event stream that the service packs
         self._synced = True
 
     @property
@@ -172,20 +191,42 @@ class Seen:
         self.status, self._answer = status, _packed(headers)
         if sse:
             self.sse = self.minds = True
+            if is_encoded(headers):
+                self._packing = _Packing(_encoding(headers))
 
     def passed(self, data: bytes) -> None:
         """Bytes of the answer's body; need not be called unless `minds`."""
-        reading = self._reading
+        reading, events = self._reading, self.sse
+        if self._packing is not None:
+            data, events = self._packing.unpacked(data)
+            if not data:
+                return
         if reading is None or not reading.taps:
-            self._synced = not self.sse or data.endswith(_BOUNDARIES)
-        elif self.sse:
+            self._synced = not events or data.endswith(_BOUNDARIES)
+        elif events:
             self._synced = reading.events(data, self._synced)
+        elif encoding := _encoding(self.headers):
+            reading.give(monotonic(), {"type": "bytes", "bytes": len(data), "text": "", "encoding": encoding})
         else:
             text = data[:_MOST_TEXT].decode(errors="replace")
             reading.give(monotonic(), {"type": "bytes", "bytes": len(data), "text": text})
 
+    def frame(self, sender: str, first: int, payload: bytes | memoryview) -> None:
+        """A frame of a WebSocket: who sent it, `visitor` or `service`, and its first byte (protocol/websockets.py)."""
+        reading = self._reading
+        if reading is None or not reading.taps:
+            return
+        kind, text = _FRAMES.get(first & 0x0F, "unknown"), ""
+        data = bytes(payload[: 4 * _MOST_TEXT])
+        if kind == "close" and len(data) >= 2:
+            text = f"{int.from_bytes(data[:2], 'big')} {data[2:].decode(errors='replace')}".rstrip()
+        elif kind in ("text", "continuation"):
+            text = data.decode(errors="replace")[:_MOST_TEXT]
+        told = {"kind": kind, "final": bool(first & 0x80), "bytes": len(payload), "text": text}
+        reading.give(monotonic(), {"type": "frame", "from": sender, **told})
+
     def over(self, reason: str) -> None:
-        """It is over."""
+        """It is over, or nobody may look into it any more."""
         self.reason, self.seconds = reason, monotonic() - self.began
         reading, self._reading = self._reading, None
         if reading is not None:
@@ -211,7 +252,7 @@ class Seen:
             "tunnel": tunnel,
             "at": self.at,
             "method": request.method,
-            "path": request.path,
+            "path": unsecret(request.path),
             "client": request.client,
             "request_headers": masked(request.headers),
             "body_bytes": len(self.body),
@@ -256,6 +297,40 @@ class _Reading:
             tap.give(now, event)
 
 
+class _Packing:
+    """An event stream's Content-Encoding, undone from its first byte on: later it says nothing.
+
+    Args:
+        encoding: its name.
+    """
+
+    __slots__ = ("_inflate",)
+
+    def __init__(self, encoding: str) -> None:
+        known = encoding in ("gzip", "x-gzip", "deflate")
+        self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32) if known else None
+
+    def unpacked(self, data: bytes) -> tuple[bytes, bool]:
+        """(text of events, True); where it cannot be undone, from then on: (as it came, False)."""
+        inflate = self._inflate
+        if inflate is not None:
+            try:
+                found = inflate.decompress(data, _MOST_EVENT)
+            except zlib.error:
+                pass
+            else:
+                if not inflate.unconsumed_tail and not inflate.unused_data:
+                    return found, True
+            self._inflate = None
+        return data, False
+
+
+def _encoding(headers: Headers) -> str:
+    """What packs a body; empty: nothing does."""
+    named = [one.strip().lower() for value in get_all(headers, "content-encoding") for one in value.split(",")]
+    return ", ".join(one for one in named if one not in ("", "identity"))
+
+
 def _decoded(block: str) -> dict[str, Any]:
     """An event, or a comment, by its fields (HTML, 9.2.6)."""
     event: dict[str, Any] = {"type": "event"}
@@ -284,10 +359,14 @@ class Inspector:
 
     Args:
         config: how much is kept.
+
+    Attributes:
+        readers: that look into a stream now.
     """
 
     def __init__(self, config: InspectionConfig) -> None:
         self.config = config
+        self.readers = 0
         self._seen: deque[Seen] = deque()
 
     @property
@@ -308,6 +387,22 @@ class Inspector:
         while len(kept) > self.config.requests:
             kept.popleft()
         return seen
+
+    def watch(self, seen: Seen, tell: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
+        """Tell of what passes on a stream; the returned function ends that, once. Raises VisitorError."""
+        if self.readers >= self.config.readers:
+            raise VisitorError(
+                "too_many_subscribers",
+                f"{self.readers} readers look into streams of this tunnel: as many as may (inspection.readers).",
+            )
+        self.readers += 1
+        leave = seen.tap(Tap(self.config.events, tell))
+
+        def left() -> None:
+            leave()
+            self.readers -= 1
+
+        return left
 
     def find(self, request_id: str) -> Seen | None:
         """That request; None: it is not kept, or never was here."""

@@ -137,6 +137,10 @@ class Proxy:
         """Look into streams from now on, as `config` says; None: no more, and forget what was seen."""
         if config is None:
             self.inspector = None
+            for exchange in self.exchanges.values():
+                seen, exchange.seen = exchange.seen, None
+                if seen is not None:
+                    seen.over("not_inspected")
         elif self.inspector is None:
             self.inspector = Inspector(config)
         else:

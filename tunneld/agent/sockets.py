@@ -73,10 +73,18 @@ class SocketExchange(Record, Bridge):
 
     def frame(self, first: int, payload: bytes) -> bool:
         """See `HopUser`."""
+        if self.seen is not None:
+            self.seen.frame("service", first, payload)
         if super().frame(first, payload):
             return True
         self._proxy.holders.add(self._held_up, slow=False)
         return bool(self.reason)
+
+    def data(self, data: bytes) -> None:
+        """See `Sink`."""
+        if self.seen is not None:
+            self.seen.frame("visitor", data[0], memoryview(data)[1:])
+        super().data(data)
 
     def writable(self) -> None:
         """See `Sink`."""

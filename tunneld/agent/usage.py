@@ -20,8 +20,9 @@ def agent_usage(daemon: AgentDaemon) -> Iterator[Usage]:
     yield Usage("memory", budget.held, budget.limit)
     yield fullest("tunnel_streams", ((one.active_streams, one.config.limits.max_streams) for one in tunnels))
     yield fullest("resume_buffer", (one.unacknowledged for one in tunnels), gives_way=True)
-    inspectors = (one.proxy.inspector for one in tunnels)
-    yield fullest("inspected", (one.kept for one in inspectors if one is not None), gives_way=True)
+    inspectors = [one.proxy.inspector for one in tunnels if one.proxy.inspector is not None]
+    yield fullest("inspected", (one.kept for one in inspectors), gives_way=True)
+    yield fullest("inspection_readers", ((one.readers, one.config.readers) for one in inspectors))
     yield Usage(*descriptors())
     yield Usage(*spans(daemon.tracer))
     for more in daemon.usage:

@@ -238,11 +238,15 @@ class InspectionConfig(Model):
         requests: the last so many, their heads and the begin of their bodies.
         body: bytes of a request's body; a longer one cannot be sent again.
         events: a second that a reader of a stream is shown; the others are counted.
+        readers: that look into streams of one tunnel at a time.
+        waiting: events that wait for one of them; the oldest go, and are counted.
     """
 
     requests: Count = 100
     body: Bytes = 64 << 10
     events: Count = 50
+    readers: Count = 16
+    waiting: Count = 1000
 
 
 class TunnelConfig(Model):

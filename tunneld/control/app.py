@@ -127,10 +127,11 @@ def _add_reads(app: FastAPI, agent: AgentFacade) -> None:
 
 
 def _add_looks(app: FastAPI, agent: AgentFacade) -> None:
-    tail_docs = docs(models.Event, "no_such_stream", "not_inspected", "bad_argument")
+    tail_docs = docs(models.Event, "no_such_stream", "not_inspected", "too_many_subscribers", "bad_argument")
     tail_docs[200] = {
         "description": "Server-sent events, by type: `event` (`id`, `event`, `data`, `cut`), `comment`, `bytes` of "
-        "what is no event stream, `skipped` over the rate, `end` with the stream's reason.",
+        "what is no event stream or is packed (`encoding`), `frame` of a WebSocket (`from`, `kind`, `final`, `bytes`, "
+        "`text`), `skipped` over the rate, `end` with the stream's reason.",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     }
 

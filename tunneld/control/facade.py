@@ -119,11 +119,14 @@ class AgentFacade(Protocol):
     async def replay(self, request_id: str) -> Replayed:
         """Send one again; raises VisitorError ``no_such_request``, ``not_replayable``, ``service_unreachable``."""
 
-    def tail(self, request_id: str, tell: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
+    def tail(self, request_id: str, tell: Callable[[dict[str, Any]], None]) -> tuple[Callable[[], None], int]:
         """Call `tell` for what passes on a stream, until the returned function is called.
 
+        Returns:
+            That function, and how many events may wait for the reader.
+
         Raises:
-            VisitorError: ``no_such_stream``, ``not_inspected``.
+            VisitorError: ``no_such_stream``, ``not_inspected``, ``too_many_subscribers``.
         """
 
     def alerts(self) -> AlertsStatus:

@@ -18,27 +18,30 @@ __all__ = ["Tailing"]
 
 KEEPALIVE = 15.0
 """Seconds of quiet after which a comment shows the reader that the stream lives."""
-MAX_WAITING = 1000
-"""Events that wait for a reader that does not read; the oldest go."""
 
 
 class Tailing(Response):
     """The response: SSE until the stream that is looked into ends, or the reader leaves.
 
     Args:
-        subscribe: begins to tell of what passes; what it returns ends that. Raises VisitorError.
+        subscribe: begins to tell of what passes; returns what ends that, and how many events may wait for this reader:
+            then the oldest go, and are counted. Raises VisitorError.
     """
 
-    def __init__(self, subscribe: Callable[[Callable[[dict[str, Any]], None]], Callable[[], None]]) -> None:
+    def __init__(self, subscribe: Callable[[Callable[[dict[str, Any]], None]], tuple[Callable[[], None], int]]) -> None:
         self.status_code = 200
         self.background = None
         self.init_headers({"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
-        self._waiting: deque[dict[str, Any]] = deque(maxlen=MAX_WAITING)
+        self._waiting: deque[dict[str, Any]] = deque()
+        self._lost = 0  # events in front of those that wait
         self._news = asyncio.Event()
         self._left = False
-        self._end = subscribe(self._tell)
+        self._end, self._most = subscribe(self._tell)
 
     def _tell(self, event: dict[str, Any]) -> None:
+        if len(self._waiting) >= self._most:
+            gone = self._waiting.popleft()
+            self._lost += gone["events"] if gone["type"] == "skipped" else 1
         self._waiting.append(event)
         self._news.set()
 
@@ -64,7 +67,8 @@ class Tailing(Response):
     async def _pump(self, send: Send) -> None:
         while not self._left:
             while self._waiting:
-                event = self._waiting.popleft()
+                lost, self._lost = self._lost, 0
+                event = {"type": "skipped", "events": lost} if lost else self._waiting.popleft()
                 kind = str(event["type"]).encode()
                 body = b"event: %s\ndata: %s\n\n" % (kind, json_bytes(event))
                 await send({"type": "http.response.body", "body": body, "more_body": True})

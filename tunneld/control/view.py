@@ -13,7 +13,6 @@ from typing import Any, cast
 
 from tunneld import __version__
 from tunneld.agent.daemon import AgentDaemon
-from tunneld.agent.inspection import Tap
 from tunneld.agent.telling import StreamListener
 from tunneld.agent.tunnel import AgentTunnel
 from tunneld.alerts.facts import Facts
@@ -251,16 +250,17 @@ class AgentView:
                 return cast(Replayed, answer)
         raise VisitorError("no_such_request", f"The request {request_id[:128]} is not kept.")
 
-    def tail(self, request_id: str, tell: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
+    def tail(self, request_id: str, tell: Callable[[dict[str, Any]], None]) -> tuple[Callable[[], None], int]:
         """Tell of what passes; raises VisitorError."""
         exchange = self._daemon.exchange(request_id)
         if exchange is None:
             raise VisitorError("no_such_stream", f"No stream {request_id[:128]} is under way.")
         inspector = self._daemon.running(exchange.tunnel).tunnel.proxy.inspector
-        seen = inspector.find(request_id) if inspector is not None else None
-        if inspector is None or seen is None:
+        if inspector is None:
             raise VisitorError("not_inspected", f"The tunnel {exchange.tunnel} has no `inspect: true`.")
-        return seen.tap(Tap(inspector.config.events, tell))
+        if exchange.seen is None:
+            raise VisitorError("not_inspected", f"It began before {exchange.tunnel} had `inspect: true`.")
+        return inspector.watch(exchange.seen, tell), inspector.config.waiting
 
     def alerts(self) -> AlertsStatus:
         """What the alerts say now."""

@@ -17,7 +17,8 @@ function entry(kind, told) {
     if (told.id !== undefined) words.push(`id ${told.id}`);
     if (told.retry !== undefined) words.push(`retry ${told.retry} ms`);
     if (told.cut) text += ` … and ${plural(told.cut, "character")} more`;
-  } else if (kind === "bytes") words.push(plural(told.bytes, "byte"));
+  } else if (kind === "bytes") words.push(plural(told.bytes, "byte"), ...(told.encoding ? [`packed: ${told.encoding}`] : []));
+  else if (kind === "frame") words.push(`${told.from}: ${told.kind}`, plural(told.bytes, "byte"));
   else if (kind === "comment") words.push("comment");
   else if (kind === "skipped") words.push(`${plural(told.events, "event")} not shown: they came faster than inspection.events allows`);
   const line = element("div", { class: kind }, element("span", { class: "soft" }, words.join(" · ")));
