@@ -25,7 +25,7 @@ from tests.support.services import SampleService
 from tests.support.sockets import LOOPBACK, free_port, short_dir
 from tests.support.visitors import Curl, request_id
 from tests.unit.tunnelctl.test_masking import PUBLIC, word
-from tunnelctl.doctor.bundle import MOST
+from tunnelctl.doctor.bundle import MOST, _without_visitors
 from tunneld.config.agent import AgentConfig
 
 FILES = {"doctor.json", "versions.json", "config.json", "status.json", "health.json", "streams.json", "metrics.txt"}
@@ -88,6 +88,11 @@ class Planted:
             },
         }
         self.hash = users
+        dropped = {"name": "dropped", "service": there, "headers": {"X-Plain": secret("Dropped")}}
+        (self.folder / "tunnels.d").mkdir()
+        self.dropin = self.folder / "tunnels.d/dropped.yaml"
+        self.dropin.write_text(yaml.safe_dump({"tunnels": [dropped]}))
+        self.dropin.chmod(0o600)
         self.pair = Pair(self.folder, tunnels, agent=agent)
         stack.callback(self.pair.discard)
 
@@ -195,7 +200,7 @@ def test_it_has_all_and_of_the_many_secrets_none(place: Planted, tmp_path: Path)
     try:
         process = pair.agent.process
         eventually(lambda: "gone" in pair.agent.tunnelctl("alerts").stdout, timeout=20, what="an alert")
-        log = "\n".join(line.text for line in process.lines)
+        log = "\n".join([*(line.text for line in process.lines), f"the service was told {secret('Dropped')}"])
         assert found_in(pair.agent.tunnelctl("requests", "--json").stdout.encode()), "heads and bodies are kept"
         live = request_id(curl.head())
         assert found_in(pair.agent.tunnelctl("streams", "--json").stdout.encode()), "the stream's query is shown there"
@@ -206,7 +211,7 @@ def test_it_has_all_and_of_the_many_secrets_none(place: Planted, tmp_path: Path)
         curl.stop()
     assert (done.returncode, done.stderr) == (1, ""), "one tunnel's service is gone"
     parts = opened(path)
-    assert set(parts) == FILES | {"journal.txt"}
+    assert set(parts) == FILES | {"journal.txt", "tunnels.d.json"}
     for name, data in parts.items():
         assert found_in(data) == set(), name
         assert place.hash.encode() not in data
@@ -220,7 +225,9 @@ def test_it_has_all_and_of_the_many_secrets_none(place: Planted, tmp_path: Path)
     assert config["server"]["url"] == pair.server.tunnel_url
     assert config["tunnels"][1]["access"]["keys"][0]["name"] == "ann"
     assert json.loads(parts["doctor.json"]) == json.loads(done.stdout)
-    assert [one["name"] for one in json.loads(parts["status.json"])["tunnels"]] == ["demo", "keyed", "basic", "gone"]
+    assert json.loads(parts["tunnels.d.json"])[str(place.dropin)]["tunnels"][0]["name"] == "dropped"
+    names = [one["name"] for one in json.loads(parts["status.json"])["tunnels"]]
+    assert names == ["demo", "keyed", "basic", "gone", "dropped"]
     assert live in {one["request_id"] for one in json.loads(parts["streams.json"])["streams"]}
     assert b'tunneld_tunnel_up{tunnel="demo"} 1' in parts["metrics.txt"]
     assert "✓ Tunnel established: demo" in parts["journal.txt"].decode()
@@ -287,3 +294,9 @@ def test_its_size_has_a_bound_and_says_what_is_left_out(place: Planted, tmp_path
     assert journal.startswith(b"0 ")
     assert b" bytes are left out " in journal
     assert path.stat().st_size < 2 * MOST
+
+
+def test_of_a_tunnel_that_stands_in_no_file_the_services_host_is_shown_alone() -> None:
+    told = {"tunnels": [{"service": f"https://me:{secret('User')}@h:1/{secret('Path')}?k={secret('Query')}"}]}
+    assert _without_visitors(told) == {"tunnels": [{"service": "https://h:1/…"}]}
+    assert _without_visitors({"service": "unix:/run/app.sock"}) == {"service": "unix:/run/app.sock"}

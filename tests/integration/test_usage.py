@@ -44,7 +44,12 @@ class World:
                 "other": f"http://{LOOPBACK}:{service.port}",
             },
             server={**common, "limits": limits, "login": login},
-            agent={**common, "metrics": {"listen": f"{LOOPBACK}:{self.metrics}"}, "limits": {"max_streams": 10}},
+            agent={
+                **common,
+                "metrics": {"listen": f"{LOOPBACK}:{self.metrics}"},
+                "limits": {"max_streams": 10},
+                "control": {"event_readers": 4},
+            },
         )
         self.agent: Agent = self.pair.agent
         self.addresses = {"agent": self.metrics, "server": self.pair.server.admin_port}
@@ -105,12 +110,14 @@ def test_each_figure_is_told_and_follows_what_happens(world: World) -> None:
         for client, role in zip(clients[:3], ("server", "agent", "agent"), strict=True):
             feed = f"http://{LOOPBACK}:{world.addresses[role]}/dashboard/feed"
             open_.append(begun(stack.enter_context(client.stream("GET", feed))))
+        told = f"http://{LOOPBACK}:{world.metrics}/v1/events"
+        open_.append(begun(stack.enter_context(httpx.stream("GET", told, timeout=15))))
         for client in clients[3:]:
             quiet = world.pair.url("demo", "/quiet")
             open_.append(begun(stack.enter_context(client.stream("GET", quiet, headers=_EVENTS))))
         agents = world.until("agent", lambda figures: figures["tunnel_streams"] > 0)
         assert (agents["dashboard_viewers"], agents["tunnel_streams"]) == (2 / 4, 2 / 10)
-        assert agents["inspected"] == 2 / 100
+        assert (agents["inspected"], agents["event_readers"]) == (2 / 100, 1 / 4)
         servers = world.figures("server")
         assert (servers["dashboard_viewers"], servers["tunnel_streams"]) == (1 / 4, 2 / 10)  # the smaller wish wins
         assert (servers["address_streams"], servers["address_connections"]) == (2 / 8, 2 / 10)

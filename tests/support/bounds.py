@@ -7,6 +7,9 @@ __all__ = ["FIGURES", "REASONS"]
 #: Key of the configuration -> the `limit` of its series.
 FIGURES = {
     "agent.alerts.to.queue": "alert_queue",
+    "agent.control.event_history": "event_history",
+    "agent.control.event_queue": "event_queue",
+    "agent.control.event_readers": "event_readers",
     "agent.dashboard.events": "dashboard_events",
     "agent.dashboard.tunnels": "dashboard_tunnels",
     "agent.dashboard.viewers": "dashboard_viewers",

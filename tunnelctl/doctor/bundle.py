@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunnelctl.client import Client
-from tunnelctl.doctor.masking import HIDDEN, Mask, masked
+from tunnelctl.doctor.masking import HIDDEN, Mask, masked, shown_address
 from tunnelctl.doctor.units import token_places
 from tunneld import __version__
 from tunneld.errors import TunneldError
@@ -43,14 +43,14 @@ _QUIET: dict[str, Any] = {
 }
 
 
-def write(path: str, report: DoctorReport, client: Client, config: dict[str, Any], unit: str) -> list[str]:
+def write(path: str, report: DoctorReport, client: Client, files: dict[str, dict[str, Any]], unit: str) -> list[str]:
     """Write the bundle, for its owner alone; returns the names in it.
 
     Args:
         path: of the file, which is made.
         report: of the doctor.
         client: of the agent, which need not be there.
-        config: the agent's file as it was read.
+        files: the agent's file as it was read, and behind it those of its tunnels.d, by their paths.
         unit: of the agent, whose journal goes in.
 
     Raises:
@@ -59,7 +59,7 @@ def write(path: str, report: DoctorReport, client: Client, config: dict[str, Any
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(handle, "wb") as file:
-            parts = _parts(report, client, config, unit)
+            parts = _parts(report, client, files, unit)
             with tarfile.open(fileobj=file, mode="w:gz") as archive:
                 for name, text in parts.items():
                     data = _bounded(text)
@@ -72,14 +72,18 @@ def write(path: str, report: DoctorReport, client: Client, config: dict[str, Any
     return list(parts)
 
 
-def _parts(report: DoctorReport, client: Client, config: dict[str, Any], unit: str) -> dict[str, str]:
+def _parts(report: DoctorReport, client: Client, files: dict[str, dict[str, Any]], unit: str) -> dict[str, str]:
     """Each file of the bundle, without secrets."""
-    mask = Mask([config], os.environ, token_places(unit))
+    config, *others = list(files.values()) or [{}]
+    mask = Mask([config, *others, _at_run_time(client)], os.environ, token_places(unit))
     parts: dict[str, str] = {
         "doctor.json": _json(mask.value(report)),
         "versions.json": _json(_versions()),
         "config.json": _json(mask.value(masked(config))),
     }
+    if others:
+        shown = dict(list(files.items())[1 : _ENTRIES + 1])
+        parts["tunnels.d.json"] = _json({mask.text(path): mask.value(masked(one)) for path, one in shown.items()})
     for name, target in (("status.json", "/v1/status"), ("health.json", "/v1/health"), ("streams.json", "/v1/streams")):
         try:
             found = _few(_without_visitors(client.call("GET", target)))
@@ -93,6 +97,15 @@ def _parts(report: DoctorReport, client: Client, config: dict[str, Any], unit: s
     if (lines := _journal(unit)) is not None:
         parts["journal.txt"] = mask.text(_VISITORS.sub(rf"\1{HIDDEN}", lines))
     return parts
+
+
+def _at_run_time(client: Client) -> dict[str, Any]:
+    """What a file might say of the tunnels that the agent has: those that were opened at run time stand in none."""
+    try:
+        tunnels = client.call("GET", "/v1/status")["tunnels"]
+    except (TunneldError, KeyError, TypeError):  # no agent, or none that we know the answers of
+        return {}
+    return {"tunnels": [{"service": one.get("service")} for one in tunnels if isinstance(one, dict)]}
 
 
 def _bounded(text: str) -> bytes:
@@ -114,15 +127,18 @@ def _few(value: Any) -> Any:
 
 
 def _without_visitors(value: Any) -> Any:
-    """What the agent tells, without visitors' addresses, and what they ask for."""
+    """What the agent tells, without visitors' addresses, what they ask for, and more of a service than where it is."""
     if isinstance(value, dict):
-        return {
-            key: HIDDEN if key in ("client", "last_event_id", "path") and one else _without_visitors(one)
-            for key, one in value.items()
-        }
+        return {key: _told(key, one) for key, one in value.items()}
     if isinstance(value, list):
         return [_without_visitors(one) for one in value]
     return value
+
+
+def _told(key: str, value: Any) -> Any:
+    if key in ("client", "last_event_id", "path") and value:
+        return HIDDEN
+    return shown_address(value) if key == "service" and isinstance(value, str) else _without_visitors(value)
 
 
 def _versions() -> dict[str, Any]:

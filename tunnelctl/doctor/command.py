@@ -46,22 +46,22 @@ def run(client: Client, args: argparse.Namespace, screen: Screen) -> int:
             show(finding)
         findings.extend(found)
 
-    config: dict[str, Any] = {}
+    files: dict[str, dict[str, Any]] = {}
     if args.sse is not None:
         seconds = parse_duration(args.seconds or "70s")
         add(_measured(client, args.sse, seconds))
     if args.sse is None or args.bundle is not None:
-        config = _all(client, args, add)
+        files = _all(client, args, add)
     told = report(findings)
     if args.bundle is not None:
-        _write(args.bundle, told, client, config, quiet=args.json)
+        _write(args.bundle, told, client, files, quiet=args.json)
     if args.json:
         print(to_json(told))
     return 1 if told["status"] == "fail" else 0
 
 
-def _all(client: Client, args: argparse.Namespace, add: Callable[[list[Finding]], None]) -> dict[str, Any]:
-    """Everything but a stream; returns the file as it was read."""
+def _all(client: Client, args: argparse.Namespace, add: Callable[[list[Finding]], None]) -> dict[str, dict[str, Any]]:
+    """Everything but a stream; returns the file as it was read, and behind it those of its tunnels.d, by their paths."""
     add([here.control_socket(client.path)])
     found, status = here.agent(client)
     path = args.config or (status or {}).get("config_file") or here.DEFAULT_FILE
@@ -72,7 +72,8 @@ def _all(client: Client, args: argparse.Namespace, add: Callable[[list[Finding]]
     config = here.read_config(path)
     server = _section(config, "server")
     url = (status or {}).get("server") or server.get("url")
-    tunnels = _tunnels(config)
+    dropins = here.dropins(path, units.state(unit))
+    tunnels = [one for each in (config, *dropins.values()) for one in _tunnels(each)]
     if url:
         token = _token(server, unit, path, str(url))
         add(
@@ -94,10 +95,14 @@ def _all(client: Client, args: argparse.Namespace, add: Callable[[list[Finding]]
     public = [str(one["public_url"]) for one in (status or {}).get("tunnels", ()) if one.get("public_url")]
     if public:
         add([tabs(public[0], ca_file=_text(server, "ca_file"))])
+    add(here.services(_with_others(tunnels, status)))
+    return {path: config, **dropins}
+
+
+def _with_others(tunnels: list[dict[str, Any]], status: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Those of the files, and those that the agent has besides."""
     known = [one.get("name") for one in tunnels]
-    tunnels += [one for one in (status or {}).get("tunnels", ()) if one["name"] not in known]
-    add(here.services(tunnels))
-    return config
+    return tunnels + [one for one in (status or {}).get("tunnels", ()) if one["name"] not in known]
 
 
 def _first(status: dict[str, Any] | None, key: str) -> Any:
@@ -170,9 +175,9 @@ def _measured(client: Client, url: str, seconds: float) -> list[Finding]:
         return [fail("sse", f"There is no answer: {why}.", "See whether the address is right, and the server up.")]
 
 
-def _write(path: str, told: DoctorReport, client: Client, config: dict[str, Any], *, quiet: bool) -> None:
+def _write(path: str, told: DoctorReport, client: Client, files: dict[str, dict[str, Any]], *, quiet: bool) -> None:
     try:
-        names = bundle.write(path, told, client, config, units.unit_of(client.path))
+        names = bundle.write(path, told, client, files, units.unit_of(client.path))
     except OSError as error:
         raise TunneldError(f"--bundle: {path}: {(error.strerror or str(error)).lower()}") from None
     if not quiet:

@@ -38,7 +38,8 @@ CHECKS = {
     "sse-way": "with --sse: what names itself on the way",
 }
 """The ids of findings, which stay as they are, and what each looks at; the manual is made of them."""
-_USERINFO = re.compile(r"(?<=://)[^\s\"'<>]*@")  # to the last one: a password may hold a slash or another
+# To the last one: a password may hold a slash or another. Tried once in each word, whose length its time grows with.
+_USERINFO = re.compile(r"(?<![^\s\"'<>])((?:(?!://)[^\s\"'<>])*+://)[^\s\"'<>]*@")
 _QUERY = re.compile(r"\?[^\s\"']+")
 
 
@@ -112,4 +113,4 @@ def report(findings: list[Finding]) -> DoctorReport:
 
 def without_secrets(text: str) -> str:
     """A text without the credentials and the queries of addresses that stand in it."""
-    return _QUERY.sub("?…", _USERINFO.sub("…@", text))
+    return _QUERY.sub("?…", _USERINFO.sub(r"\1…@", text))

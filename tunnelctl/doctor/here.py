@@ -58,6 +58,26 @@ def read_config(path: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def dropins(path: str, state: str) -> dict[str, dict[str, Any]]:
+    """The files of `tunnels.d` of an agent, by their paths, as far as they can be read.
+
+    Args:
+        path: the agent's file, which one folder stands beside.
+        state: the folder that the other stands in.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for folder in (
+        Path(path).absolute().parent,
+        Path(os.environ.get("STATE_DIRECTORY", "").partition(":")[0] or state),
+    ):
+        try:
+            names = sorted(one for one in os.listdir(folder / "tunnels.d") if one.endswith(".yaml"))
+        except (OSError, ValueError):
+            continue
+        found |= {str(folder / "tunnels.d" / one): read_config(str(folder / "tunnels.d" / one)) for one in names}
+    return found
+
+
 def control_socket(path: str) -> Finding:
     """Whether the socket is there, and ours to use."""
     try:

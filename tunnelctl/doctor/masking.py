@@ -20,7 +20,7 @@ from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from tunnelctl.doctor.findings import without_secrets
 
-__all__ = ["HIDDEN", "Mask", "masked"]
+__all__ = ["HIDDEN", "Mask", "masked", "shown_address"]
 
 HIDDEN = "…"
 
@@ -76,7 +76,10 @@ _CREDENTIALS = [
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), HIDDEN),
     (re.compile(r"\btnl_[0-9A-Za-z_-]+"), HIDDEN),
     (re.compile(r"(?i)(?<=v2/)[^/?#\s\"']+|(?<=v2%2F)[^/?#\s\"'%]+"), HIDDEN),
-    (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}(\.[A-Za-z0-9_-]+){1,4}"), HIDDEN),
+    (
+        re.compile(rf"(?<!{_NAME})((?:(?!\beyJ{_NAME}{{8}}){_NAME})*+)eyJ{_NAME}++(?:\.{_NAME}++){{1,4}}"),
+        rf"\1{HIDDEN}",
+    ),
     (re.compile(r"\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}|sha256:[0-9a-fA-F]{64}"), HIDDEN),
 ]
 _LEAST = 6
@@ -110,11 +113,11 @@ def _shown(text: str, key: str) -> str:
     if key in _PATHS and _PATH.fullmatch(text):
         return _credentials(without_secrets(text))
     if key in _ADDRESSES:
-        return _address(text)
+        return shown_address(text)
     return text if _QUANTITY.fullmatch(text.strip()) and not _SECRET_KEY.search(key) else HIDDEN
 
 
-def _address(text: str) -> str:
+def shown_address(text: str) -> str:
     """``scheme://host:port`` of an address, and no more of it; of a file's the path."""
     try:
         parts = urlsplit(text)
@@ -133,6 +136,36 @@ def _credentials(text: str) -> str:
     for pattern, instead in _CREDENTIALS:
         text = pattern.sub(instead, text)
     return text
+
+
+class _Known:
+    """Words that are looked for in texts: a file of users may hold thousands, which as one pattern would take minutes.
+
+    Args:
+        words: each of at least `_LEAST` characters.
+    """
+
+    def __init__(self, words: set[str]) -> None:
+        self._words = words
+        lengths: dict[str, set[int]] = {}
+        for word in words:
+            lengths.setdefault(word[:_LEAST], set()).add(len(word))
+        self._lengths = {begin: sorted(found, reverse=True) for begin, found in lengths.items()}
+
+    def hidden(self, text: str) -> str:
+        """The text without them; of two that begin at one place the longer goes."""
+        lengths, words = self._lengths, self._words
+        pieces: list[str] = []
+        at = done = 0
+        while at < len(text):
+            for length in lengths.get(text[at : at + _LEAST], ()):
+                if text[at : at + length] in words:
+                    pieces += (text[done:at], HIDDEN)
+                    at = done = at + length
+                    break
+            else:
+                at += 1
+        return "".join([*pieces, text[done:]])
 
 
 class Mask:
@@ -155,13 +188,12 @@ class Mask:
         for path in files:
             known |= _lines_of(path)
         forms = {form for one in known if len(one) >= _LEAST for form in _forms(one)}
-        longest_first = sorted(forms, key=len, reverse=True)
-        self._known = re.compile("|".join(map(re.escape, longest_first))) if forms else None
+        self._known = _Known(forms) if forms else None
 
     def text(self, text: str) -> str:
         """A text without secrets, the queries of addresses, and whom mail goes to."""
         text = _MAIL.sub(f"{HIDDEN}@{HIDDEN}", _credentials(without_secrets(text)))
-        return self._known.sub(HIDDEN, text) if self._known is not None else text
+        return self._known.hidden(text) if self._known is not None else text
 
     def value(self, value: Any) -> Any:
         """The same of everything in a value that becomes JSON."""

@@ -45,6 +45,12 @@ def settings(unit: str) -> str:
     return f"/etc/tunneld/{unit.removesuffix('.service').partition('@')[2] or 'tunneld'}.yaml"
 
 
+def state(unit: str) -> str:
+    """The folder that this unit of the package gives its agent to write in."""
+    instance = unit.removesuffix(".service").partition("@")[2]
+    return f"/var/lib/tunneld/{instance}" if instance else "/var/lib/tunneld"
+
+
 def token_places(unit: str) -> list[str]:
     """Where the token lies that this unit of the package hands to its agent."""
     instance = unit.removesuffix(".service").partition("@")[2]

@@ -331,12 +331,18 @@ class ControlConfig(Model):
     Attributes:
         group: name or number of the group that owns it; None: the process's own.
         readonly_socket: a second socket that changes nothing; None: none.
+        event_readers: of ``GET /v1/events`` at a time, through this socket, and through `metrics.listen`.
+        event_queue: bytes that wait for one of them before it is cut.
+        event_history: bytes of the last events that are kept for readers that come back.
     """
 
     socket: SocketPath = Field(default_factory=default_control_socket)
     group: Text | None = None
     mode: Mode = 0o660
     readonly_socket: SocketPath | None = None
+    event_readers: Count = 32
+    event_queue: Bytes = 1 << 20
+    event_history: Bytes = 1 << 20
 
 
 class AddressConfig(Model):

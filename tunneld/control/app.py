@@ -15,6 +15,7 @@ from fastapi.responses import Response
 from tunneld.config.units import MAX_SECONDS
 from tunneld.control import calls, models
 from tunneld.control.answers import describe, docs, json_answer, text_docs
+from tunneld.control.event_bounds import EventBounds
 from tunneld.control.event_shapes import schema
 from tunneld.control.events import EventStream, Subscribers
 from tunneld.control.facade import AgentFacade
@@ -41,6 +42,7 @@ def create_app(
     *,
     reading: Failures | None = None,
     secret: str | None = None,
+    bounds: EventBounds | None = None,
 ) -> FastAPI:
     """Return the application for one agent; `ControlServer` serves it.
 
@@ -49,10 +51,11 @@ def create_app(
         trail: where its changes are written; None: in the log alone.
         reading: counts wrong credentials on `metrics.listen`, whose guard is another; None: it is for the socket.
         secret: of `metrics.token_file`, with `reading`; None: there is none.
+        bounds: of the readers of its events; None: the defaults.
     """
     app = calls.new_app("tunneld control", _DESCRIPTION)
     app.state.trail = trail
-    app.state.subscribers = Subscribers(agent.subscribe)
+    app.state.subscribers = Subscribers(agent.subscribe, bounds)
     if reading is not None:
         from tunneld.control.reading_guard import ReadingGuard
 

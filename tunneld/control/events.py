@@ -19,6 +19,7 @@ import msgspec
 from starlette.responses import Response
 
 from tunneld.agent.telling import StreamListener, StreamOpened
+from tunneld.control.event_bounds import EventBounds
 from tunneld.control.guard import Problem, json_bytes
 from tunneld.control.models import EVENT_TYPES, Event
 
@@ -31,11 +32,6 @@ GATHER = 0.05
 """Seconds between two writes to one reader."""
 KEEPALIVE = 15.0
 """Seconds of quiet after which a comment shows the reader that the stream lives."""
-MAX_HELD = 1024 * 1024
-"""Bytes that wait for one subscriber before it is cut."""
-MAX_SUBSCRIBERS = 32
-MAX_KEPT = 1024 * 1024
-"""Bytes of the last events that are kept for readers that come back."""
 RETAIN = 300.0
 """Seconds that events are kept after the last reader has left."""
 MAX_WAITING = 64 * 1024
@@ -81,9 +77,10 @@ def _after(event_id: int, encoded: bytes) -> list[bytes]:
 class Subscription:
     """One reader's events, encoded, in order. `wake` is set when there is something to do."""
 
-    __slots__ = ("_held", "_queue", "dropped", "ended", "last_id", "on_cut", "wake")
+    __slots__ = ("_held", "_most", "_queue", "dropped", "ended", "last_id", "on_cut", "wake")
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._queue: deque[tuple[bytes, int]] = deque()  # encoded, and of how many events
         self._held = 0
         self.ended = False
@@ -102,7 +99,7 @@ class Subscription:
         if self.ended:
             return
         self.last_id = last_id
-        if self._held + len(encoded) > MAX_HELD:
+        if self._held + len(encoded) > self._most:
             self._cut(events)
         else:
             self._queue.append((encoded, events))
@@ -113,6 +110,11 @@ class Subscription:
         """What a reader that comes back has missed, whatever its size: it is bounded by what is kept."""
         self._queue.append((b"".join(missed), len(missed)))
         self.wake.set()
+
+    @property
+    def held(self) -> int:
+        """Bytes that wait for it."""
+        return self._held
 
     def _cut(self, more: int) -> None:
         self.dropped = sum(events for _, events in self._queue) + more
@@ -138,13 +140,14 @@ class Subscription:
 
 
 class Subscribers:
-    """All readers of an agent's events, at most `MAX_SUBSCRIBERS`, and the last events for those that come back.
+    """All readers of an agent's events through one door, and the last events for those that come back.
 
     Nothing is listened to before the first reader comes, nor for longer than `RETAIN` after the last has left.
     """
 
-    def __init__(self, subscribe: Subscribe) -> None:
+    def __init__(self, subscribe: Subscribe, bounds: EventBounds | None = None) -> None:
         self._subscribe = subscribe
+        self.bounds = bounds if bounds is not None else EventBounds()
         self._open: set[Subscription] = set()
         self._closed = False
         self._waiting: list[StreamOpened] = []
@@ -159,6 +162,16 @@ class Subscribers:
     def __len__(self) -> int:
         return len(self._open)
 
+    @property
+    def fullest(self) -> int:
+        """Bytes that wait for the reader that is the furthest behind."""
+        return max((one.held for one in self._open), default=0)
+
+    @property
+    def kept(self) -> int:
+        """Bytes of the last events that are kept."""
+        return self._kept_size
+
     def add(self, last_id: int | None = None) -> Subscription | None:
         """Return a new subscription, None when there are too many or the agent stops.
 
@@ -166,7 +179,7 @@ class Subscribers:
             last_id: of the last event that the reader had; it gets those that came since, after an event ``gap`` when
                 not all are kept. None: it wants what comes from now on.
         """
-        if self._closed or len(self._open) >= MAX_SUBSCRIBERS:
+        if self._closed or len(self._open) >= self.bounds.readers:
             return None
         if self._timer is not None:
             self._timer.cancel()
@@ -175,7 +188,7 @@ class Subscribers:
         listened = self._unsubscribe is not None
         if self._unsubscribe is None:
             self._unsubscribe = self._subscribe(self._listen, self._listen_to_stream)
-        one = Subscription()
+        one = Subscription(self.bounds.queue)
         if last_id is not None:
             one.begin(self._since(last_id, listened=listened))
         self._open.add(one)
@@ -219,7 +232,7 @@ class Subscribers:
             self._before = first - 1
         self._kept.append((first, last, encoded))
         self._kept_size += len(encoded)
-        while self._kept_size > MAX_KEPT and len(self._kept) > 1:
+        while self._kept_size > self.bounds.history and len(self._kept) > 1:
             _, self._before, oldest = self._kept.popleft()
             self._kept_size -= len(oldest)
         for one in tuple(self._open):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from tunneld.agent.daemon import AgentDaemon
 from tunneld.config.agent import AgentConfig
 from tunneld.control.agent_facts import AgentFacts
 from tunneld.control.alerting import Alerts
+from tunneld.control.event_bounds import EventBounds, events_usage
 from tunneld.control.listener import ControlServer
 from tunneld.lifecycle import main
 from tunneld.telemetry.failures import Failures
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from tunneld.control.reading import ReadingServer
     from tunneld.dashboard.sampler import Sampler
+    from tunneld.telemetry.usage import Usage
 
 __all__ = ["AgentHost", "run"]
 
@@ -40,11 +42,14 @@ class AgentHost:
         self.agent.usage.append(self._alerts.usage)
         self.agent.reloaded.append(lambda changed: self._alerts.configure(changed.alerts))
         self._trail = Trail(lambda: self.agent.config.log.audit)
+        self._started_with = config
         control = config.control
         self._reading: ReadingServer | None = None
         self._sampler: Sampler | None = None
         if config.metrics.listen is not None:
             self._open_dashboard(config)
+        self._doors: list[FastAPI] = []  # made so far, whose readers are counted
+        self.agent.usage.append(self._events_usage)
         self._control = ControlServer(
             self._make,
             Path(control.socket),
@@ -128,7 +133,7 @@ class AgentHost:
         from tunneld.control.app import create_app
         from tunneld.control.view import AgentView
 
-        return create_app(AgentView(self.agent, self._alerts), self._trail)
+        return self._door(create_app(AgentView(self.agent, self._alerts), self._trail, bounds=self._bounds()))
 
     def _make_reading(self, secret: str | None) -> FastAPI:
         """The same for `metrics.listen`, with the dashboard."""
@@ -139,7 +144,8 @@ class AgentHost:
         assert self._sampler is not None
         metrics = self.agent.config.metrics
         failures = Failures(most=metrics.max_failures, window=metrics.failure_window)
-        app = create_app(AgentView(self.agent, self._alerts), self._trail, reading=failures, secret=secret)
+        view = AgentView(self.agent, self._alerts)
+        app = create_app(view, self._trail, reading=failures, secret=secret, bounds=self._bounds())
         dashboard = Dashboard(
             self._sampler,
             api="v1",
@@ -147,7 +153,20 @@ class AgentHost:
             may_change=lambda scope: secret is not None,
         )
         dashboard.mount(app)
+        return self._door(app)
+
+    def _door(self, app: FastAPI) -> FastAPI:
+        self._doors.append(app)
         return app
+
+    def _bounds(self) -> EventBounds:
+        """As the file had it at the start: another one holds after a restart."""
+        control = self._started_with.control
+        return EventBounds(control.event_readers, control.event_queue, control.event_history)
+
+    def _events_usage(self) -> Iterator[Usage]:
+        """Of the readers of events."""
+        return events_usage([app.state.subscribers for app in self._doors], self._bounds())
 
 
 def run(config: AgentConfig, path: str) -> int:

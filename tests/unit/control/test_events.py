@@ -6,6 +6,7 @@ import pytest
 
 from tests.support.control_agent import MemoryAgent
 from tunneld.control import events
+from tunneld.control.event_bounds import EventBounds
 from tunneld.control.events import EventStream, Subscribers
 
 
@@ -87,12 +88,9 @@ async def test_a_reader_that_comes_back_gets_what_it_missed() -> None:
 
 
 @pytest.mark.parametrize(("last_id", "since", "told"), [("1", 1, [4, 5]), ("99", 99, [])])
-async def test_what_is_not_kept_is_told_as_a_gap(
-    last_id: str, since: int, told: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(events, "MAX_KEPT", 2 * 110)
+async def test_what_is_not_kept_is_told_as_a_gap(last_id: str, since: int, told: list[int]) -> None:
     agent, first, second = MemoryAgent(), Reader(), Reader()
-    subscribers = Subscribers(agent.subscribe)
+    subscribers = Subscribers(agent.subscribe, EventBounds(history=2 * 110))
     task = first.start(subscribers)
     await first.until(": subscribed")
     for name in "abcde":
@@ -142,10 +140,9 @@ async def test_a_reader_that_leaves_is_forgotten() -> None:
     assert agent.listeners == set()
 
 
-async def test_a_slow_reader_is_told_and_cut(monkeypatch: Any) -> None:
-    monkeypatch.setattr(events, "MAX_HELD", 1000)
+async def test_a_slow_reader_is_told_and_cut() -> None:
     agent, reader = MemoryAgent(), Reader()
-    subscribers = Subscribers(agent.subscribe)
+    subscribers = Subscribers(agent.subscribe, EventBounds(queue=1000))
     task = reader.start(subscribers)
     await reader.until(": subscribed")
     reader.gate.clear()
@@ -162,10 +159,9 @@ async def test_a_slow_reader_is_told_and_cut(monkeypatch: Any) -> None:
 
 
 async def test_a_cut_reader_that_reads_nothing_is_aborted(monkeypatch: Any) -> None:
-    monkeypatch.setattr(events, "MAX_HELD", 1000)
     monkeypatch.setattr(events, "CUT_AFTER", 0.01)
     agent, reader = MemoryAgent(), Reader()
-    subscribers = Subscribers(agent.subscribe)
+    subscribers = Subscribers(agent.subscribe, EventBounds(queue=1000))
     task = reader.start(subscribers)
     await reader.until(": subscribed")
     reader.gate.clear()
@@ -187,10 +183,9 @@ async def test_quiet_streams_show_that_they_live(monkeypatch: Any) -> None:
     await task
 
 
-async def test_subscribers_are_bounded(monkeypatch: Any) -> None:
-    monkeypatch.setattr(events, "MAX_SUBSCRIBERS", 1)
+async def test_subscribers_are_bounded() -> None:
     agent, reader, late = MemoryAgent(), Reader(), Reader()
-    subscribers = Subscribers(agent.subscribe)
+    subscribers = Subscribers(agent.subscribe, EventBounds(readers=1))
     task = reader.start(subscribers)
     await reader.until(": subscribed")
     await late.start(subscribers)

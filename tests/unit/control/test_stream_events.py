@@ -13,6 +13,7 @@ from tests.unit.control.test_events import Reader
 from tunneld.agent.record import Record
 from tunneld.agent.telling import Teller
 from tunneld.control import events
+from tunneld.control.event_bounds import EventBounds, events_usage
 from tunneld.control.event_shapes import TypedEvent
 from tunneld.control.events import Subscribers
 from tunneld.protocol.messages import Open
@@ -161,8 +162,8 @@ async def test_a_reader_that_does_not_read_is_bounded_and_told_what_it_missed(
     teller: Teller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "MAX_WAITING", 2000)
-    monkeypatch.setattr(events, "MAX_HELD", 20_000)
-    subscribers, slow, quick = Subscribers(teller.subscribe), Reader(), Reader()
+    bounds = EventBounds(queue=20_000)
+    subscribers, slow, quick = Subscribers(teller.subscribe, bounds), Reader(), Reader()
     tasks = [slow.start(subscribers)]
     await slow.until(": subscribed")
     slow.gate.clear()
@@ -172,7 +173,9 @@ async def test_a_reader_that_does_not_read_is_bounded_and_told_what_it_missed(
     while not one.ended:
         request(teller, sent)
         sent += 1
-        held.append(one._held)
+        held.append(one.held)
+        (figure,) = [found for found in events_usage([subscribers], bounds) if found.limit == "event_queue"]
+        assert (figure.used, figure.most) == (one.held, 20_000)
         assert len(subscribers._waiting) < 10
     assert max(held) <= 20_000
     tasks.append(quick.start(subscribers))  # another is not disturbed
@@ -191,15 +194,14 @@ async def test_a_reader_that_does_not_read_is_bounded_and_told_what_it_missed(
 
 async def test_what_is_kept_is_bounded(teller: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "MAX_WAITING", 2000)
-    monkeypatch.setattr(events, "MAX_KEPT", 30_000)
-    subscribers, first, second = Subscribers(teller.subscribe), Reader(), Reader()
+    subscribers, first, second = Subscribers(teller.subscribe, EventBounds(history=30_000)), Reader(), Reader()
     task = first.start(subscribers)
     await first.until(": subscribed")
     first.left.set()
     await task
     for number in range(1000):
         request(teller, number, "/" + "x" * (number % 100))
-        assert subscribers._kept_size == sum(len(encoded) for *_, encoded in subscribers._kept) <= 30_000
+        assert subscribers.kept == sum(len(encoded) for *_, encoded in subscribers._kept) <= 30_000
     back = second.start(subscribers, last_id="1")
     await second.until('"r999"')
     subscribers.close()

@@ -216,3 +216,41 @@ def test_a_text_of_many_dashes_takes_no_time_that_is_quadratic(part: str) -> Non
     before = time.process_time()
     assert Mask([], {}).text(text) == text
     assert time.process_time() - before < 5
+
+
+@pytest.mark.parametrize("part", ["http://", "://", "eyJ-", "eyJa-", "eyJaaaaaaaaa-", "eyJaaaaaaaa.", "http://?"])
+def test_addresses_and_tokens_that_never_end_take_no_time_that_is_quadratic(part: str) -> None:
+    """Of 128 Ki characters: some 20 to 100 s where it is, else some hundredths of one."""
+    text = (part * (1 << 17))[: 1 << 17]
+    before = time.process_time()
+    Mask([], {}).text(text)
+    assert time.process_time() - before < 5
+
+
+def test_a_token_inside_a_longer_word_is_hidden_and_what_stands_before_it_shown() -> None:
+    token = f"eyJhbGciOiJIUzI1NiJ9.{secret(1)}.x"
+    for line, shown in (
+        (f"id-{token} came", f"id-{HIDDEN} came"),
+        (f"eyJ-no {token}", f"eyJ-no {HIDDEN}"),
+        (f"a.{token}", f"a.{HIDDEN}"),
+        ("xeyJhbGciOiJIUzI1NiJ9.a", "xeyJhbGciOiJIUzI1NiJ9.a"),
+        ("see wss://a/b@c and http://h/x", f"see wss://{HIDDEN}@c and http://h/x"),
+        ("<http://u:p@h://q@r>", f"<http://{HIDDEN}@r>"),
+    ):
+        assert Mask([], {}).text(line) == shown
+
+
+def test_thousands_of_secrets_are_looked_for_in_a_moment(tmp_path: Path) -> None:
+    """As one pattern with a branch for each they took minutes."""
+    users = tmp_path / "users"
+    users.write_text("".join(f"user{number}:{secret(number)}{'x' * 30}\n" for number in range(10_000)))
+    before = time.process_time()
+    mask = Mask([{"users_file": str(users)}], {})
+    text = mask.text(f"it said {secret(9999)}{'x' * 30}, {secret(10001)} and " + "no word of it; " * (1 << 16))
+    assert time.process_time() - before < 10
+    assert text.startswith(f"it said {HIDDEN}, {secret(10001)} and no word of it; ")
+
+
+def test_of_two_secrets_that_begin_alike_the_longer_is_hidden_whole() -> None:
+    mask = Mask([{"tokn": "secret-1234"}, {"tokn": "secret-1234-and-more"}], {})
+    assert mask.text("secret-1234-and-more, secret-1234, secret-123") == f"{HIDDEN}, {HIDDEN}, secret-123"
