@@ -80,8 +80,13 @@ def test_who_cancelled_reloaded_and_drained_is_written_down(folder: Path) -> Non
         act(pair, ["--server", f"http://{LOOPBACK}:{pair.server.admin_port}", "--token-file", admin])
         with httpx.Client(base_url=f"http://{LOOPBACK}:{port}") as client:
             assert client.post("/v1/tunnels/app/reconnect").status_code == 401
+            assert client.get("/v1/status").status_code == 401, "to look is no change"
             bearer = {"Authorization": f"Bearer {READER}"}
             assert client.post("/v1/tunnels/app/reconnect", headers=bearer).status_code == 200
+        assert tunnelctl("close", "app", *own).returncode == 1, "it stands in the file"
+        with httpx.Client(base_url=f"http://{LOOPBACK}:{pair.server.admin_port}/api/v1") as client:
+            assert client.delete("/streams/x").status_code == 401
+            assert client.delete("/streams/x", headers={"Authorization": f"Bearer {ADMIN}"}).status_code == 404
         for process, path in ((pair.agent.process, of_agent), (pair.server.process, of_server)):
             seen = len(trail(path))
             process.signal(signal.SIGHUP)
@@ -93,15 +98,24 @@ def test_who_cancelled_reloaded_and_drained_is_written_down(folder: Path) -> Non
         words = [("cancel", True), ("cancel", True), ("reload", True), ("reconnect", True), ("reload", False)]
         assert trail(of_agent) == [
             *((me, word, done) for word, done in words),
+            (f"somebody at {LOOPBACK}", "refused", False),
             (f"metrics.token_file from {LOOPBACK}", "reconnect", True),
+            (me, "refused", False),
             ("a signal", "reload", True),
             (me, "drain", True),
         ]
         theirs = {"cancel": "stream.cancel", "reconnect": "tunnel.reconnect", "reload": "reload"}
         assert trail(of_server) == [
             *(("admin.token_file", theirs[word], done) for word, done in words),
+            (f"somebody at {LOOPBACK}", "refused", False),
+            ("admin.token_file", "refused", False),
             ("a signal", "reload", True),
             ("a signal", "drain", True),
+        ]
+        refused = [json.loads(line) for line in of_agent.read_text().splitlines() if '"refused"' in line]
+        assert [line["detail"] for line in refused] == [
+            "refused POST '/v1/tunnels/app/reconnect': unauthorized",
+            "refused DELETE '/v1/tunnels/app': tunnel_configured",
         ]
         assert READER not in of_agent.read_text()
         assert ADMIN not in of_server.read_text()

@@ -22,9 +22,12 @@ SECRET = "the-scraper's-own"
 
 
 @asynccontextmanager
-async def hosted(folder: Path, **metrics: Any) -> AsyncIterator[tuple[AgentHost, httpx.AsyncClient]]:
+async def hosted(
+    folder: Path, *, log: dict[str, Any] | None = None, **metrics: Any
+) -> AsyncIterator[tuple[AgentHost, httpx.AsyncClient]]:
     """An agent whose server is not there, and a client of its `metrics.listen`."""
     over = {"control": {"socket": str(folder / "c.sock")}, "metrics": {"listen": f"{LOOPBACK}:0", **metrics}}
+    over["log"] = log or {}
     host = AgentHost(AgentConfig(**agent_settings("ws://127.0.0.1:9", "http://127.0.0.1:9", over)), None)
     await host.start()
     try:
@@ -162,3 +165,17 @@ async def first_message(client: httpx.AsyncClient) -> dict[str, Any]:
             if line.startswith("data: "):
                 return dict(json.loads(line[6:]))
     raise AssertionError("the feed told nothing")
+
+
+async def test_refused_changes_are_noted_as_often_as_the_bound_says_and_no_more(folder: Path, lines: Book) -> None:
+    audit = folder / "audit.log"
+    async with hosted(folder, max_failures=2, log={"audit": str(audit)}) as (_, client):
+        for _ in range(4):
+            refused = await client.delete(f"/v1/streams/{'x' * 1000}")
+            assert refused.status_code == 403
+        found = [json.loads(line) for line in audit.read_text().splitlines()]
+        assert [(line["actor"], line["action"], line["ok"]) for line in found] == [
+            ("somebody at 127.0.0.1", "refused", False)
+        ] * 2
+        assert found[0]["detail"].endswith("x…': read_only")
+        assert len(found[0]["detail"]) < 300

@@ -61,7 +61,7 @@ def run(client: Client, args: argparse.Namespace, screen: Screen) -> int:
 
 
 def _all(client: Client, args: argparse.Namespace, add: Callable[[list[Finding]], None]) -> dict[str, dict[str, Any]]:
-    """Everything but a stream; returns the file as it was read, and behind it those of its tunnels.d, by their paths."""
+    """Everything but a stream; returns the file as it was read and, behind it, its tunnels.d, by their paths."""
     add([here.control_socket(client.path)])
     found, status = here.agent(client)
     path = args.config or (status or {}).get("config_file") or here.DEFAULT_FILE

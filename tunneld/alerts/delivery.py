@@ -42,7 +42,7 @@ class _Waiting:
 
 
 class Delivery:
-    """To one target. `start`, then `put`, then `stop`.
+    """To one target. `start`, then `put`, then `stop` or `finish`.
 
     Attributes:
         target: who is told.
@@ -58,6 +58,9 @@ class Delivery:
         self.last_error: str | None = None
         self._queue: deque[_Waiting] = deque()
         self._news = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._testing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -69,21 +72,58 @@ class Delivery:
         """Begin to send."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"alerts to {self.name}")
 
-    async def stop(self) -> None:
+    async def finish(self, within: float) -> None:
+        """Send what waits, for so many seconds at most, and then no more. Cancelled it stops at once."""
+        try:
+            async with asyncio.timeout(within):
+                await self._empty.wait()
+        except TimeoutError:
+            pass
+        finally:
+            await self.stop("its rule is another now, and it did not take them in time")
+
+    async def stop(self, why: str = "the daemon stops") -> None:
         """Send no more; what waits is lost, and said so."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
         if self._queue:
-            log.warning("%d alert messages to %s were not sent: the daemon stops.", len(self._queue), self.name)
+            log.warning("%d alert messages to %s were not sent: %s.", len(self._queue), self.name, why)
 
     def put(self, message: Message, lasts: float, done: Callable[[Outcome], None] | None = None) -> None:
         """Queue a message; `done` is called once with how it went."""
         if len(self._queue) >= self.target.queue:
-            self._end(self._queue.popleft(), "newer messages took its place in the queue")
+            self._end(self._pop(), "newer messages took its place in the queue")
         self._queue.append(_Waiting(message, lasts, monotonic(), done))
+        self._empty.clear()
         self._news.set()
+
+    async def test(self, message: Message, *, within: float) -> Outcome:
+        """Try this message once, beside those that wait: a receiver that fails them would fail it, and say why.
+
+        Args:
+            message: that says that it is a test.
+            within: seconds that it has, the wait for a test before it among them.
+        """
+        fault: str | None
+        try:
+            async with asyncio.timeout(within), self._testing:
+                fault, _ = await self._attempt(_Waiting(message, 60.0, monotonic(), None))
+        except TimeoutError:
+            fault = f"no answer within {within:g} s"
+        if fault is None:
+            self.sent += 1
+        else:
+            self.failed += 1
+        return Outcome(self.name, fault)
+
+    def _pop(self) -> _Waiting:
+        """Take the first of the queue out."""
+        first = self._queue.popleft()
+        if not self._queue:
+            self._empty.set()
+        return first
 
     async def _run(self) -> None:
         while True:
@@ -100,14 +140,14 @@ class Delivery:
             if not self._queue or self._queue[0] is not waiting:
                 return  # its place was taken
             if fault is None:
-                self._queue.popleft()
+                self._pop()
                 self.sent += 1
                 if waiting.done is not None:
                     waiting.done(Outcome(self.name, None))
                 return
             left = waiting.since + self.target.retry_for - monotonic()
-            if final or left <= 0 or waiting.message.test:
-                self._end(self._queue.popleft(), fault)
+            if final or left <= 0:
+                self._end(self._pop(), fault)
                 return
             log.info("An alert to %s did not arrive: %s; tried again.", self.name, fault, extra={"receiver": self.name})
             await asyncio.sleep(min(uniform(0.5, 1.0) * pause, max(0.0, left)))  # noqa: S311 - spread, not secret

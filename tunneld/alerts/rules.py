@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Container, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -89,8 +89,11 @@ class Engine:
         self._first: dict[str, float] = {}  # rule -> since when a first message waits for others
 
     def adopt(self, before: Engine, kept: Container[str]) -> None:
-        """Go on with what another engine knows by the rules of these names, which are its own too."""
-        self.active = {key: alert for key, alert in before.active.items() if key[0] in kept}
+        """Go on with what another engine knows by the rules of these names, which both have, with one condition."""
+        rules = {rule.name: rule for rule in self.rules}
+        self.active = {
+            key: replace(alert, rule=rules[key[0]]) for key, alert in before.active.items() if key[0] in kept
+        }
         self._counted = {key: counted for key, counted in before._counted.items() if key[0] in kept}
 
     def feed(self, now: float, facts: Facts) -> list[Notice]:

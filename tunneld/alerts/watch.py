@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from time import monotonic, time
+from types import MappingProxyType
 from typing import Literal
 
 from tunneld.alerts.delivery import Delivery, Outcome
@@ -86,32 +87,80 @@ class AlertWatch:
         deliveries, self._deliveries = self.deliveries, {}
         for delivery in deliveries:
             await delivery.stop()
+        for task in self._retired:
+            task.cancel()
         if self._retired:
             await asyncio.wait(self._retired)
 
     def configure(self, rules: tuple[AlertRule, ...]) -> None:
-        """Let other rules hold. What is firing by a rule that stays as it is goes on, and is not told anew."""
+        """Let other rules hold.
+
+        What fires by a rule that keeps its name and its condition goes on, and is told to receivers that are new there
+        alone. Of any other it is over, and so it is for receivers that are there no more: nobody would tell them later.
+        """
         if rules == self._engine.rules:
             return
-        kept = {rule.name for rule in rules if rule in self._engine.rules}
         before, self._engine = self._engine, Engine(rules)
+        conditions = {rule.name: rule.when for rule in rules}
+        kept = {rule.name for rule in before.rules if conditions.get(rule.name) == rule.when}
         self._engine.adopt(before, kept)
-        loop = asyncio.get_running_loop()
-        for name in [name for name in self._deliveries if name not in kept]:
-            for delivery in self._deliveries.pop(name):
-                self._retired.append(loop.create_task(delivery.stop(), name=f"alerts to {delivery.name} end"))
-        self._retired = [task for task in self._retired if not task.done()]
-        if self._running:
-            self._deliver_to(rules)
-            self._arm()
+        told: dict[str, list[Alert]] = {rule.name: [] for rule in before.rules}
+        for alert in before.active.values():
+            if alert.told is not None:
+                told[alert.rule.name].append(
+                    replace(alert, message=f"{alert.message} Its rule was changed or taken away.")
+                )
+        if not self._running:
+            return
+        for rule in before.rules:
+            if rule.name not in kept:
+                self._end(rule, told[rule.name])
+        self._deliver_to(rules, {rule.name: rule for rule in before.rules}, told)
+        self._arm()
 
-    def _deliver_to(self, rules: tuple[AlertRule, ...]) -> None:
+    def _end(self, rule: AlertRule, alerts: list[Alert]) -> None:
+        """A rule holds no more: what was told of it is over."""
+        if alerts and rule.resolved:
+            self._told(Notice(rule, "resolved", tuple(alerts)))
+        for delivery in self._deliveries.pop(rule.name, ()):
+            self._retire(delivery)
+
+    def _retire(self, delivery: Delivery) -> None:
+        """Nobody gives it anything any more; what waits is sent, for the time of one attempt."""
+        task = asyncio.get_running_loop().create_task(
+            delivery.finish(delivery.target.timeout), name=f"alerts to {delivery.name} end"
+        )
+        self._retired = [*(one for one in self._retired if not one.done()), task]
+
+    def _deliver_to(
+        self,
+        rules: tuple[AlertRule, ...],
+        before: Mapping[str, AlertRule] = MappingProxyType({}),
+        told: Mapping[str, list[Alert]] = MappingProxyType({}),
+    ) -> None:
+        """Have a delivery for each target; what is `told` of a rule that goes on, receivers that are new learn too."""
         for rule in rules:
-            if rule.name not in self._deliveries:
-                made = [Delivery(target) for target in rule.to if not isinstance(target, LogTarget)]
-                self._deliveries[rule.name] = made
-                for delivery in made:
-                    delivery.start()
+            left = self._deliveries.get(rule.name, [])
+            made: list[Delivery] = []
+            for target in rule.to:
+                if isinstance(target, LogTarget):
+                    continue
+                found = next((one for one in left if one.target == target), None)
+                if found is None:
+                    found = Delivery(target)
+                    found.start()
+                    firing = [
+                        alert for alert in self._engine.active.values() if alert.rule is rule and alert.told is not None
+                    ]
+                    self._put(found, rule, "firing", firing)
+                else:
+                    left.remove(found)
+                made.append(found)
+            for gone in left:
+                was = before[rule.name]
+                self._put(gone, was, "resolved", told[rule.name] if was.resolved else ())
+                self._retire(gone)
+            self._deliveries[rule.name] = made
 
     def _arm(self) -> None:
         if self._timer is None and self._engine.rules:
@@ -157,9 +206,15 @@ class AlertWatch:
             self._tell(rule.name, notice.state, alert.subject, alert.message)
         if len(notice.alerts) > rule.most:
             log.warning("Alert %s: %d more are %s.", rule.name, len(notice.alerts) - rule.most, notice.state)
-        tellings = [_telling(alert) for alert in notice.alerts]
         for delivery in self._deliveries.get(rule.name, ()):
-            for message in self._messages(rule, notice.state, tellings, every=_takes_each(delivery)):
+            self._put(delivery, rule, notice.state, notice.alerts)
+
+    def _put(
+        self, delivery: Delivery, rule: AlertRule, state: Literal["firing", "resolved"], alerts: Sequence[Alert]
+    ) -> None:
+        tellings = [_telling(alert) for alert in alerts]
+        if tellings:
+            for message in self._messages(rule, state, tellings, every=_takes_each(delivery)):
                 delivery.put(message, _lasts(rule))
 
     def _messages(
@@ -194,36 +249,23 @@ class AlertWatch:
             name: of the rule; None: all.
             within: seconds that they have.
         """
-        loop = asyncio.get_running_loop()
-        waiting: list[tuple[Delivery, asyncio.Future[Outcome]]] = []
-        for rule in self._engine.rules:
-            if name not in (None, rule.name):
-                continue
-            telling = Telling("test", f"Nothing is wrong: this is a test of the alert {rule.name}.", time())
-            message = Message(rule.name, "firing", time(), self._source, (telling,), test=True)
-            for delivery in self._deliveries.get(rule.name, ()):
-                done: asyncio.Future[Outcome] = loop.create_future()
-                delivery.put(message, 60.0, _settles(done))
-                waiting.append((delivery, done))
-        if waiting:
-            await asyncio.wait([done for _, done in waiting], timeout=within)
-        return [
-            done.result() if done.done() else Outcome(delivery.name, f"no answer within {within:g} s")
-            for delivery, done in waiting
-        ]
+        tests: list[asyncio.Task[Outcome]] = []
+        async with asyncio.TaskGroup() as group:
+            for rule in self._engine.rules:
+                if name not in (None, rule.name):
+                    continue
+                telling = Telling("test", f"Nothing is wrong: this is a test of the alert {rule.name}.", time())
+                message = Message(rule.name, "firing", time(), self._source, (telling,), test=True)
+                tests += [
+                    group.create_task(delivery.test(message, within=within), name=f"test of alerts to {delivery.name}")
+                    for delivery in self._deliveries.get(rule.name, ())
+                ]
+        return [test.result() for test in tests]
 
 
 def _takes_each(delivery: Delivery) -> bool:
     """The receiver knows each alert by itself: one that it is not told of would never be over there."""
     return isinstance(delivery.target, WebhookTarget) and delivery.target.shape == "alertmanager"
-
-
-def _settles(done: asyncio.Future[Outcome]) -> Callable[[Outcome], None]:
-    def settle(outcome: Outcome) -> None:
-        if not done.done():
-            done.set_result(outcome)
-
-    return settle
 
 
 def _telling(alert: Alert) -> Telling:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from tunneld.config.common import Count, Faults, FilePath, Flag, Interval, Model, Span, Text
+from tunneld.config.source import explain, near
 from tunneld.config.units import Duration, Whole, parse_share, parse_text, shown
 
 __all__ = [
@@ -157,16 +159,16 @@ def _target(index: int, kind: type[Model], value: dict[str, Any]) -> Model:
     except ValidationError as error:
         faults: list[tuple[tuple[str | int, ...], str]] = []
         for item in error.errors(include_url=False):
-            at = (index, *item["loc"])
-            if item["type"] == "extra_forbidden":
-                known = ", ".join(field.alias or name for name, field in kind.model_fields.items())
-                faults.append((at, f"unknown key; known here: {known}"))
-            elif item["type"] == "missing":
-                faults.append((at, "missing; expected a value"))
+            if item["loc"] == ("headers",) and item["type"] == "dict_type":  # what stands there may be a secret
+                faults.append(((index, "headers"), "expected a mapping of header names to values"))
             else:
-                cause = item.get("ctx", {}).get("error")
-                faults.append((at, str(cause) if isinstance(cause, ValueError) else item["msg"]))
+                faults += [((index, *loc), text) for loc, text in explain(kind, item)]
         raise Faults(faults) from None
+
+
+def _nearest(keys: Iterable[object]) -> list[str]:
+    """The kinds of target that these keys are most like."""
+    return [found for key in keys for found in near(str(key), list(_KINDS))]
 
 
 def _over(when: str, value: object) -> float:
@@ -230,7 +232,9 @@ class AlertRule(Model):
         for index, one in enumerate(found):
             kinds = [kind for kind in _KINDS if isinstance(one, dict) and kind in one]
             if len(kinds) != 1:
-                raise Faults([((index,), "expected exactly one of webhook, command, email, log")])
+                meant = [] if kinds or not isinstance(one, dict) else _nearest(one)
+                hint = f' (did you mean "{meant[0]}"?)' if meant else ""
+                raise Faults([((index,), f"expected exactly one of webhook, command, email, log{hint}")])
             made.append(_target(index, _KINDS[kinds[0]], one))
         return tuple(made)
 

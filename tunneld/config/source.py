@@ -14,7 +14,7 @@ from tunneld.config.document import Document, Node, parse
 from tunneld.config.units import shown
 from tunneld.errors import ConfigError
 
-__all__ = ["MAX_FILE", "File", "Loc", "explain"]
+__all__ = ["MAX_FILE", "File", "Loc", "explain", "near"]
 
 MAX_FILE = 1 << 20
 """Bytes of a configuration file that are read; a longer one is refused."""
@@ -114,7 +114,7 @@ def _place(root: Node | None, loc: Loc) -> tuple[int, str]:
     return line, key
 
 
-def _near(word: str, known: Sequence[str]) -> list[str]:
+def near(word: str, known: Sequence[str]) -> list[str]:
     """The known word that is most like it, if one is."""
     import difflib  # here: a file without a fault needs none of it
 
@@ -137,8 +137,8 @@ def explain(model: type[Model], item: Any) -> Iterable[tuple[Loc, str]]:
         return [(loc, f"missing; expected {_MISSING.get(str(loc[-1]), 'a value')}")]
     if kind == "literal_error":
         words = re.findall(r"'([^']*)'", item["ctx"]["expected"])
-        near = _near(str(found), words)
-        hint = f' (did you mean "{near[0]}"?)' if near else ""
+        nearest = near(str(found), words)
+        hint = f' (did you mean "{nearest[0]}"?)' if nearest else ""
         return [(loc, f"expected {_either(words)}, not {shown(found)}{hint}")]
     if kind.startswith(("model", "dict", "dataclass")):
         return [(loc, f"expected a mapping of keys to values, not {shown(found)}")]
@@ -155,9 +155,9 @@ def _did_you_mean(model: type[Model], loc: Loc) -> str:
     """The nearest known key beside an unknown one, or where in the file it belongs; "" when nothing is near."""
     name = str(loc[-1])
     siblings = [field.alias or key for key, field in _model_at(model, loc[:-1]).model_fields.items()]
-    near = _near(name.lower().replace("-", "_"), siblings)
-    if near:
-        return f' (did you mean "{near[0]}"?)'
+    nearest = near(name.lower().replace("-", "_"), siblings)
+    if nearest:
+        return f' (did you mean "{nearest[0]}"?)'
     elsewhere = [path for path in _paths(model) if path.rpartition(".")[2] == name and not path.startswith("tunnels.")]
     if elsewhere:
         quoted = [f'"{path}"' for path in elsewhere[:3]]

@@ -203,7 +203,8 @@ class Subscribers:
         if listened and self._before <= last_id <= newest:
             return missed
         first = self._kept[0][0] if missed else None
-        gap = {"id": max(0, (first or 1) - 1), "type": "gap", "time": _now(), "since": last_id, "next": first}
+        at = first - 1 if first else newest or last_id  # ids rise, this one's too
+        gap = {"id": at, "type": "gap", "time": _now(), "since": last_id, "next": first}
         return [_encode(gap), *missed]
 
     def _listen(self, event: Event) -> None:

@@ -22,12 +22,24 @@ if TYPE_CHECKING:
 
     from tunneld.telemetry.trail import Trail
 
-__all__ = ["MAX_BODY", "Guard", "Problem", "as_json", "audit", "bounded", "json_bytes", "refusal"]
+__all__ = [
+    "MAX_BODY",
+    "Guard",
+    "Problem",
+    "as_json",
+    "audit",
+    "bounded",
+    "json_bytes",
+    "note_refusal",
+    "noting",
+    "refusal",
+]
 
 MAX_BODY = 64 * 1024
 """Bytes of a call's body; the largest that a call can need is a filter."""
 
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
+_SHOWN = 200  # characters of a path that a line of the audit names
 log = logging.getLogger("tunneld.control")
 
 
@@ -92,6 +104,7 @@ async def audit(scope: Mapping[str, Any], action: str, text: str, *, failed: boo
         text: what was done, a phrase.
         failed: it was asked for, but refused or not possible: a warning.
     """
+    scope.get("state", {})["noted"] = True
     peer: Credentials | None = scope.get("state", {}).get("peer")
     fields: dict[str, object] = {"action": action}
     who = scope.get("state", {}).get("who") or "an unknown peer"
@@ -104,6 +117,27 @@ async def audit(scope: Mapping[str, Any], action: str, text: str, *, failed: boo
     trail: Trail | None = getattr(scope["app"].state, "trail", None) if "app" in scope else None
     if trail is not None:
         await trail.note(who, action, text, ok=not failed)
+
+
+def noting(scope: Scope, send: Send) -> Send:
+    """A `send` that notes in the audit which changes were refused, or failed, of which nothing was noted yet."""
+    if scope["method"] in _READS:
+        return send
+
+    async def told(message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] >= 400:
+            codes = [value for name, value in message["headers"] if name.lower() == b"x-tunnel-error"]
+            await note_refusal(scope, codes[0].decode("latin-1") if codes else str(message["status"]))
+        await send(message)
+
+    return told
+
+
+async def note_refusal(scope: Scope, code: str) -> None:
+    """Note a change that was asked for and not made, once, and what it was answered."""
+    if not scope["state"].get("noted"):
+        path = scope["path"] if len(scope["path"]) <= _SHOWN else scope["path"][:_SHOWN] + "…"
+        await audit(scope, "refused", f"refused {scope['method']} {path!r}: {code}", failed=True)
 
 
 class Guard:
@@ -121,11 +155,12 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope.setdefault("state", {})
         refusal = await _refusal(scope)
         if refusal is not None:
-            await refusal(scope, receive, send)
+            await refusal(scope, receive, noting(scope, send))
             return
-        await self._app(as_json(scope), bounded(receive), send)
+        await self._app(as_json(scope), bounded(receive), noting(scope, send))
 
 
 def as_json(scope: Scope) -> Scope:

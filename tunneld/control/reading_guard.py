@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from hmac import compare_digest
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from tunneld.control.guard import as_json, bounded, refusal
+from tunneld.control.guard import as_json, bounded, note_refusal, noting, refusal
 from tunneld.control.local import check_local, check_page, count_failure
 from tunneld.dashboard.files import is_file
 from tunneld.errors import VisitorError
@@ -51,10 +52,19 @@ class ReadingGuard:
                 return
             self._check(scope)
         except VisitorError as error:
+            await self._note(scope, error.code)
             await refusal(error)(scope, receive, send)
             return
-        state["who"] = f"metrics.token_file from {(scope.get('client') or ('?',))[0]}"
-        await self._app(as_json(scope), bounded(receive), send)
+        state["who"] = f"metrics.token_file from {_address(scope)}"
+        await self._app(as_json(scope), bounded(receive), noting(scope, send))
+
+    async def _note(self, scope: Scope, code: str) -> None:
+        """Write down that a change was refused; of one address no more than `metrics.max_failures` say."""
+        if scope["method"] in _READS or code == "rate_limited":
+            return
+        if code == "unauthorized" or self._failures.note(_address(scope), monotonic()) is None:
+            scope["state"]["who"] = f"somebody at {_address(scope)}"
+            await note_refusal(scope, code)
 
     def _shows(self, scope: Scope) -> bool:
         """The dashboard's page, which asks for the token, goes to who brings none."""
@@ -68,7 +78,7 @@ class ReadingGuard:
             given = [value for name, value in scope["headers"] if name == b"authorization"]
             scheme, _, token = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
             if scheme.lower() != b"bearer" or not compare_digest(token.strip(), self._secret):
-                address = (scope.get("client") or ("?",))[0]
+                address = _address(scope)
                 count_failure(self._failures, address)
                 log.warning("Refused a credential on metrics.listen from %s", address, extra={"peer": address})
                 raise VisitorError("unauthorized", "This listener asks for a bearer token: that of metrics.token_file.")
@@ -78,3 +88,7 @@ class ReadingGuard:
             check_page(scope)
         else:
             check_local(scope, "metrics.token_file")
+
+
+def _address(scope: Scope) -> str:
+    return str((scope.get("client") or ("?",))[0])

@@ -48,6 +48,11 @@ class Principal:
         """They are an owner: what belongs to others is not theirs to see."""
         return self.owner_name is not None
 
+    @property
+    def actor(self) -> str:
+        """Who they are in the audit."""
+        return f"token {self.token} ({self.name})" if self.token else self.name
+
     def opens(self, name: str) -> bool:
         """Whether it may have a tunnel of that name."""
         return any(fnmatchcase(name, glob) for glob in self.tunnels)

@@ -6,6 +6,7 @@ The file is opened for each line: whoever turns it over needs to tell nobody. Ch
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -84,12 +85,18 @@ async def noted_drain(trail: Trail, drain: Callable[[], Awaitable[None]]) -> Non
 
 
 def append(path: str, actor: str, action: str, detail: str, ok: bool = True) -> None:
-    """Add one line, in one write; raises OSError."""
+    """Add one line, in one write; raises OSError, and then leaves no part of it behind."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     line = json.dumps({"at": now, "actor": actor, "action": action, "detail": detail, "ok": ok}, ensure_ascii=False)
     fd = _open(path)
+    data = line.encode("utf-8", "backslashreplace") + b"\n"
     try:
-        os.write(fd, line.encode("utf-8", "backslashreplace") + b"\n")
+        before = os.fstat(fd).st_size
+        written = os.write(fd, data)
+        if written < len(data):  # the disk is full; the next line would be joined to a part of this one
+            if os.fstat(fd).st_size == before + written:  # nobody else has written behind it
+                os.ftruncate(fd, before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     finally:
         os.close(fd)
 

@@ -64,6 +64,13 @@ def test_what_is_down_is_not_told_of_a_start(tmp_path: Path) -> None:
         ("  - {when: rtt}\n  - {when: rtt}", 5, "alerts[0] has that name already"),
         ("  - when: rtt\n    to:\n      - {pager: x}", 6, "expected exactly one of webhook, command, email, log"),
         ("  - when: rtt\n    to:\n      - {webhook: 'https://h/', tries: 3}", 6, "unknown key; known here: timeout"),
+        ("  - when: rtt\n    to:\n      - {webhook: 'https://h/', secretfile: /x}", 6, 'did you mean "secret_file"?'),
+        ("  - when: rtt\n    to:\n      - {webhok: 'https://h/'}", 6, 'did you mean "webhook"?'),
+        (
+            "  - when: rtt\n    to:\n      - {webhook: 'https://h/', headers: x}",
+            6,
+            "expected a mapping of header names",
+        ),
         ("  - when: rtt\n    to:\n      - {webhook: 'ftp://h/'}", 6, "expected an address such as https://"),
         ("  - when: rtt\n    to:\n      - {command: [notify]}", 6, "expected the program's whole path"),
         ("  - when: rtt\n    to:\n      - {email: nobody, smtp: 'smtp://h'}", 6, "expected an address such as ops@"),

@@ -100,6 +100,7 @@ async def test_what_is_not_kept_is_told_as_a_gap(last_id: str, since: int, told:
     lines = [json.loads(line[5:]) for line in second.text.splitlines() if line.startswith("data:")]
     assert (lines[0]["type"], lines[0]["since"], lines[0]["next"]) == ("gap", since, told[0] if told else None)
     assert [one["id"] for one in lines[1:]] == told
+    assert lines[0]["id"] == (told[0] - 1 if told else 5), "what comes next has a higher one"
     subscribers.close()
     await asyncio.gather(task, back)
 
@@ -191,5 +192,18 @@ async def test_subscribers_are_bounded() -> None:
     await late.start(subscribers)
     assert late.messages[0]["status"] == 503
     assert json.loads(late.text)["code"] == "too_many_subscribers"
+    subscribers.close()
+    await task
+
+
+async def test_a_reader_of_an_agent_that_was_restarted_is_told_of_the_gap_in_the_order_of_ids() -> None:
+    agent, reader = MemoryAgent(), Reader()
+    subscribers = Subscribers(agent.subscribe)
+    task = reader.start(subscribers, last_id="0")
+    await reader.until("event: gap")
+    agent.publish("tunnel", tunnel="a", state="online")
+    await reader.until("event: tunnel")
+    ids = [int(line[3:]) for line in reader.text.splitlines() if line.startswith("id:")]
+    assert ids == [0, 1], "of a process that told nothing yet: that of the reader"
     subscribers.close()
     await task

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,23 @@ async def test_a_file_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogC
         trail.check()
     await trail.note("a", "cancel", "c")  # the change is done: it is not undone for this
     assert "a change was not written" in caplog.text
+
+
+def test_a_line_that_does_not_fit_is_told_and_leaves_no_part_of_itself(tmp_path: Path) -> None:
+    """A process of its own, whose files may have no more than so many bytes, as on a disk that is full."""
+    path = tmp_path / "audit.log"
+    program = """
+import resource, sys
+from tunneld.telemetry.trail import append
+resource.setrlimit(resource.RLIMIT_FSIZE, (250, 250))
+append(sys.argv[1], "me", "drain", "one")
+for _ in range(2):
+    try:
+        append(sys.argv[1], "me", "drain", "x" * 200)
+    except OSError as error:
+        print(error.strerror)
+append(sys.argv[1], "me", "drain", "two")
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["No space left on device"] * 2
+    assert [json.loads(line)["detail"] for line in path.read_text().splitlines()] == ["one", "two"]

@@ -19,6 +19,7 @@ from tunneld.control.answers import describe, docs, json_answer, text_docs
 from tunneld.control.guard import Problem
 from tunneld.dashboard.routes import Dashboard
 from tunneld.server.principals import Principal
+from tunneld.telemetry.trail import Trail
 
 __all__ = ["create_admin_app"]
 
@@ -29,9 +30,12 @@ site can set: `{CHANGE_HEADER}` with any value, a bearer token, or a JSON body's
 Id = Annotated[str, Path(max_length=64)]
 
 
-def create_admin_app(server: ServerFacade, keeper: Keeper, dashboard: Dashboard | None = None) -> FastAPI:
-    """The application for one server; the guard stands before the dashboard too."""
+def create_admin_app(
+    server: ServerFacade, keeper: Keeper, dashboard: Dashboard | None = None, trail: Trail | None = None
+) -> FastAPI:
+    """The application for one server; the guard stands before the dashboard too, and writes refusals to the trail."""
     app = calls.new_app("tunneld admin", _DESCRIPTION)
+    app.state.trail = trail
     app.add_middleware(AdminGuard, keeper=keeper)
 
     @app.exception_handler(ValueError)
@@ -86,6 +90,7 @@ def _note(request: Request, server: ServerFacade, action: str) -> calls.Note:
     """Writes what was done under the stable word of the change."""
 
     async def note(text: str, *, ok: bool = True) -> None:
+        request.scope["state"]["noted"] = True
         await server.note(_who(request), action, text, ok=ok)
 
     return note

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from tunneld.control.admin.keeper import BOTH, Keeper
-from tunneld.control.guard import bounded, refusal
+from tunneld.control.guard import bounded, note_refusal, noting, refusal
 from tunneld.dashboard.files import is_file
 from tunneld.errors import VisitorError
 from tunneld.server.principals import WRITE, Principal
@@ -49,12 +49,15 @@ class AdminGuard:
                 await self._app(scope, receive, send)
                 return
             principal = self._keeper.judge(scope)
+            state["who"] = principal.actor
             _check_right(scope, principal)
         except VisitorError as error:
+            if scope["method"] not in _READS and self._keeper.noted(scope, error.code):
+                await note_refusal(scope, error.code)
             await refusal(error)(scope, receive, send)
             return
         state["principal"] = principal
-        await self._app(scope, bounded(receive), send)
+        await self._app(scope, bounded(receive), noting(scope, send))
 
 
 def may_change(scope: Mapping[str, Any]) -> bool:

@@ -141,7 +141,9 @@ class ServerHost:
             seen=seen_by_owner(self.server),
             holds=self._keeper.holds,
         )
-        return create_admin_app(ServerView(self.server, self._alerts, self._trail), self._keeper, dashboard)
+        return create_admin_app(
+            ServerView(self.server, self._alerts, self._trail), self._keeper, dashboard, self._trail
+        )
 
 
 def _refused(address: str, reason: str) -> None:

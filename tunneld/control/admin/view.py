@@ -383,7 +383,7 @@ class ServerView:
         }
 
     async def note(self, principal: Principal, action: str, detail: str, *, ok: bool = True) -> None:  # noqa: D102
-        actor = f"token {principal.token} ({principal.name})" if principal.token else principal.name
+        actor = principal.actor
         log.log(logging.INFO if ok else logging.WARNING, "admin: %s, by %s", detail, actor, extra={"action": action})
         await self._trail.note(actor, action, detail, ok=ok)
         entry = AuditEntry(time(), actor, action, detail[:1000], ok)
