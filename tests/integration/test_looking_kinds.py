@@ -13,7 +13,7 @@ from websockets.asyncio.client import connect
 
 from tests.support.looking import looking, stream_id
 from tests.support.running import settled
-from tunneld.agent.inspection import Seen, Tap, masked, unsecret
+from tunneld.agent.inspection import Seen, Tap, masked, unpacked, unsecret
 from tunneld.control.tailing import Tailing
 from tunneld.protocol.messages import Open
 
@@ -171,6 +171,23 @@ async def test_a_reader_that_does_not_read_is_told_how_much_it_missed() -> None:
     assert found == [
         {"type": "skipped", "events": 4}, {"type": "skipped", "events": 5}, {"type": "end", "reason": "done"},
     ]  # fmt: skip
+
+
+async def test_the_answer_of_a_replay_is_unpacked(folder: Path) -> None:
+    async with looking(folder) as (service, control, public, visitor):
+        service.packed = "gzip"
+        await visitor.post(f"{public}/echo", content="x")
+        (seen,) = (await control.get("/v1/requests")).json()["requests"]
+        again = (await control.post(f"/v1/requests/{seen['request_id']}/replay")).json()
+        assert (json.loads(again["body"]), again["whole"]) == (["POST", "/echo", "x", False], True)
+
+
+def test_a_packed_body_is_unpacked_up_to_a_bound() -> None:
+    data = zlib.compress(bytes(10 << 20))
+    deflate = [("content-encoding", "deflate")]
+    assert unpacked(data, deflate, most=100) == (bytes(100), False)
+    assert unpacked(b"no such", deflate, most=100) == (b"no such", True)
+    assert unpacked(data, [], most=100) == (data, True)
 
 
 def test_secrets_in_addresses_are_masked_and_the_rest_of_them_stands() -> None:

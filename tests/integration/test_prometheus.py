@@ -23,7 +23,7 @@ PACKAGING = ROOT / "packaging"
 DASHBOARD = json.loads((PACKAGING / "grafana" / "tunneld.json").read_text())
 RULES = PACKAGING / "prometheus" / "tunneld.rules.yml"
 #: Nothing of it need have happened in a run without trouble.
-MAY_BE_EMPTY = ("limit_hits", "alerts_firing")
+MAY_BE_EMPTY = ("limit_hits",)
 #: Families that have no panel and no rule, and why.
 UNPLACED = {
     **dict.fromkeys(
@@ -139,7 +139,11 @@ def scraped() -> Iterator[tuple[Scraped, Pair]]:
         pair = Pair(
             folder,
             {"demo": f"http://{LOOPBACK}:{service.port}", "gone": f"http://{LOOPBACK}:9"},
-            agent={"metrics": {"listen": f"{LOOPBACK}:{port}"}, "heartbeat": {"interval": "1s"}},
+            agent={
+                "metrics": {"listen": f"{LOOPBACK}:{port}"},
+                "heartbeat": {"interval": "1s"},
+                "alerts": [{"when": "loss"}],
+            },
         )
         prometheus = None
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,7 +25,8 @@ class Service:
     """SSE at /sse, a WebSocket at /ws, as `push` says; an echo of method, path, body and one header elsewhere.
 
     Attributes:
-        packed: Content-Encoding of the event streams, whose bytes are pushed as they are; empty: none.
+        packed: Content-Encoding of the event streams, whose bytes are pushed as they are; the echo's where it is gzip.
+            Empty: none.
     """
 
     def __init__(self) -> None:
@@ -54,9 +56,11 @@ class Service:
                 body = await reader.readexactly(int(found[0][15:])) if found else b""
                 self.bodies.append(body)
                 told = json.dumps([head.split(" ")[0], head.split(" ")[1], body.decode(), "topsecret" in head]).encode()
-                writer.write(
-                    b"HTTP/1.1 200 OK\r\nSet-Cookie: sid=topsecret\r\nContent-Length: %d\r\n\r\n%b" % (len(told), told)
-                )
+                packed = b""
+                if self.packed == "gzip":
+                    told, packed = gzip.compress(told), b"Content-Encoding: gzip\r\n"
+                begin = b"HTTP/1.1 200 OK\r\nSet-Cookie: sid=topsecret\r\n%bContent-Length: %d" % (packed, len(told))
+                writer.write(b"%b\r\n\r\n%b" % (begin, told))
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:

@@ -21,7 +21,7 @@ from tunneld.errors import VisitorError
 from tunneld.protocol.headers import Headers, get_all, is_encoded, lower
 from tunneld.protocol.messages import Open
 
-__all__ = ["Inspector", "Seen", "Tap", "masked", "unsecret"]
+__all__ = ["Inspector", "Seen", "Tap", "masked", "unpacked", "unsecret"]
 
 _SECRET = re.compile(
     r"authorization|cookie|token|secret|passw|passphrase|credential|signature|session|jwt|assertion|csrf|xsrf"
@@ -41,6 +41,7 @@ _MOST_EVENT = 256 * 1024
 _ENDS = re.compile(r"\r\n\r\n|\n\n|\r\r|\r\n\n|\n\r\n")
 _BOUNDARIES = (b"\n\n", b"\r\n\r\n", b"\r\r")
 _LINES = re.compile(r"\r\n|\n|\r")
+_INFLATED = ("gzip", "x-gzip", "deflate")
 _FRAMES = {0: "continuation", 1: "text", 2: "binary", 8: "close", 9: "ping", 10: "pong"}
 
 
@@ -307,8 +308,7 @@ class _Packing:
     __slots__ = ("_inflate",)
 
     def __init__(self, encoding: str) -> None:
-        known = encoding in ("gzip", "x-gzip", "deflate")
-        self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32) if known else None
+        self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32) if encoding in _INFLATED else None
 
     def unpacked(self, data: bytes) -> tuple[bytes, bool]:
         """(text of events, True); where it cannot be undone, from then on: (as it came, False)."""
@@ -323,6 +323,22 @@ class _Packing:
                     return found, True
             self._inflate = None
         return data, False
+
+
+def unpacked(data: bytes, headers: Headers, *, most: int) -> tuple[bytes, bool]:
+    """The begin of a body for people, at most so many bytes of it, and whether that is all that the data holds.
+
+    Args:
+        data: as the service sent it.
+        headers: of the answer, which say how it is packed; as it came where that is not known here.
+    """
+    if _encoding(headers) in _INFLATED:
+        inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
+        try:
+            return inflate.decompress(data, most), not inflate.unconsumed_tail
+        except zlib.error:
+            pass
+    return data, True
 
 
 def _encoding(headers: Headers) -> str:

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Any
 
 from tunneld.agent.heads import Heads
-from tunneld.agent.inspection import Seen, masked
+from tunneld.agent.inspection import Seen, masked, unpacked
 from tunneld.agent.origin import Connection, Origin, why
 from tunneld.errors import VisitorError
 from tunneld.protocol.headers import BadHeader
@@ -119,12 +119,13 @@ async def resend(
         raise VisitorError("service_unreachable", f"The service cannot be reached: {why(error)}.") from None
     if fault:
         raise VisitorError("service_unreachable", f"The service failed: {fault}.")
+    shown, whole = unpacked(bytes(reader.body[:_MOST]), reader.headers, most=_MOST)
     return {
         "request_id": request_id,
         "of": request.request_id,
         "status": reader.status,
         "headers": masked(reader.headers),
-        "body": bytes(reader.body[:_MOST]).decode(errors="replace"),
-        "whole": ended and len(reader.body) < _MOST,
+        "body": shown.decode(errors="replace"),
+        "whole": ended and whole and len(reader.body) < _MOST,
         "seconds": round(monotonic() - began, 4),
     }
