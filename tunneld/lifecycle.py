@@ -16,6 +16,7 @@ from tunneld.config.common import TelemetryConfig
 from tunneld.errors import ConfigError
 from tunneld.telemetry import logs
 from tunneld.telemetry.systemd import Notifier
+from tunneld.wire.lookups import event_loop
 
 if TYPE_CHECKING:
     from tunneld.telemetry.traces import Tracer
@@ -96,11 +97,7 @@ def tracer(telemetry: TelemetryConfig, *, role: str) -> Tracer | None:
 
 def run(main: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
     """Run a coroutine on uvloop where it is installed, on asyncio's own loop elsewhere."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run(main())
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=event_loop) as runner:
         return runner.run(main())
 
 
