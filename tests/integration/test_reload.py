@@ -214,6 +214,10 @@ BAD = [
         "server: {url: ws://127.0.0.1:1, token_file: /nonexistent/token}\ntunnels: [{name: a, service: 'http://h:1'}]\n",
         1,
     ),
+    (
+        "server: {url: ws://127.0.0.1:1}\ntunnels: [{name: a, service: 'http://h:1'}]\nlog: {audit: /nonexistent/a}\n",
+        1,
+    ),
 ]
 
 
@@ -236,6 +240,17 @@ async def test_a_bad_file_changes_nothing(lines: Book, quiet: str, folder: Path,
         with pytest.raises(ConfigError):
             await agent.reload()
         visitor.writer.close()
+
+
+async def test_a_trail_that_cannot_be_written_is_refused_by_the_server_too(folder: Path) -> None:
+    path = folder / "server.yaml"
+    async with running_server(path=path) as server:
+        before = server.config
+        base = {"listen": {"host": LOOPBACK, "port": 0}, "admin": False, "auth": {"mode": "open"}, "store": "memory:"}
+        written(path, {**base, "log": {"audit": "/nonexistent/a"}})
+        with pytest.raises(ConfigError, match=r"log\.audit: /nonexistent/a: cannot be written"):
+            await server.reload()
+        assert server.config is before
 
 
 async def test_another_server_or_token_is_dialled(lines: Book, quiet: str, folder: Path) -> None:

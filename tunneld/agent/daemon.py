@@ -36,6 +36,7 @@ from tunneld.protocol.windows import Holders, MemoryBudget
 from tunneld.telemetry import logs
 from tunneld.telemetry.lag import LoopLag
 from tunneld.telemetry.metrics import StreamCounts
+from tunneld.telemetry.trail import check_writable
 from tunneld.telemetry.usage import Usage
 from tunneld.wire.tls import client_context
 
@@ -216,6 +217,8 @@ class AgentDaemon:
         if self.path is None:
             raise ConfigError(["this agent was started without a configuration file: there is nothing to reload"])
         config = load_agent(self.path)
+        if config.log.audit != self.config.log.audit:
+            check_writable(config.log.audit)
         dial = _dial(config)
         changes = diff(self.config, config)
         elsewhere = dial.url != self._dial.url

@@ -32,6 +32,7 @@ from tunneld.server.store.files import login_secret
 from tunneld.server.tunnels import TunnelConnection, TunnelPolicy
 from tunneld.telemetry import logs
 from tunneld.telemetry.lag import LoopLag
+from tunneld.telemetry.trail import check_writable
 from tunneld.telemetry.usage import Usage
 from tunneld.wire.http1 import RequestHead
 from tunneld.wire.ws_accept import Acceptance
@@ -184,6 +185,8 @@ class ServerDaemon:
         if self.path is None:
             raise ConfigError(["this server was started without a configuration file: there is nothing to reload"])
         config = load_server(self.path)
+        if config.log.audit != self.config.log.audit:
+            check_writable(config.log.audit)
         check_listeners(config)
         self._check_login(config)
         changes = diff(self.config, config)

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from tunneld.errors import ConfigError
 
-__all__ = ["Trail", "append", "noted_drain", "noted_reload"]
+__all__ = ["Trail", "append", "check_writable", "noted_drain", "noted_reload"]
 
 log = logging.getLogger("tunneld.audit")
 
@@ -37,12 +37,7 @@ class Trail:
 
     def check(self) -> None:
         """Raises ConfigError when the file cannot be written."""
-        path = self._path()
-        if path is not None:
-            try:
-                os.close(_open(path))
-            except OSError as error:
-                raise ConfigError([f"log.audit: {path}: cannot be written: {error.strerror}"]) from None
+        check_writable(self._path())
 
     async def note(self, actor: str, action: str, detail: str, *, ok: bool = True) -> None:
         """Write one change; what fails is logged, since the change is done.
@@ -60,6 +55,15 @@ class Trail:
             await asyncio.get_running_loop().run_in_executor(None, append, path, actor, action, detail, ok)
         except OSError as error:
             log.error("log.audit: %s: a change was not written: %s", path, error.strerror, extra={"action": action})
+
+
+def check_writable(path: str | None) -> None:
+    """Raises ConfigError when the file of a trail cannot be written; it is made when it is not there."""
+    if path is not None:
+        try:
+            os.close(_open(path))
+        except OSError as error:
+            raise ConfigError([f"log.audit: {path}: cannot be written: {error.strerror}"]) from None
 
 
 async def noted_reload(trail: Trail, reload: Callable[[], Awaitable[_T]]) -> _T:
