@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from tests.support.running import Book
 from tunneld.alerts import watch as module
 from tunneld.alerts.facts import Facts, TunnelFacts
 from tunneld.alerts.watch import AlertWatch
-from tunneld.config.alerts import AlertRule, WebhookTarget
+from tunneld.config.alerts import AlertRule, CommandTarget, WebhookTarget
 
 DOWN = Facts((TunnelFacts("a", up=False, state="offline"),))
 
@@ -133,3 +135,22 @@ async def test_a_test_of_a_receiver_that_hangs_ends_in_time_and_the_next_is_trie
             assert (await made.test(MESSAGE, within=0.1)).fault == "no answer within 0.1 s"
             assert (await made.test(MESSAGE, within=5)).fault is None
             assert (made.sent, made.failed) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("program", "fault"),
+    [
+        ("yes no >&2 & sleep 0.3; kill $!; echo last words >&2; exit 3", "it ended with 3: last words"),
+        ("sleep 9 & exit 0", None),  # what it leaves behind holds its stderr
+        ("sleep 9 & echo why >&2; exit 1", "it ended with 1: why"),
+        ("exec 0<&-; exit 0", None),  # it reads nothing
+        ("kill -TERM $$", "it ended with -15"),
+    ],
+)
+async def test_whatever_a_program_does_it_is_judged_by_how_it_ends(program: str, fault: str | None) -> None:
+    target = CommandTarget(command=["/bin/sh", "-c", program], timeout="8s", retry_for=0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    async with delivering(target) as (_, put):
+        told = await put(replace(MESSAGE, alerts=MESSAGE.alerts * 5000))  # more than a pipe holds
+        assert told.fault == fault
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024, "KiB"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from time import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
     import httpx
 
 __all__ = ["send", "told"]
-
-_MOST = 16 * 1024
-"""Bytes of an answer, or of a program's words, that are looked at."""
 
 
 def told(target: WebhookTarget | CommandTarget | EmailTarget) -> str:
@@ -44,7 +40,9 @@ async def send(target: WebhookTarget | CommandTarget | EmailTarget, message: Mes
             if isinstance(target, WebhookTarget):
                 await _webhook(target, message, lasts)
             elif isinstance(target, CommandTarget):
-                await _command(target, message)
+                from tunneld.alerts.command import run_command
+
+                await run_command(target, message)
             else:
                 from tunneld.alerts.mail import send_mail  # most daemons send no mail
 
@@ -91,40 +89,3 @@ async def _webhook(target: WebhookTarget, message: Message, lasts: float) -> Non
             f"answered {status}: a redirect is not followed; give the address that it leads to", final=True
         )
     raise Undelivered(f"answered {status}", final=status < 500 and status not in (408, 425, 429))
-
-
-async def _command(target: CommandTarget, message: Message) -> None:
-    environment = {
-        **{name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LC_ALL", "TZ") if name in os.environ},
-        "TUNNELD_ALERT": message.alert,
-        "TUNNELD_ALERT_STATE": message.state,
-        "TUNNELD_ALERT_TITLE": message.title,
-    }
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *target.command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            env=environment,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise Undelivered(f"it cannot be started: {error.strerror or error}", final=True) from None
-    try:
-        _, said = await process.communicate(messages.encoded(messages.plain(message)))
-    except BaseException:
-        _kill(process)
-        await process.wait()
-        raise
-    if process.returncode:
-        words = said[-_MOST:].decode(errors="replace").strip().splitlines()
-        raise Undelivered(f"it ended with {process.returncode}{f': {words[-1][:200]}' if words else ''}")
-
-
-def _kill(process: asyncio.subprocess.Process) -> None:
-    """It, and what it started."""
-    try:
-        os.killpg(process.pid, 9)
-    except ProcessLookupError:
-        pass
