@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.receivers import MESSAGE, Hook, delivering, hooked, listening
 from tests.support.running import Book
+from tunneld import lifecycle
 from tunneld.alerts import watch as module
 from tunneld.alerts.facts import Facts, TunnelFacts
 from tunneld.alerts.watch import AlertWatch
@@ -154,3 +155,15 @@ async def test_whatever_a_program_does_it_is_judged_by_how_it_ends(program: str,
         told = await put(replace(MESSAGE, alerts=MESSAGE.alerts * 5000))  # more than a pipe holds
         assert told.fault == fault
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024, "KiB"
+
+
+def test_a_program_is_run_so_on_the_daemons_own_loop_and_nothing_of_it_is_left() -> None:
+    async def main() -> list[str | None]:
+        faults = []
+        for program in ("exec 0<&-; exit 0", "yes >&2", "echo why >&2; exit 1"):
+            target = CommandTarget(command=["/bin/sh", "-c", program], timeout="1s", retry_for=0)
+            async with delivering(target) as (_, put):
+                faults.append((await put(replace(MESSAGE, alerts=MESSAGE.alerts * 5000))).fault)
+        return faults
+
+    assert lifecycle.run(main) == [None, "not done within 1 s", "it ended with 1: why"]

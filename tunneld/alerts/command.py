@@ -44,10 +44,11 @@ async def run_command(target: CommandTarget, message: Message) -> None:
         )
     except OSError as error:
         raise Undelivered(f"it cannot be started: {error.strerror or error}", final=True) from None
+    stdin = cast(asyncio.WriteTransport, transport.get_pipe_transport(0))
     try:
-        stdin = cast(asyncio.WriteTransport, transport.get_pipe_transport(0))
-        stdin.write(messages.encoded(messages.plain(message)))
-        stdin.close()  # once it is written
+        if not stdin.is_closing():  # else it has closed it, or is over already
+            stdin.write(messages.encoded(messages.plain(message)))
+            stdin.close()  # once it is written
         await program.over
         await asyncio.wait([program.silent], timeout=_LAST_WORDS)
     except BaseException:
@@ -55,7 +56,9 @@ async def run_command(target: CommandTarget, message: Message) -> None:
         await program.over
         raise
     finally:
+        stdin.abort()  # what it has not read, nobody will
         transport.close()
+        await asyncio.wait([program.gone], timeout=_LAST_WORDS)
     if code := transport.get_returncode():
         words = program.said.decode(errors="replace").strip().splitlines()
         raise Undelivered(f"it ended with {code}{f': {words[-1][:200]}' if words else ''}")
@@ -67,12 +70,14 @@ class _Program(asyncio.SubprocessProtocol):
     Attributes:
         over: settled when it has ended.
         silent: settled when nobody can say anything any more, its children neither.
+        gone: settled when its pipes are closed.
         said: the last of its words.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.over: asyncio.Future[None] = loop.create_future()
         self.silent: asyncio.Future[None] = loop.create_future()
+        self.gone: asyncio.Future[None] = loop.create_future()
         self.said = bytearray()
         self._loop = loop
         self._transport: asyncio.SubprocessTransport | None = None
@@ -91,6 +96,10 @@ class _Program(asyncio.SubprocessProtocol):
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
         if fd == 2 and not self.silent.done():
             self.silent.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.gone.done():
+            self.gone.set_result(None)
 
     def process_exited(self) -> None:
         if not self.over.done():
