@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from typing import cast
+import tempfile
+from typing import IO, cast
 
 from tunneld.alerts import messages
 from tunneld.alerts.faults import Undelivered
@@ -33,22 +34,19 @@ async def run_command(target: CommandTarget, message: Message) -> None:
     loop = asyncio.get_running_loop()
     program = _Program(loop)
     try:
-        transport, _ = await loop.subprocess_exec(
-            lambda: program,
-            *target.command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            env=environment,
-            start_new_session=True,
-        )
+        with _as_file(messages.encoded(messages.plain(message))) as told:
+            transport, _ = await loop.subprocess_exec(
+                lambda: program,
+                *target.command,
+                stdin=told,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                env=environment,
+                start_new_session=True,
+            )
     except OSError as error:
         raise Undelivered(f"it cannot be started: {error.strerror or error}", final=True) from None
-    stdin = cast(asyncio.WriteTransport, transport.get_pipe_transport(0))
     try:
-        if not stdin.is_closing():  # else it has closed it, or is over already
-            stdin.write(messages.encoded(messages.plain(message)))
-            stdin.close()  # once it is written
         await program.over
         await asyncio.wait([program.silent], timeout=_LAST_WORDS)
     except BaseException:
@@ -56,12 +54,23 @@ async def run_command(target: CommandTarget, message: Message) -> None:
         await program.over
         raise
     finally:
-        stdin.abort()  # what it has not read, nobody will
         transport.close()
         await asyncio.wait([program.gone], timeout=_LAST_WORDS)
     if code := transport.get_returncode():
         words = program.said.decode(errors="replace").strip().splitlines()
         raise Undelivered(f"it ended with {code}{f': {words[-1][:200]}' if words else ''}")
+
+
+def _as_file(data: bytes) -> IO[bytes]:
+    """A file that holds this, to be read from its begin: nobody waits until a program has read it."""
+    file: IO[bytes]
+    if hasattr(os, "memfd_create"):  # noqa: SIM108 - not in one line with what else there is
+        file = os.fdopen(os.memfd_create("alert"), "w+b")
+    else:
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+    file.write(data)
+    file.seek(0)
+    return file
 
 
 class _Program(asyncio.SubprocessProtocol):
