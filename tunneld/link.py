@@ -16,11 +16,12 @@ from typing import Protocol
 from tunneld.errors import RemoteError
 from tunneld.protocol.heartbeat import Alive, Dead, Heartbeat, SendPing, Silent
 from tunneld.protocol.messages import ErrorMessage, GoAway, Message, Ping, Pong, StreamCancel, decode_text, encode
-from tunneld.protocol.quality import Quality
+from tunneld.protocol.quality import Peer, Quality
 from tunneld.protocol.replay import ACK_DELAY
 from tunneld.protocol.session import BINARY, TEXT, Session
 from tunneld.protocol.streams import Chunk
-from tunneld.wire.tcp_info import TcpInfo, read_tcp_info
+from tunneld.wire.flights import NOTHING, Flight, Flights
+from tunneld.wire.tcp_info import TcpInfo, ports, read_tcp_info
 
 __all__ = ["CLOSE_CODES", "GATHER", "Link", "LinkOwner", "Pipe"]
 
@@ -28,7 +29,6 @@ log = logging.getLogger("tunneld.link")
 
 #: Seconds that writing gathers for after the last write.
 GATHER = 0.001
-_PINGS = 64  # whose begin is remembered; no more wait for their pong either
 
 #: WebSocket close code of each error of the protocol (PROTOCOL.md, the table of errors).
 CLOSE_CODES = {
@@ -92,6 +92,17 @@ class LinkOwner(Protocol):
         side's own broke it, and the session with it."""
 
 
+def _said(pong: Pong, flight: Flight) -> Peer | None:
+    """What a pong says of the peer's kernel, beside what this one knows of its flight."""
+    if pong.resent is None:
+        return None
+    if pong.arrived is None or flight.sent is None or pong.arrived > flight.most:
+        return Peer(
+            pong.resent, None, mending=pong.mending
+        )  # where more came than was sent it counts another connection's
+    return Peer(pong.resent, flight.sent + 1 - pong.arrived, mending=pong.mending)
+
+
 class Link:
     """One connection, from its first message to its last; it carries at most one session.
 
@@ -103,21 +114,21 @@ class Link:
 
     __slots__ = (
         "_ack_timer",
-        "_at_ping",
         "_beat_timer",
         "_closed",
         "_epoch",
+        "_flights",
         "_flush_timer",
         "_loop",
         "_scheduled",
         "_torn",
         "_wrote_at",
-        "beside",
+        "flight",
         "heartbeat",
-        "held",
         "name",
         "on_first_message",
         "owner",
+        "peer",
         "pipe",
         "session",
     )
@@ -130,10 +141,10 @@ class Link:
         self.heartbeat: Heartbeat | None = None
         #: Called once, before the first message after `attach` is handled.
         self.on_first_message: Callable[[], None] | None = None
-        #: Bytes that the connection carried, both ways, while the last ping that was answered was under way.
-        self.beside = 0
-        #: Meanwhile segments were sent again: TCP held that ping back, or something before its answer.
-        self.held = False
+        #: Of the last ping that was answered.
+        self.flight = NOTHING
+        #: What the peer's kernel knew when it answered that ping; None: the peer does not say.
+        self.peer: Peer | None = None
         self._loop = asyncio.get_running_loop()
         self._epoch = 0
         self._closed = False
@@ -142,7 +153,7 @@ class Link:
         self._flush_timer: asyncio.TimerHandle | None = None
         self._beat_timer: asyncio.TimerHandle | None = None
         self._ack_timer: asyncio.TimerHandle | None = None
-        self._at_ping: dict[int, TcpInfo | None] = {}  # seq -> what the kernel knew when it was sent
+        self._flights = Flights(pipe.transport)
         self._wrote_at = 0.0
 
     # -- life ------------------------------------------------------------------------------------------
@@ -221,6 +232,9 @@ class Link:
     def kernel(self) -> TcpInfo | None:
         """What the kernel knows of the connection; None where it knows nothing."""
         return read_tcp_info(self.pipe.transport)
+
+    def _ports(self) -> tuple[int, int] | None:
+        return ports(self.pipe.transport)
 
     def count_segments(self, quality: Quality) -> None:
         """Tell what the kernel knows of this connection; before each ping is counted."""
@@ -329,14 +343,22 @@ class Link:
     def _text(self, payload: bytes) -> None:
         message = decode_text(payload)
         if isinstance(message, Ping):
-            self._answer(self._standing("a ping"), Pong(message.timestamp, message.seq))
+            self._answer(self._standing("a ping"), self._pong_to(message))
         elif isinstance(message, Pong):
-            self._pong(self._standing("a pong"), message.seq)
+            self._pong(self._standing("a pong"), message)
         elif isinstance(message, StreamCancel):
             self._standing("a stream_cancel").receive_cancel(self._epoch, message, monotonic())
             self._mind_ack()
         elif message is not None:
             self.owner.link_text(self, message)
+
+    def _pong_to(self, ping: Ping) -> Pong:
+        """The answer, with what this kernel knows where the peer can use it."""
+        if ping.ports is None or (kernel := self.kernel()) is None:
+            return Pong(ping.timestamp, ping.seq)
+        # Where a proxy is between, its connections have other ports, and what came here is not what the peer sent.
+        same = ports(self.pipe.transport) == ping.ports[::-1]
+        return Pong(ping.timestamp, ping.seq, kernel.retransmitted, kernel.arrived if same else None, kernel.mending)
 
     def _answer(self, session: Session, pong: Pong) -> None:
         try:
@@ -345,17 +367,14 @@ class Link:
             self._flush_now()
             session.say(pong)
 
-    def _pong(self, session: Session, seq: int) -> None:
+    def _pong(self, session: Session, pong: Pong) -> None:
         assert self.heartbeat is not None
+        seq = pong.seq
         round_trip = self.heartbeat.pong(seq, monotonic())
         if round_trip is not None:
             session.round_trip = round_trip
-            before, now = self._at_ping.pop(seq, None), self.kernel()
-            self.beside, self.held = 0, False
-            if before is not None and now is not None:
-                self.beside = now.carried - before.carried
-                self.held = now.retransmitted != before.retransmitted
-            self._at_ping = {later: known for later, known in self._at_ping.items() if later > seq}
+            self.flight = self._flights.end(seq, self.kernel())
+            self.peer = _said(pong, self.flight)
             log.debug("💓 Heartbeat acknowledged for %s", self.name, extra={"tunnel": self.name, "rtt_s": round_trip})
             self.owner.link_heard(self, round_trip)
 
@@ -379,10 +398,9 @@ class Link:
         heartbeat.heard(self.pipe.last_heard)
         for action in heartbeat.tick(now):
             if isinstance(action, SendPing):
-                if len(self._at_ping) < _PINGS:
-                    self._at_ping[action.seq] = self.kernel()
+                self._flights.begin(action.seq)
                 stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
-                self.tell(Ping(stamp.replace("+00:00", "Z"), action.seq))
+                self.tell(Ping(stamp.replace("+00:00", "Z"), action.seq, self._ports()))
             elif isinstance(action, Silent):
                 self.owner.link_silent(self, dead=False)
             elif isinstance(action, Alive):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from time import monotonic
 
 from tunneld.link import Link
-from tunneld.protocol.quality import Quality, Reading, Thresholds
+from tunneld.protocol.grades import Thresholds
+from tunneld.protocol.quality import Quality, Reading
 
 __all__ = ["Pulse"]
 
@@ -33,7 +34,8 @@ class Pulse:
         if link.heartbeat is not None:
             link.count_segments(self._quality)
             late = round_trip > link.heartbeat.timeout
-            self._quality.answered(now, round_trip, late=late, beside=link.beside, held=link.held)
+            flight = link.flight
+            self._quality.answered(now, round_trip, late=late, beside=flight.beside, held=flight.held, peer=link.peer)
 
     def died(self, link: Link) -> None:
         """The server is given up: the pings that it still owed are lost."""

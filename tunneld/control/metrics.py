@@ -10,7 +10,8 @@ from tunneld.agent.daemon import AgentDaemon
 from tunneld.agent.usage import agent_usage
 from tunneld.control.alert_metrics import alert_families
 from tunneld.control.models import STREAM_KINDS, TunnelState
-from tunneld.protocol.quality import GRADES, Grade, Reading
+from tunneld.protocol.grades import GRADES, Grade
+from tunneld.protocol.quality import Reading
 from tunneld.telemetry.exposition import (
     Family,
     Things,

@@ -54,6 +54,7 @@ _Short: TypeAlias = Annotated[str, Meta(max_length=64)]
 _Name: TypeAlias = Annotated[str, Meta(max_length=256)]
 _Words: TypeAlias = Annotated[str, Meta(max_length=2048)]
 _Number: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+_Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
 _Ahead: TypeAlias = Annotated[float, Meta(ge=0, le=1e12)]
 _Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=366 * 86400)]
 
@@ -238,18 +239,34 @@ class Permitted(msgspec.Struct, omit_defaults=True, tag="permitted", tag_field="
     message: _Words = ""
 
 
-class Ping(msgspec.Struct, tag="ping", tag_field="type"):
-    """`timestamp` is ISO 8601 UTC; the pong echoes both."""
+class Ping(msgspec.Struct, omit_defaults=True, tag="ping", tag_field="type"):
+    """`timestamp` is ISO 8601 UTC; the pong echoes both.
+
+    Attributes:
+        ports: of the connection, the sender's own and the peer's, as it sees them; None: it has none, or is an older
+            peer. Whoever is told them says in its pong what its kernel knows.
+    """
 
     timestamp: _Short
     seq: _Number
+    ports: tuple[_Port, _Port] | None = None
 
 
-class Pong(msgspec.Struct, tag="pong", tag_field="type"):
-    """The echo of a ping."""
+class Pong(msgspec.Struct, omit_defaults=True, tag="pong", tag_field="type"):
+    """The echo of a ping.
+
+    Attributes:
+        resent: segments that the sender's kernel has sent again on this connection; None: not known, or not asked.
+        arrived: segments with data that came, also those that came twice; None: the same, or what stands between the
+            two is more than one connection.
+        mending: that kernel was making up for a loss: the pong may wait for that.
+    """
 
     timestamp: _Short
     seq: _Number
+    resent: _Number | None = None
+    arrived: _Number | None = None
+    mending: bool = False
 
 
 class StreamCancel(msgspec.Struct, tag="stream_cancel", tag_field="type"):

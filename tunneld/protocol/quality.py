@@ -10,12 +10,11 @@ import math
 from bisect import bisect_left, insort
 from collections import deque
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
-__all__ = ["GRADES", "Bounds", "Grade", "Kernel", "Quality", "Reading", "Thresholds"]
+from tunneld.protocol.grades import Grade, Thresholds, grade_of
 
-Grade = Literal["excellent", "good", "fair", "poor", "down"]
-GRADES: tuple[Grade, ...] = ("excellent", "good", "fair", "poor", "down")
+__all__ = ["Kernel", "Peer", "Quality", "Reading"]
 
 #: Pings remembered, whatever the window says: at the shortest heartbeat (1 s) more than four minutes.
 MAX_SAMPLES = 256
@@ -26,46 +25,16 @@ _BULK = 32 * 1024
 #: Segments sent before a share of them means anything.
 _ENOUGH = 50
 _NOTHING = (0, 0, 0, 0)
+#: Pings whose answers may wait to be judged.
+_DOUBTS = 64
 #: Round trips in a row that a loss keeps from counting as jitter.
 _PASSED_OVER = 16
+#: Seconds that it does so for at least: one loss can hold back as many pings as are sent until TCP tries again.
+_PASSED_FOR = 10.0
 #: Pings with nothing beside them whose shortest round trip is the least that one beside bulk counts as.
 _QUIET = 16
 #: The share of round trips, not held back by TCP, that the median can be taken from.
 _FREE = 0.1
-
-
-class Bounds(Protocol):
-    """What a grade allows at most.
-
-    Attributes:
-        rtt: seconds, of the 95th percentile.
-        jitter: seconds.
-        loss: a share, 0 to 1.
-    """
-
-    @property
-    def rtt(self) -> float: ...  # noqa: D102
-    @property
-    def jitter(self) -> float: ...  # noqa: D102
-    @property
-    def loss(self) -> float: ...  # noqa: D102
-
-
-class Thresholds(Protocol):
-    """Bounds of each grade, the best first; what is over the last is ``poor``. The configuration's `quality`.
-
-    Attributes:
-        window: seconds that a ping counts for.
-    """
-
-    @property
-    def excellent(self) -> Bounds: ...  # noqa: D102
-    @property
-    def good(self) -> Bounds: ...  # noqa: D102
-    @property
-    def fair(self) -> Bounds: ...  # noqa: D102
-    @property
-    def window(self) -> float: ...  # noqa: D102
 
 
 class Kernel(Protocol):
@@ -127,21 +96,78 @@ class Reading:
     queued: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """What the peer's kernel knew of the connection when it answered a ping.
+
+    Attributes:
+        resent: segments that it had sent again, since the connection's begin.
+        missing: segments that this side had sent when it sent its ping, the ping among them, less all that had come
+            there when it was answered. TCP hands over in order, so none of these was under way still. None: it does
+            not say.
+        mending: it was making up for a loss, which the answer may have waited for.
+    """
+
+    resent: int
+    missing: int | None
+    mending: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class _Sample:
+    """A ping of the window.
+
+    Attributes:
+        at: when it was answered or lost.
+        trip: seconds; below 0: lost.
+        held: this side sent segments again meanwhile.
+        segments: sent since the sample before.
+        lost: of these.
+        free: neither side held it back.
+        gone: out of the window.
+    """
+
+    at: float
+    trip: float
+    held: bool
+    segments: int
+    lost: int
+    free: bool = False
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Doubt:
+    """An answer that the peer may have sent again, which its next one tells.
+
+    Attributes:
+        round_trip: seconds.
+        resent: segments that the peer had sent again by then; -1: it waited for one of these in any case.
+        loaded: it was beside bulk.
+    """
+
+    sample: _Sample
+    round_trip: float
+    resent: int
+    loaded: bool
+
+
 class Quality:
     """The window of one tunnel's pings.
 
-    What is told of one trouble is true of that one (tests/e2e/test_quality.py). Where a way wavers and loses at a time
-    the figures say more than the network did, since nothing that an end can see tells the parts apart. Measured with
-    50 ms, of it up to 40 ms by chance each way, and 5 % lost: `p50` 6 to 12 % too high, `loss` up to half too high,
-    `jitter` up to three times.
+    TCP hides what it loses and holds back what came behind it, so that pings alone tell too much of a way that loses:
+    with 50 ms, of it up to 40 ms by chance each way, and 5 % lost, their median was 6 to 12 % too high, jitter up to
+    three times, and what the own kernel sent again half too much (segments that overtake one another make it send some
+    that were not lost; the peer says so, by D-SACK, of most but not all). So each end is told what the peer's kernel
+    knows (`Peer`), and all are true at once (tests/e2e/test_quality.py):
 
-    - What this side sent again is known, and left out of `p50`. What the peer did is not: a pong that was lost, with
-      nothing behind it, comes after a retransmission timeout (200 ms at least) and in order, as on a slow way.
-    - That segments came in disorder tells of a loss as of a way that wavers. Without the round trips beside which they
-      did, those are missing that were overtaken because they were slow: `p50` was up to 10 % too low then.
-    - TCP hands over in order: what came early waits for what is late. That is true of visitors' bytes too.
-    - Segments that overtake one another make TCP send some again that were not lost. The peer says so (D-SACK) of
-      most of them, not of all.
+    - Round trips while either side sent segments again count for the 95th percentile alone. This side knows its own by
+      the moment; the peer's only from one answer to the next, so that an answer is judged with the one after it.
+      That segments came in disorder is no sign: the slow ones are overtaken, and a median without them is too low.
+    - Lost are the segments that were sent and did not come, by the peer's count.
+
+    What stays: TCP hands over in order, so what came early waits for what is late, as visitors' bytes do. A peer that
+    says nothing (an older one) leaves the faults above, and a proxy between the loss by D-SACK.
 
     What a ping waited behind bulk is what it took beyond the kernel's round trip, or beyond the shortest of the last
     pings that had no bulk beside them where that is longer: behind a proxy the kernel knows the way to the proxy alone.
@@ -153,24 +179,27 @@ class Quality:
     """
 
     __slots__ = (
-        "_again", "_alone", "_free", "_held_back", "_held_up", "_holds", "_jitter", "_known", "_last", "_passed_over",
-        "_pending", "_queued", "_rtt", "_samples", "_segments", "_steady", "_totals", "_trips", "_until", "thresholds",
+        "_alone", "_doubts", "_free", "_gone", "_held_back", "_held_up", "_holds", "_jitter", "_known", "_last",
+        "_missed", "_passed_over", "_passed_since", "_pending", "_queued", "_rtt", "_samples", "_segments",
+        "_steady", "_totals", "_trips", "_unheld", "_until", "thresholds",
     )  # fmt: skip
 
     def __init__(self, thresholds: Thresholds) -> None:
         self.thresholds = thresholds
-        # When, seconds (below 0: lost), what the connection carried since the one before, whether TCP held it back.
-        self._samples: deque[tuple[float, float, tuple[int, int], bool]] = deque()
+        self._samples: deque[_Sample] = deque()
         self._totals: tuple[int, int, int, int] = (
             _NOTHING  # of the connection: segments, lost ones, those sent again, those that came in disorder
         )
-        self._pending: tuple[int, int] = (0, 0)  # segments and lost ones since the last sample
-        self._segments = self._again = 0  # sums of the window
+        self._pending = (0, 0)  # segments and lost ones since the last sample
+        self._segments = self._missed = 0  # sums of the window: segments, and lost ones
+        self._gone = 0  # of the connection's segments, lost
+        self._doubts: deque[_Doubt] = deque(maxlen=_DOUBTS)  # answers that may have been sent again
         self._known: Reading | None = None  # as long as nothing changes, what was read last
         self._holds: tuple[bool, Thresholds] | None = None  # under what it was read
         self._until = 0.0
         self._trips: list[float] = []  # of these, those that were answered, in their order: read again and again
-        self._free: list[float] = []  # of these, those that TCP did not hold back
+        self._unheld: list[float] = []  # of these, those that this side did not hold back
+        self._free: list[float] = []  # of these, those that the peer did not either
         self._held_back = 0  # those in a row that it did
         self._last: float | None = None
         self._jitter: float | None = None
@@ -179,23 +208,36 @@ class Quality:
         self._alone: deque[float] = deque(maxlen=_QUIET)  # round trips beside no bulk, not held back by TCP
         self._held_up = False  # segments were lost or late since the last ping
         self._passed_over = 0  # round trips in a row that jitter does not count for that
+        self._passed_since = 0.0  # when the first of these came
         self._steady: float | None = None  # the last that it does
 
     def carried(self, kernel: Kernel | None) -> None:
         """What the kernel knows of the connection that stands, to be counted with the next ping; None: nothing."""
         if kernel is None:  # what it said of a connection before is not true of this one
             self._rtt = self._queued = None
-            self._held_up = False
+            self._held_up, self._gone = False, 0
             return
         now, before = (kernel.segments, kernel.lost, kernel.retransmitted, kernel.disordered), self._totals
         self._totals = now
         if any(one < other for one, other in zip((now[0], *now[2:]), (before[0], *before[2:]), strict=True)):
-            before = _NOTHING  # another connection
-        self._pending = self._pending[0] + now[0] - before[0], max(0, self._pending[1] + now[1] - before[1])
+            before, self._gone = _NOTHING, 0  # another connection
+        self._pending = (
+            self._pending[0] + now[0] - before[0],
+            self._pending[1] + now[1] - before[1],  # below 0 where the peer said of more that it had them already
+        )
         self._rtt = kernel.least_rtt
         self._held_up = now[2:] != before[2:]
 
-    def answered(self, now: float, round_trip: float, *, late: bool, beside: int = 0, held: bool = False) -> None:
+    def answered(
+        self,
+        now: float,
+        round_trip: float,
+        *,
+        late: bool,
+        beside: int = 0,
+        held: bool = False,
+        peer: Peer | None = None,
+    ) -> None:
         """A ping was answered.
 
         Args:
@@ -204,7 +246,10 @@ class Quality:
             late: not within the heartbeat's timeout, which counts as lost.
             beside: bytes that the connection carried meanwhile, both ways.
             held: meanwhile segments were sent again.
+            peer: what its kernel knew when it answered; None: it does not say.
         """
+        if peer is not None:
+            self._settle(now - round_trip, peer.resent)
         loaded = False
         if self._rtt is not None:
             self._queued = max(0.0, round_trip - self._rtt)
@@ -216,18 +261,48 @@ class Quality:
         self._held_back = self._held_back + 1 if held else 0
         if self._last is None or not 0 < self._held_back < _PASSED_OVER:
             self._last = round_trip
-        # Where segments were lost, one way or the other, it may show how long TCP took to send them again, which is
-        # no jitter; nor is how queues rise and fall. Not for long, though: where all is always in disorder, what comes
-        # is all there is.
-        self._passed_over = self._passed_over + 1 if self._held_up or loaded else 0
-        if not 0 < self._passed_over < _PASSED_OVER:
-            self._passed_over = 0
-            last, self._steady = self._steady, round_trip
-            if last is not None:
-                change = abs(round_trip - last)
-                # The first difference is all that is known: beginning at 0 would take 16 pings to show the truth.
-                self._jitter = change if self._jitter is None else self._jitter + (change - self._jitter) * _GAIN
-        self._add(now, -1.0 if late else round_trip, held=held)
+        sample = self._add(now, -1.0 if late else round_trip, held=held, missing=None if peer is None else peer.missing)
+        if peer is None:
+            self._judge(sample, round_trip, spoilt=False, passed_over=self._held_up or loaded)
+        else:
+            self._doubts.append(_Doubt(sample, round_trip, -1 if peer.mending else peer.resent, loaded))
+
+    def _settle(self, sent: float, resent: int) -> None:
+        """A ping of that time was answered, by a peer that had sent so many segments again by then.
+
+        Answers that had come by that time are known now: where the peer sent nothing again since it wrote one of them,
+        that one did not come by being sent again, nor did it wait for another that was.
+        """
+        while self._doubts and self._doubts[0].sample.at <= sent:
+            doubt = self._doubts.popleft()
+            spoilt = doubt.resent != resent
+            over = spoilt or doubt.sample.held or doubt.loaded
+            self._judge(doubt.sample, doubt.round_trip, spoilt=spoilt, passed_over=over)
+
+    def _judge(self, sample: _Sample, round_trip: float, *, spoilt: bool, passed_over: bool) -> None:
+        """All that will be known of an answer is: whether the peer may have sent it again, and whether it is jitter.
+
+        Where segments were lost, one way or the other, it may show how long TCP took to send them again, which is no
+        jitter; nor is how queues rise and fall. Not for long, though: where all is always held back, what comes is all
+        there is.
+        """
+        if not (spoilt or sample.held or sample.gone) and sample.trip >= 0:
+            sample.free = True
+            insort(self._free, sample.trip)
+            self._known = None
+        if passed_over:
+            self._passed_over += 1
+            if self._passed_over == 1:
+                self._passed_since = sample.at
+            if self._passed_over < _PASSED_OVER or sample.at - self._passed_since < _PASSED_FOR:
+                return
+        self._passed_over = 0
+        last, self._steady = self._steady, round_trip
+        if last is not None:
+            change = abs(round_trip - last)
+            # The first difference is all that is known: beginning at 0 would take 16 pings to show the truth.
+            self._jitter = change if self._jitter is None else self._jitter + (change - self._jitter) * _GAIN
+            self._known = None
 
     @property
     def queued(self) -> float | None:
@@ -239,28 +314,38 @@ class Quality:
         for _ in range(pings):
             self._add(now, -1.0)
 
-    def _add(self, now: float, trip: float, *, held: bool = False) -> None:
+    def _add(self, now: float, trip: float, *, held: bool = False, missing: int | None = None) -> _Sample:
         self._known = None
         if len(self._samples) == MAX_SAMPLES:
             self._forget()
-        carried, self._pending = self._pending, (0, 0)
-        self._segments += carried[0]
-        self._again += carried[1]
-        self._samples.append((now, trip, carried, held))
+        (segments, lost), self._pending = self._pending, (0, 0)
+        if missing is not None:
+            # Segments behind the ping that came before it was answered make it too low, now and then; and none is lost
+            # that was not sent again. Where a peer says more, it counts those of a proxy's connection.
+            lost = min(max(self._gone, missing), self._totals[2]) - self._gone
+        self._gone += lost
+        sample = _Sample(now, trip, held, segments, lost)
+        self._segments += segments
+        self._missed += lost
+        self._samples.append(sample)
         if trip >= 0:
             insort(self._trips, trip)
             if not held:
-                insort(self._free, trip)
+                insort(self._unheld, trip)
+        return sample
 
     def _forget(self) -> None:
         """The oldest counts no more."""
-        _, trip, (segments, again), held = self._samples.popleft()
+        sample = self._samples.popleft()
+        sample.gone = True
         self._known = None
-        self._segments -= segments
-        self._again -= again
-        if trip >= 0:
+        self._segments -= sample.segments
+        self._missed -= sample.lost
+        if (trip := sample.trip) >= 0:
             del self._trips[bisect_left(self._trips, trip)]
-            if not held:
+            if not sample.held:
+                del self._unheld[bisect_left(self._unheld, trip)]
+            if sample.free:
                 del self._free[bisect_left(self._free, trip)]
 
     def read(self, now: float, *, connected: bool) -> Reading:
@@ -274,50 +359,26 @@ class Quality:
         if self._known is not None and now <= self._until and holds == self._holds:
             return self._known
         samples, oldest = self._samples, now - self.thresholds.window
-        while samples and samples[0][0] < oldest:
+        while samples and samples[0].at < oldest:
             self._forget()
         trips = self._trips
         lost = len(samples) - len(trips)
         loss = lost / len(samples) if samples else None
         if self._segments >= _ENOUGH:
-            loss = max(loss or 0.0, self._again / self._segments)
-        enough = len(self._free) >= _FREE * len(trips)
-        p50, p95 = _quantile(self._free if enough else trips, 0.5), _quantile(trips, 0.95)
-        grade, reason = self._grade(p95, self._jitter, loss, known=bool(samples), connected=connected)
-        self._holds, self._until = holds, samples[0][0] + self.thresholds.window if samples else math.inf
+            loss = max(loss or 0.0, self._missed / self._segments)
+        enough = (one for one in (self._free, self._unheld) if one and len(one) >= _FREE * len(trips))
+        p50, p95 = _quantile(next(enough, trips), 0.5), _quantile(trips, 0.95)
+        grade, reason = self._grade(p95, loss, connected=connected)
+        self._holds, self._until = holds, samples[0].at + self.thresholds.window if samples else math.inf
         self._known = Reading(self._last, p50, p95, self._jitter, loss, len(samples), lost, grade, reason, self._queued)
         return self._known
 
-    def _grade(
-        self, p95: float | None, jitter: float | None, loss: float | None, *, known: bool, connected: bool
-    ) -> tuple[Grade | None, str]:
-        if not connected:
-            return ("down", "not connected") if known else (None, "")
-        if not known:
+    def _grade(self, p95: float | None, loss: float | None, *, connected: bool) -> tuple[Grade | None, str]:
+        if not self._samples:
             return None, ""
-        limits = self.thresholds
-        reason = ""
-        for grade, bounds in zip(GRADES, (limits.excellent, limits.good, limits.fair), strict=False):
-            found = _over(bounds, p95, jitter, loss)
-            if not found:
-                return grade, reason
-            reason = found  # why it is not this grade: what stands when the next one holds
-        return "poor", reason
-
-
-def _over(bounds: Bounds, p95: float | None, jitter: float | None, loss: float | None) -> str:
-    """What is over these bounds, in words; empty when nothing is."""
-    if p95 is not None and p95 > bounds.rtt:
-        return f"p95 rtt {_ms(p95)} > {_ms(bounds.rtt)}"
-    if loss is not None and loss > bounds.loss:
-        return f"loss {loss:.1%} > {bounds.loss:.1%}"
-    if jitter is not None and jitter > bounds.jitter:
-        return f"jitter {_ms(jitter)} > {_ms(bounds.jitter)}"
-    return ""
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:.0f} ms" if seconds >= 0.01 else f"{seconds * 1000:.1f} ms"
+        if not connected:
+            return "down", "not connected"
+        return grade_of(self.thresholds, p95, self._jitter, loss)
 
 
 def _quantile(ordered: list[float], share: float) -> float | None:

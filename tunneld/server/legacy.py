@@ -41,6 +41,7 @@ from tunneld.server.legacy_stream import LegacyStream
 from tunneld.server.principals import Principal
 from tunneld.server.registry import Seen, SessionDirectory, Tunnel
 from tunneld.server.visitors.rules import Rules
+from tunneld.wire.flights import Flights
 from tunneld.wire.tcp_info import read_tcp_info
 
 __all__ = ["LegacyConnection", "LegacyPolicy"]
@@ -133,6 +134,7 @@ class LegacyConnection:
         beat = self.policy.heartbeat
         self._heartbeat = Heartbeat(beat.interval, beat.timeout, monotonic())
         self._stamps: dict[str, int] = {}  # of our pings that wait for their pong -> number
+        self._flights = Flights(pipe.transport)
         self._beat_timer: asyncio.TimerHandle | None = None
         self._over = False
         self._since = monotonic()
@@ -347,10 +349,19 @@ class LegacyConnection:
         trip = self._heartbeat.pong(seq, monotonic())
         if trip is not None:
             self.round_trip = trip
+            kernel = read_tcp_info(self._pipe.transport)
+            flight = self._flights.end(seq, kernel)
             if self.tunnel is not None:
                 late = trip > self._heartbeat.timeout
-                kernel = read_tcp_info(self._pipe.transport)
-                self._registry.round_trips.answered(self.tunnel.quality, monotonic(), trip, kernel, late=late)
+                self._registry.round_trips.answered(
+                    self.tunnel.quality,
+                    monotonic(),
+                    trip,
+                    kernel,
+                    late=late,
+                    beside=flight.beside,
+                    held=flight.held,
+                )
             log.debug("💓 Heartbeat acknowledged for %s", self.name, extra={"tunnel": self.name, "rtt_s": trip})
 
     def _take_key(self, said: ApiKey) -> None:
@@ -413,6 +424,7 @@ class LegacyConnection:
         self._stamps[stamp] = seq
         if len(self._stamps) > _STAMPS:
             del self._stamps[next(iter(self._stamps))]
+        self._flights.begin(seq)
         self.send(encode_ping(stamp))
 
     def _again(self, seconds: float) -> None:

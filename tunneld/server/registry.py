@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tunneld.errors import VisitorError
+from tunneld.protocol.grades import Thresholds
 from tunneld.protocol.messages import Headers, HeartbeatSettings, Open, SseSettings
-from tunneld.protocol.quality import Quality, Thresholds
+from tunneld.protocol.quality import Quality
 from tunneld.protocol.resume import Kept
 from tunneld.protocol.session import Session
 from tunneld.protocol.streams import Sink

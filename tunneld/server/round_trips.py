@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tunneld.protocol.quality import Kernel, Quality
+from tunneld.protocol.quality import Kernel, Peer, Quality
 from tunneld.telemetry.metrics import LATENCY, Histogram
 
 __all__ = ["RoundTrips"]
@@ -32,6 +32,7 @@ class RoundTrips:
         late: bool,
         beside: int = 0,
         held: bool = False,
+        peer: Peer | None = None,
     ) -> None:
         """A ping was answered.
 
@@ -43,9 +44,10 @@ class RoundTrips:
             late: it took longer than the heartbeat's timeout, which counts as lost.
             beside: bytes that the connection carried meanwhile, both ways.
             held: segments were sent again meanwhile.
+            peer: what its kernel knew when it answered; None: it does not say.
         """
         self.whole.observe(round_trip)
         quality.carried(kernel)
-        quality.answered(now, round_trip, late=late, beside=beside, held=held)
+        quality.answered(now, round_trip, late=late, beside=beside, held=held, peer=peer)
         if quality.queued is not None:
             self.queued.observe(quality.queued)

@@ -252,8 +252,9 @@ class TunnelConnection:
                     round_trip,
                     link.kernel(),
                     late=late,
-                    beside=link.beside,
-                    held=link.held,
+                    beside=link.flight.beside,
+                    held=link.flight.held,
+                    peer=link.peer,
                 )
 
     def link_closed(self, link: Link, code: int | None, reason: str) -> None:

@@ -49,7 +49,12 @@ _DEEP = b"[" * 60_000 + b"]" * 60_000
         ),
         (Settings(heartbeat=_BEAT), '{"type":"settings","heartbeat":{"interval":30.0,"timeout":10.0}}'),
         (Ping("2026-01-01T00:00:00.000Z", 3), '{"type":"ping","timestamp":"2026-01-01T00:00:00.000Z","seq":3}'),
+        (Ping("x", 3, (443, 5)), '{"type":"ping","timestamp":"x","seq":3,"ports":[443,5]}'),
         (Pong("x", 3), '{"type":"pong","timestamp":"x","seq":3}'),
+        (
+            Pong("x", 3, 0, 7, mending=True),
+            '{"type":"pong","timestamp":"x","seq":3,"resent":0,"arrived":7,"mending":true}',
+        ),
         (StreamCancel("r", "visitor"), '{"type":"stream_cancel","request_id":"r","reason":"visitor"}'),
         (GoAway("drain", 1.5), '{"type":"goaway","reason":"drain","retry_after":1.5}'),
         (ErrorMessage("bad_hello", "why"), '{"type":"error","code":"bad_hello","message":"why","retry_after":null}'),

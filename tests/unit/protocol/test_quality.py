@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from tunneld.config.common import QualityConfig
-from tunneld.protocol.quality import MAX_SAMPLES, Quality
+from tunneld.protocol.quality import MAX_SAMPLES, Peer, Quality
 
 
 def measured(trips: list[float | None], *, interval: float = 1.0) -> tuple[Quality, float]:
@@ -113,8 +113,17 @@ def test_jitter_is_of_what_was_not_lost() -> None:
     for _ in range(16):
         known.disordered += 1
         quality.carried(known)
-        quality.answered(now, 0.50, late=False)
+        quality.answered(now := now + 1, 0.50, late=False)
     assert quality.read(now, connected=True).jitter == pytest.approx(before + (0.2 - before) / 16)  # all is in disorder
+
+
+def test_one_loss_is_no_jitter_however_many_pings_it_holds_back() -> None:
+    quality, now = measured([0.05] * 3)
+    for number in range(60):  # six seconds of them, until TCP tries again
+        quality.answered(now + number / 10, 6 - number / 10, late=False, held=True, peer=Peer(0, None))
+    for number in range(3):
+        quality.answered(now + 7 + number, 0.05, late=False, peer=Peer(0, None))
+    assert quality.read(now + 10, connected=True).jitter == pytest.approx(0.0)
 
 
 def test_what_tcp_held_back_tells_nothing_of_the_way() -> None:
@@ -131,6 +140,81 @@ def test_what_tcp_held_back_tells_nothing_of_the_way() -> None:
     for _ in range(16):
         quality.answered(now + 2, 0.40, late=False, held=True)
     assert quality.read(now + 2, connected=True).last == 0.40, "where nothing else comes it is what there is"
+
+
+def test_an_answer_that_the_peer_sent_again_tells_nothing_of_the_way() -> None:
+    quality, now, resent = Quality(QualityConfig()), 0.0, 7
+    for number in range(40):
+        again = number % 4 == 1
+        quality.answered(now := now + 1, 0.3 if again else 0.05, late=False, peer=Peer(resent, None))
+        resent += again  # after it was written: the answer after it tells
+    reading = quality.read(now, connected=True)
+    assert (reading.p50, reading.jitter) == (pytest.approx(0.05), pytest.approx(0.0))
+    assert reading.p95 == pytest.approx(0.3)
+
+
+def test_an_answer_beside_a_loss_that_the_peer_makes_up_for_tells_nothing_of_the_way() -> None:
+    quality, now = Quality(QualityConfig()), 0.0
+    for number in range(40):
+        waits = number % 4 == 1
+        peer = Peer(0, None, mending=waits)
+        quality.answered(now := now + 1, 0.14 if waits else 0.05, late=False, peer=peer)
+    reading = quality.read(now, connected=True)
+    assert (reading.p50, reading.jitter) == (pytest.approx(0.05), pytest.approx(0.0))
+
+
+def test_an_answer_is_judged_by_a_ping_that_was_sent_after_it_came() -> None:
+    """What was written before that may have been written before the peer knew that it had to send something again."""
+    quality = Quality(QualityConfig())
+    quality.answered(10.0, 0.3, late=False, peer=Peer(0, None))
+    quality.answered(10.1, 0.3, late=False, peer=Peer(0, None))  # its ping was sent at 9.8
+    quality.answered(10.7, 0.05, late=False, peer=Peer(1, None))
+    quality.answered(11.7, 0.06, late=False, peer=Peer(1, None))
+    reading = quality.read(11.7, connected=True)
+    assert (reading.p50, reading.jitter) == (pytest.approx(0.05), None), "of those known, neither side sent one again"
+    quality.answered(12.7, 0.06, late=False, peer=Peer(1, None))
+    assert quality.read(12.7, connected=True).jitter == pytest.approx(0.01)
+
+
+def test_what_is_judged_after_it_left_the_window_counts_no_more() -> None:
+    quality, window = Quality(QualityConfig()), QualityConfig().window
+    quality.answered(0.0, 0.3, late=False, peer=Peer(0, None))
+    quality.read(window + 1, connected=True)
+    quality.answered(window + 1, 0.05, late=False, peer=Peer(0, None))
+    quality.answered(window + 2, 0.05, late=False, peer=Peer(0, None))
+    assert quality.read(window + 2, connected=True).p50 == pytest.approx(0.05)
+    assert quality.read(3 * window, connected=True).p50 is None
+
+
+def test_the_peer_knows_what_did_not_come() -> None:
+    """Of 40 sent again 10 were lost, which this side's kernel was told of 5 of the others alone."""
+    quality, now = measured([0.01])
+    known = Known(1000, 35, 40, least_rtt=0.01)
+    quality.carried(known)
+    quality.answered(now, 0.01, late=False, peer=Peer(0, 10))
+    assert quality.read(now, connected=True).loss == pytest.approx(0.01)
+    for missing in (8, 10, 3):  # what came behind a ping before it was answered is no gain
+        known.segments += 100
+        quality.carried(known)
+        quality.answered(now, 0.01, late=False, peer=Peer(0, missing))
+    assert quality.read(now, connected=True).loss == pytest.approx(10 / 1300)
+    known.segments, known.lost, known.retransmitted = 1400, 41, 46
+    quality.carried(known)
+    quality.answered(now, 0.01, late=False, peer=Peer(0, 900))  # more than were sent again: another connection's
+    assert quality.read(now, connected=True).loss == pytest.approx(46 / 1400)
+    quality.carried(Known(100, 3, 3, least_rtt=0.01))  # the next connection, whose peer says nothing
+    quality.answered(now, 0.01, late=False)
+    quality.carried(Known(200, 5, 7, least_rtt=0.01))
+    quality.answered(now, 0.01, late=False, peer=Peer(0, 5))
+    assert quality.read(now, connected=True).loss == pytest.approx(51 / 1600)
+
+
+def test_what_was_needed_after_all_is_taken_off_the_loss() -> None:
+    quality, now = measured([0.01])
+    for segments, lost in ((100, 4), (200, 1), (300, 3)):  # the peer says later of three that it had them already
+        quality.carried(Known(segments, lost, 4, least_rtt=0.01))
+        quality.answered(now, 0.01, late=False)
+    assert quality.read(now, connected=True).loss == pytest.approx(3 / 300)
 
 
 def test_where_nearly_all_is_held_back_the_median_is_of_all() -> None:

@@ -14,7 +14,7 @@ def test_what_was_waiting_is_counted_apart_where_the_kernel_knows_the_connection
     trips, quality = RoundTrips(), Quality(QualityConfig())
     trips.answered(quality, 1.0, 0.05, None, late=False)
     assert (trips.whole.count, trips.queued.count) == (1, 0)
-    kernel = TcpInfo(0.05, 0.01, 0.04, 0, 10, 0, 0, 0, 0)
+    kernel = TcpInfo(0.05, 0.01, 0.04, 0, 0, 10, 0, 0, 0, 0)
     trips.answered(quality, 2.0, 0.24, kernel, late=False)
     trips.answered(quality, 3.0, 0.03, kernel, late=False)
     assert (trips.whole.count, trips.queued.count) == (3, 2)

@@ -49,4 +49,4 @@ async def _figures() -> None:
 
 
 def test_what_the_peer_had_already_was_not_lost() -> None:
-    assert TcpInfo(0.1, 0.1, 0.1, 0, 100, 5, 2, 0, 0).lost == 3
+    assert TcpInfo(0.1, 0.1, 0.1, 0, 0, 100, 5, 2, 0, 0).lost == 3

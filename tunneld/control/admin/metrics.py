@@ -11,7 +11,7 @@ from tunneld.control.admin.models import ServerTunnelState
 from tunneld.control.admin.states import tunnel_state
 from tunneld.control.alert_metrics import alert_families
 from tunneld.control.models import STREAM_KINDS
-from tunneld.protocol.quality import GRADES
+from tunneld.protocol.grades import GRADES
 from tunneld.server.daemon import ServerDaemon
 from tunneld.server.registry import Tunnel
 from tunneld.server.usage import server_usage
