@@ -107,45 +107,39 @@ class Tap:
         self._tell(event)
 
 
-class Seen:
-    """One request that is looked into.
+class Seen(msgspec.Struct, eq=False, gc=False):
+    """One request that is looked into; see `Inspector.begin`.
 
-    Heads are kept packed: an object for each header of so many requests would be let go of when none of it is in any
-    cache any more, at several times the price of all the rest.
-
-    Args:
-        request: its head, as it came.
-        began: when that was, monotonic seconds.
-        most: bytes of a body that are kept.
+    Heads are kept packed, and none of it is known to the garbage collector: an object for each header of so many
+    requests would be let go of when none of it is in any cache any more, at several times the price of all the rest.
 
     Attributes:
+        began: monotonic seconds.
         at: the same, seconds of the epoch.
+        most: bytes of a body that are kept.
         whole: all of its body is kept.
         status: of the answer; 0: there is none yet.
         reason: why it ended; empty: it has not.
         seconds: that it took.
+        sse: the answer is an event stream.
         minds: it has to be told what passes of the answer.
     """
 
-    __slots__ = (
-        "_answer", "_body", "_packing", "_reading", "_request", "_synced", "at", "began", "minds", "most", "reason",
-        "seconds", "sse", "status", "whole",
-    )  # fmt: skip
-
-    def __init__(self, request: Open, began: float, *, most: int) -> None:
-        self._request = _packed(request)
-        self._answer: bytes | Headers = b""
-        self.at, self.began = time(), began
-        self._body: bytearray | None = None
-        self.whole = True
-        self.status = 0
-        self.reason = ""
-        self.seconds = 0.0
-        self.sse = self.minds = False
-        self.most = most
-        self._reading: _Reading | None = None
-        self._packing: _Packing | None = None  # of an event stream that the service packs
-        self._synced = True
+    _request: bytes | Open
+    began: float
+    at: float
+    most: int
+    _answer: bytes | Headers = b""
+    _body: bytearray | None = None
+    whole: bool = True
+    status: int = 0
+    reason: str = ""
+    seconds: float = 0.0
+    sse: bool = False
+    minds: bool = False
+    _reading: _Reading | None = None
+    _packing: _Packing | None = None  # of an event stream that the service packs
+    _synced: bool = True
 
     @property
     def request(self) -> Open:
@@ -229,7 +223,7 @@ class Seen:
     def over(self, reason: str) -> None:
         """It is over, or nobody may look into it any more."""
         self.reason, self.seconds = reason, monotonic() - self.began
-        reading, self._reading = self._reading, None
+        reading, self._reading, self._packing = self._reading, None, None
         if reading is not None:
             for tap in reading.taps:
                 tap.end(reason)
@@ -397,10 +391,10 @@ class Inspector:
             request: its head.
             began: monotonic seconds.
         """
-        seen = Seen(request, began, most=self.config.body)
-        kept = self._seen
+        kept, config = self._seen, self.config
+        seen = Seen(_packed(request), began, time(), config.body)
         kept.append(seen)
-        while len(kept) > self.config.requests:
+        while len(kept) > config.requests:
             kept.popleft()
         return seen
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EventStream", "Subscribers"]
 
-GATHER = 0.05
+GATHER = 0.1
 """Seconds between two writes to one reader."""
 KEEPALIVE = 15.0
 """Seconds of quiet after which a comment shows the reader that the stream lives."""
