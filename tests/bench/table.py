@@ -157,6 +157,7 @@ _LABELS = {
             ("high_percent", "  and"),
         )
     },
+    "observed.look_cpu_ms": "CPU of a scrape of both daemons and a change, ms",
     "observed_otlp.request_on_cpu_us": "CPU a request, traces on, µs",
     "observed_otlp.request_off_cpu_us": "  off, µs",
     "observed_otlp.request_percent": "  what they cost, %",
