@@ -43,7 +43,7 @@ async def agent_metrics(daemon: AgentDaemon, alerts: Alerts, written: Written, a
     return await render(_families(daemon, alerts, written), role="agent", started=started, accept=accept)
 
 
-def _families(daemon: AgentDaemon, alerts: Alerts, written: Written) -> Iterator[Family]:
+def _families(daemon: AgentDaemon, alerts: Alerts, written: Written) -> Iterator[Family | None]:
     tunnels = daemon.tunnels
     named = written.of(tunnels, lambda each: f'tunnel="{each.name}"')  # a DNS label: nothing to escape
     yield from _of_tunnels(tunnels, named)

@@ -49,8 +49,8 @@ _OPEN_METRICS = "application/openmetrics-text"
 _ID = re.compile(r"[0-9A-Za-z._:-]{1,100}", re.ASCII)
 """An id that is told as an exemplar: OpenMetrics allows 128 characters with its name, and parsers stumble over escapes
 there. A peer could say others."""
-_SLICE = 0.001
-"""Seconds of work between two turns of the loop."""
+_SLICE = 0.0005
+"""Seconds of work between two turns of the loop, of which a request needs several."""
 _LOOK = 32
 """Rows between two looks at the clock."""
 
@@ -157,9 +157,16 @@ def tallied(things: Iterable[_ONE], key: Callable[[_ONE], str | None], names: It
         yield (name,), counts.get(name, 0)
 
 
-def near(usages: Iterable[Usage]) -> Iterator[Family]:
-    """How close limits are, and how full is what gives way; of those without a limit nothing is told."""
-    known = [one for one in usages if one.most]
+def near(usages: Iterable[Usage]) -> Iterator[Family | None]:
+    """How close limits are, and how full is what gives way; of those without a limit nothing is told.
+
+    None between them, since to find one may mean to look at every tunnel: see `render`.
+    """
+    known: list[Usage] = []
+    for one in usages:
+        if one.most:
+            known.append(one)
+        yield None
     for name, help_, gives_way in (
         (
             "tunneld_limit_used_ratio",
@@ -232,10 +239,12 @@ def _of_histogram(family: Family, values: Sequence[str], seen: Histogram, open_:
     return "\n".join([*lines, f"{name}_count{labels} {count}.0", f"{name}_sum{labels} {_number(seen.sum)}"])
 
 
-def _lines(families: Iterable[Family], *, open_: bool) -> Iterator[str | None]:
+def _lines(families: Iterable[Family | None], *, open_: bool) -> Iterator[str | None]:
     """The lines; None after each few: a good place to look at the clock."""
     for family in families:
         yield None
+        if family is None:
+            continue
         kind, name = family.kind, family.name
         sample = f"{name}_total" if kind == "counter" else name
         told = name if open_ else sample
@@ -286,18 +295,21 @@ async def _sliced(lines: Iterator[str | None]) -> AsyncIterator[bytes]:
     yield _encoded(held)
 
 
-async def render(families: Iterable[Family], *, role: str, started: float, accept: str = "") -> tuple[bytes, str]:
+async def render(
+    families: Iterable[Family | None], *, role: str, started: float, accept: str = ""
+) -> tuple[bytes, str]:
     """The text of all families, and of the process itself; and its media type. The loop turns meanwhile.
 
     Args:
-        families: worked off while the text is made: what they count may change between two rows.
+        families: worked off while the text is made: what they count may change between two rows. None: nothing, a good
+            place to let the loop turn.
         role: ``agent`` or ``server``.
         started: seconds since the epoch.
         accept: of the request: OpenMetrics, with exemplars, where it is asked for.
     """
     open_ = _OPEN_METRICS in accept
 
-    def every() -> Iterator[Family]:
+    def every() -> Iterator[Family | None]:
         yield from families
         yield from _process(role, started)
 

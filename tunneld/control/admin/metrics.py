@@ -29,7 +29,7 @@ async def server_metrics(daemon: ServerDaemon, alerts: Alerts, accept: str = "")
     return await render(_families(daemon, alerts), role="server", started=started, accept=accept)
 
 
-def _families(daemon: ServerDaemon, alerts: Alerts) -> Iterator[Family]:
+def _families(daemon: ServerDaemon, alerts: Alerts) -> Iterator[Family | None]:
     yield from _of_tunnels(daemon)
     yield from _of_streams(daemon)
     yield from _of_limits(daemon)
@@ -136,7 +136,7 @@ def _of_owners(daemon: ServerDaemon, most: int) -> Iterator[Family]:
         yield gauge(f"tunneld_owner_{name}", help_, ("owner",), [((one,), values[one]) for one in series])
 
 
-def _of_limits(daemon: ServerDaemon) -> Iterator[Family]:
+def _of_limits(daemon: ServerDaemon) -> Iterator[Family | None]:
     ingress, limits = daemon.ingress, daemon.config.limits
     yield counter("tunneld_limit_hits", "How often each limit was hit.", ("limit",), [
         ((limit,), count) for limit, count in sorted(ingress.guard.hits.all().items())
