@@ -80,9 +80,13 @@ class Sampler:
 
     async def _run(self) -> None:
         while True:
+            due = (self.now() // self._period + 1) * self._period
             for index, brief in enumerate(self.source.briefs(), 1):
                 self.sample(brief)
                 if index % _AT_ONCE == 0:
                     await asyncio.sleep(0)
-            # To the next whole period: each point of the finest ring gets one sample, and none is passed over.
-            await asyncio.sleep(self._period - self.now() % self._period)
+            # To the next whole period: each point of the finest ring gets one sample, and none is passed over. A timer
+            # may fire a moment early: the first tunnels would be noted in the point that is over, twice, and the
+            # others in the next.
+            while (left := due - self.now()) > 0:  # noqa: ASYNC110 - it is for the time alone that is waited
+                await asyncio.sleep(left)
