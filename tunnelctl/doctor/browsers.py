@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 from urllib.parse import urlsplit
 
+from tunnelctl.doctor.bounds import dial, secured
 from tunnelctl.doctor.findings import Finding, ok, skip, warn
 
 __all__ = ["tabs"]
@@ -32,10 +32,10 @@ def tabs(public_url: str, *, ca_file: str | None = None) -> Finding:
         context = ssl.create_default_context(cafile=ca_file)
         context.set_alpn_protocols(["h2", "http/1.1"])
         with (
-            socket.create_connection((host, parts.port or 443), _PATIENCE) as plain,
-            context.wrap_socket(plain, server_hostname=host) as secured,
+            dial(host, parts.port or 443, _PATIENCE) as plain,
+            secured(plain, context, host, _PATIENCE) as made,
         ):
-            agreed = secured.selected_alpn_protocol()
+            agreed = made.selected_alpn_protocol()
     except OSError as error:
         return skip("browsers", f"{host} could not be asked which HTTP it speaks: {error}.")
     if agreed == "h2":

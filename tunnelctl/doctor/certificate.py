@@ -7,9 +7,13 @@ import ssl
 from datetime import UTC, datetime
 from typing import Any
 
+from tunnelctl.doctor.bounds import secured
 from tunnelctl.doctor.findings import Finding, fail, ok, warn
 
 __all__ = ["SOON", "tls"]
+
+_PATIENCE = 10.0
+"""Seconds for the handshake."""
 
 SOON = 14
 """Days before the end of a certificate, or of a token, from which on it is told."""
@@ -24,7 +28,13 @@ def tls(sock: socket.socket, host: str, ca_file: str | None) -> tuple[ssl.SSLSoc
             "tls", f"server.ca_file {ca_file}: {error.strerror or error}.", "Give a PEM file of certificates."
         )
     try:
-        secured = context.wrap_socket(sock, server_hostname=host)
+        made = secured(sock, context, host, _PATIENCE)
+    except TimeoutError:
+        return None, fail(
+            "tls",
+            f"{host} took the connection, but began no TLS within {_PATIENCE:g} s.",
+            "Is it another service's port, or ws:// instead of wss:// there?",
+        )
     except ssl.SSLCertVerificationError as error:
         return None, fail(
             "tls",
@@ -34,19 +44,21 @@ def tls(sock: socket.socket, host: str, ca_file: str | None) -> tuple[ssl.SSLSoc
         )
     except (OSError, ssl.SSLError) as error:
         return None, fail(
-            "tls", f"{host} does not speak TLS here: {getattr(error, 'reason', None) or error}.", "Is it ws:// there?"
+            "tls",
+            f"{host} does not speak TLS here: {getattr(error, 'reason', None) or error}.",
+            "Is it another service's port, or ws:// instead of wss:// there?",
         )
-    return secured, _certificate(secured, host)
+    return made, _certificate(made, host)
 
 
-def _certificate(secured: ssl.SSLSocket, host: str) -> Finding:
-    shown = secured.getpeercert() or {}
+def _certificate(made: ssl.SSLSocket, host: str) -> Finding:
+    shown = made.getpeercert() or {}
     names: Any = shown.get("issuer", ())
     issuer: dict[str, str] = {key: value for pair in names for key, value in pair}
     by = issuer.get("organizationName") or issuer.get("commonName") or "an unnamed authority"
     ends = datetime.fromtimestamp(ssl.cert_time_to_seconds(str(shown["notAfter"])), UTC)
     days = (ends - datetime.now(UTC)).days
-    said = f"{secured.version()}, certificate of {host} by {by}, good until {ends:%Y-%m-%d} ({days} days)."
+    said = f"{made.version()}, certificate of {host} by {by}, good until {ends:%Y-%m-%d} ({days} days)."
     if days < SOON:
         return warn("tls", said, "Renew it; the server reads the new file by itself.")
     return ok("tls", said)

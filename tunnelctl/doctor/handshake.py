@@ -14,6 +14,7 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 from tunnelctl.doctor.answers import read_answer
+from tunnelctl.doctor.bounds import at_most, authority, dial, secured
 from tunnelctl.doctor.certificate import SOON
 from tunnelctl.doctor.findings import Finding, fail, ok, skip, warn
 from tunnelctl.doctor.way import PATIENCE
@@ -50,13 +51,13 @@ class Server:
     taken: bool = False
 
 
-def ask(sock: socket.socket, server: Server, host: str) -> list[Finding]:
+def ask(sock: socket.socket, server: Server, host: str, port: int) -> list[Finding]:
     """Ask for an upgrade and say no hello: that owns nothing and replaces nobody (PROTOCOL.md, connecting)."""
     key = base64.b64encode(os.urandom(16)).decode()
     path = urlsplit(server.url).path.rstrip("/")
     lines = [
         f"GET {path}/tunnel/connect?name={server.tunnel} HTTP/1.1",
-        f"Host: {host}",
+        f"Host: {authority(host, port)}",
         "Upgrade: websocket",
         "Connection: Upgrade",
         f"Sec-WebSocket-Key: {key}",
@@ -66,9 +67,10 @@ def ask(sock: socket.socket, server: Server, host: str) -> list[Finding]:
     if server.token:
         lines.append(f"Authorization: Bearer {server.token}")
     try:
-        sock.settimeout(PATIENCE)
-        sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
-        status, headers, body = read_answer(sock)
+        with at_most(PATIENCE, sock):
+            sock.settimeout(PATIENCE)
+            sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+            status, headers, body = read_answer(sock)
     except TimeoutError:
         return [
             fail(
@@ -81,7 +83,7 @@ def ask(sock: socket.socket, server: Server, host: str) -> list[Finding]:
         return [fail("server", f"It does not answer as HTTP: {error}.", "Is it the right port, and ws:// or wss://?")]
     found = [_judged(status, headers, server)]
     found.append(_token(status, headers.get("x-tunnel-error", ""), _detail(body), server))
-    found.append(_clock(headers.get("date"), server, host))
+    found.append(_clock(headers.get("date"), server, host, port))
     return found
 
 
@@ -154,8 +156,8 @@ def _token(status: int, code: str, detail: str, server: Server) -> Finding:
     return skip("token", "The server did not come to look at it.")
 
 
-def _clock(stamp: str | None, server: Server, host: str) -> Finding:
-    stamp = stamp or _date_of(server, host)
+def _clock(stamp: str | None, server: Server, host: str, port: int) -> Finding:
+    stamp = stamp or _date_of(server, host, port)
     if stamp is None:
         return skip("clock", "The server tells no time.")
     try:
@@ -170,21 +172,17 @@ def _clock(stamp: str | None, server: Server, host: str) -> Finding:
     return ok("clock", said)
 
 
-def _date_of(server: Server, host: str) -> str | None:
+def _date_of(server: Server, host: str, port: int) -> str | None:
     """The time that the server puts into an ordinary answer; an upgrade's has none."""
-    name, _, port = host.rpartition(":")
     try:
-        connection: http.client.HTTPConnection
+        sock = dial(host, port, PATIENCE)
         if server.url.startswith("wss:"):
-            context = ssl.create_default_context(cafile=server.ca_file)
-            connection = http.client.HTTPSConnection(name, int(port), timeout=PATIENCE, context=context)
-        else:
-            connection = http.client.HTTPConnection(name, int(port), timeout=PATIENCE)
-        try:
+            sock = secured(sock, ssl.create_default_context(cafile=server.ca_file), host, PATIENCE)
+        with sock, at_most(PATIENCE, sock):
+            connection = http.client.HTTPConnection(host, port)
+            connection.sock = sock
             connection.request("GET", "/tunnel/doctor")
             return connection.getresponse().headers.get("Date")
-        finally:
-            connection.close()
     except (OSError, http.client.HTTPException):
         return None
 

@@ -12,11 +12,13 @@ import ssl
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from tunnelctl.client import Client
+from tunnelctl.doctor.bounds import at_most, connected
 from tunnelctl.doctor.findings import Finding, fail, ok, warn, without_secrets
 from tunneld.errors import TunneldError
 
@@ -25,6 +27,8 @@ __all__ = ["DEFAULT_FILE", "agent", "config", "control_socket", "read_config", "
 DEFAULT_FILE = "/etc/tunneld/tunneld.yaml"
 _PATIENCE = 5.0
 """Seconds for each thing that is asked."""
+_AT_ONCE = 16
+"""Services that are asked at a time."""
 _CHECK = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from tunneld.__main__ import main; sys.exit(main())"
 )
@@ -37,8 +41,15 @@ def config(path: str) -> list[Finding]:
         return [
             fail("config", f"{path} does not exist.", "Write one (see config/tunneld.yaml), or give --config FILE.")
         ]
+    if not (os.path.isfile(path) or os.path.isdir(path)):
+        return [fail("config", f"{path} is no ordinary file.", "Give the path of the agent's file.")]
     command = [sys.executable, "-I", "-c", _CHECK, json.dumps(sys.path), "check", "--role", "agent", "--config", path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, stdin=subprocess.DEVNULL)  # noqa: S603 - our own program
+    try:
+        done = subprocess.run(  # noqa: S603 - our own program
+            command, capture_output=True, text=True, timeout=30, check=False, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired:
+        return [fail("config", f"{path} could not be read within 30 s.", "Is it on a disk that does not answer?")]
     said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
     if done.returncode == 0:
         return [ok("config", f"{path} is valid.")]
@@ -51,6 +62,8 @@ def read_config(path: str) -> dict[str, Any]:
     """The file as a mapping, as far as it can be read; faults in it are `config`'s to tell."""
     import yaml
 
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return {}
     try:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):  # no text, no path, no such day, too deep
@@ -188,27 +201,32 @@ def services(tunnels: list[dict[str, Any]]) -> list[Finding]:
     Args:
         tunnels: `name`, `service` and, maybe, `service_check`.
     """
-    return [
-        _service(str(one.get("name")), str(one.get("service", "")), one.get("service_check") or {}) for one in tunnels
-    ]
+
+    def look(one: dict[str, Any]) -> Finding:
+        return _service(str(one.get("name")), str(one.get("service", "")), one.get("service_check"))
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:  # each that hangs takes its time: not one after the other
+        return list(pool.map(look, tunnels))
 
 
-def _service(name: str, address: str, check: dict[str, Any]) -> Finding:
+def _service(name: str, address: str, check: object) -> Finding:
     what = f"service {name}"
-    path = str(check.get("path") or "/")
+    path = str(check.get("path") or "/") if isinstance(check, dict) else "/"
+    headers = {"Accept": "text/event-stream, */*", "Accept-Encoding": "gzip"}
+    connection = None
     try:
         connection = _connection(address)
-    except ValueError:
-        return fail(
-            what, f"{without_secrets(address)} is no address.", "Give http://HOST:PORT, https://… or unix:/path."
-        )
-    try:
-        connection.request("GET", path, headers={"Accept": "text/event-stream, */*", "Accept-Encoding": "gzip"})
-        answer = connection.getresponse()
+        with at_most(_PATIENCE, connection.sock):
+            connection.request("GET", path, headers=headers)
+            answer = connection.getresponse()
         return _answered(what, path, answer)
     except ssl.SSLCertVerificationError as error:
         return warn(
             what, f"It shows a certificate that is not trusted here: {error.verify_message}.", "See that of its CA."
+        )
+    except ValueError:
+        return fail(
+            what, f"{without_secrets(address)} is no address.", "Give http://HOST:PORT, https://… or unix:/path."
         )
     except TimeoutError:
         return fail(
@@ -217,15 +235,17 @@ def _service(name: str, address: str, check: dict[str, Any]) -> Finding:
             "See why the service hangs; its own log says.",
         )
     except (OSError, http.client.HTTPException) as error:
-        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        why = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error) or type(error).__name__
         return fail(
             what, f"{without_secrets(address)} does not answer: {why}.", "Start the service, or correct `service:`."
         )
     finally:
-        connection.close()
+        if connection is not None:
+            connection.close()
 
 
 def _connection(address: str) -> http.client.HTTPConnection:
+    """To a service, connected; raises ValueError where that is no address, and OSError."""
     if address.startswith("unix:"):
         connection = http.client.HTTPConnection("localhost", timeout=_PATIENCE)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -240,9 +260,8 @@ def _connection(address: str) -> http.client.HTTPConnection:
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(address)
-    if parts.scheme == "https":
-        return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=_PATIENCE)
-    return http.client.HTTPConnection(parts.hostname, parts.port, timeout=_PATIENCE)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return connected(parts.scheme, parts.hostname, port, _PATIENCE)
 
 
 def _answered(what: str, path: str, answer: http.client.HTTPResponse) -> Finding:

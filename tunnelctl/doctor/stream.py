@@ -9,13 +9,15 @@ from __future__ import annotations
 import http.client
 import re
 import socket
-import ssl
+import string
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
+from tunnelctl.doctor.bounds import at_most, connected
 from tunnelctl.doctor.findings import Finding, fail, ok, skip, warn
 from tunneld.errors import UsageError
 
@@ -70,27 +72,28 @@ def measure(url: str, seconds: float, ask: Callable[[str], dict[str, Any] | None
         UsageError: the address cannot be one.
         OSError, http.client.HTTPException: there is no answer.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"--sse: {url[:200]!r} is no address such as https://tunnel.example.org/t/NAME/sse")
-    connection: http.client.HTTPConnection
-    if parts.scheme == "https":
-        context = ssl.create_default_context()
-        connection = http.client.HTTPSConnection(parts.hostname, parts.port, timeout=_PATIENCE, context=context)
-    else:
-        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=_PATIENCE)
-    found = Measured()
     try:
-        began = time.monotonic()
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        connection.request("GET", target, headers={"Accept": "text/event-stream", "Cache-Control": "no-cache"})
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        host = None
+    if host is None or parts.scheme not in ("http", "https"):
+        raise UsageError(f"--sse: {url[:200]!r} is no address such as https://tunnel.example.org/t/NAME/sse")
+    found = Measured()
+    began = time.monotonic()
+    connection = connected(parts.scheme, host, port, _PATIENCE)
+    try:
+        target = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=string.punctuation)
         sock = connection.sock  # an answer that ends with its connection takes it away from there
-        answer = connection.getresponse()
+        with at_most(_PATIENCE, sock):
+            connection.request("GET", target, headers={"Accept": "text/event-stream", "Cache-Control": "no-cache"})
+            answer = connection.getresponse()
         found.head_s = time.monotonic() - began
         found.status = answer.status
         found.headers = {name.lower(): value for name, value in answer.getheaders()}
         if found.status == 200 and answer.headers.get_content_type() == "text/event-stream":
-            _read(sock, answer, seconds, found)
+            with suppress(TimeoutError), at_most(seconds + _PATIENCE, sock):  # a chunk whose length never ends
+                _read(sock, answer, seconds, found)
             request_id = found.headers.get("x-tunnel-request-id")
             known = ask(request_id) if request_id and found.ended == "time" else None
             if known is not None and isinstance(known.get("events"), int):

@@ -15,11 +15,11 @@ __all__ = ["Server", "look"]
 
 def look(server: Server) -> list[Finding]:
     """Go the way step by step, as far as it leads."""
-    parts = urlsplit(server.url)
     try:
+        parts = urlsplit(server.url)
         port = parts.port or (443 if parts.scheme == "wss" else 80)
     except ValueError:
-        port = 0
+        parts, port = urlsplit(""), 0
     if parts.scheme not in ("ws", "wss") or not parts.hostname or not port:
         return [
             fail(
@@ -31,20 +31,21 @@ def look(server: Server) -> list[Finding]:
     found: list[Finding] = []
     proxy = _proxy(server, parts)
     host = parts.hostname
+    who, where = "server", "server.url"
     if proxy is None:
         found.append(skip("proxy", "None is set: the server is dialled straight."))
         first = (host, port)
     else:
+        who, where = "proxy", "server.proxy" if server.proxy else "HTTPS_PROXY or ALL_PROXY"
+        first = _first(proxy)
+        if not all(first):
+            said = f"{without_secrets(proxy)} is no address of a proxy."
+            return [fail("proxy", said, f"{where}: give http://HOST:PORT or socks5://HOST:PORT.")]
         found.append(ok("proxy", f"{without_secrets(proxy)} is dialled first."))
-        through = urlsplit(proxy)
-        first = (
-            through.hostname or "",
-            through.port or (443 if through.scheme == "https" else 1080 if "socks" in proxy else 3128),
-        )
-    found.append(way.dns(first[0]))
+    found.append(way.dns(first[0], where))
     if found[-1].status == "fail":
         return found
-    sock, finding = way.tcp(*first)
+    sock, finding = way.tcp(*first, who, where)
     found.append(finding)
     if sock is None:
         return found
@@ -80,10 +81,20 @@ def _over(sock: socket.socket, server: Server, parts: SplitResult, port: int) ->
             )
         else:
             found.append(skip("tls", "The server is on this machine, without TLS."))
-        found += handshake.ask(sock, server, f"{host}:{port}")
+        found += handshake.ask(sock, server, host, port)
     finally:
         sock.close()
     return found
+
+
+def _first(proxy: str) -> tuple[str, int]:
+    """Host and port of a proxy; empty where that is none."""
+    try:
+        parts = urlsplit(proxy)
+        usual = 443 if parts.scheme == "https" else 1080 if parts.scheme.startswith("socks") else 3128
+        return parts.hostname or "", parts.port or usual
+    except ValueError:
+        return "", 0
 
 
 def _proxy(server: Server, parts: SplitResult) -> str | None:
