@@ -19,7 +19,20 @@ from tests.e2e.conftest import APT, FLAGS, need
 from tests.support.daemons import Pair
 from tests.support.sockets import LOOPBACK
 
-__all__ = ["AXE", "Visitors", "api", "assert_quiet", "chromium", "rows", "screen", "serious", "show", "text", "wait"]
+__all__ = [
+    "AXE",
+    "Visitors",
+    "api",
+    "assert_quiet",
+    "chromium",
+    "leave",
+    "rows",
+    "screen",
+    "serious",
+    "show",
+    "text",
+    "wait",
+]
 
 AXE = Path(__file__).parent / "node" / "node_modules" / "axe-core" / "axe.min.js"
 
@@ -73,11 +86,17 @@ def wait(browser: webdriver.Chrome, what: Callable[[], object], timeout: float =
     return WebDriverWait(browser, timeout, poll_frequency=0.02).until(lambda _: what())
 
 
+def leave(browser: webdriver.Chrome) -> None:
+    """Nothing in sight, and nothing noted: the page before, whose daemon may be gone, asks no more."""
+    browser.get("about:blank")
+    for kind in ("browser", "performance"):
+        browser.get_log(kind)
+
+
 def show(browser: webdriver.Chrome, pair: Pair) -> None:
     """The page, live."""
     api(pair, "status")  # what serves it is loaded at the first call
-    for kind in ("browser", "performance"):
-        browser.get_log(kind)
+    leave(browser)
     browser.get(f"http://{LOOPBACK}:{pair.server.admin_port}/dashboard")
     wait(browser, lambda: text(browser, "#live-text") == "Live")
 

@@ -109,7 +109,7 @@ def test_reconnect_asks_and_stands_on_the_timeline(browser: webdriver.Chrome, vi
     browser.find_element("id", "confirm-yes").click()
     wait(browser, lambda: "resumed" in text(browser, "#outages tbody"))
     assert text(browser, "#outages tbody tr td:nth-child(2)") == "app"
-    assert browser.find_elements("css selector", '#lanes svg[aria-label="app: 1 outages, 1 of them resumed"]')
+    assert browser.find_elements("css selector", '#lanes svg[aria-label^="app: 1 outage, 1 of them resumed; "]')
     assert [stream["path"] for stream in api(pair, "streams")["streams"]] == ["/events?id=through"]
     assert_quiet(browser, pair)
 
@@ -216,7 +216,7 @@ def test_a_token_is_asked_for_and_kept(
         if works:
             wait(browser, lambda: text(browser, "#live-text") == "Live")
         else:
-            wait(browser, lambda: "bearer token" in text(browser, "#sign-in-why"))
+            wait(browser, lambda: "That token was refused. " in text(browser, "#sign-in-wrong"))
             wait(browser, lambda: browser.find_element("id", "token").is_displayed())
     browser.refresh()
     wait(browser, lambda: text(browser, "#live-text") == "Live")

@@ -10,7 +10,7 @@ import pytest
 from selenium import webdriver
 
 from tests.e2e.conftest import MakePair
-from tests.e2e.pages import Visitors, api, assert_quiet, chromium, rows, screen, serious, show, text, wait
+from tests.e2e.pages import Visitors, api, assert_quiet, chromium, leave, rows, screen, serious, show, text, wait
 from tests.support.daemons import Pair
 from tests.support.services import SampleService
 from tests.support.sockets import LOOPBACK, free_ports
@@ -33,8 +33,7 @@ class Page:
         self.visitors = Visitors(pair)
 
     def open(self, browser: webdriver.Chrome, live: str) -> None:
-        for kind in ("browser", "performance"):
-            browser.get_log(kind)
+        leave(browser)
         browser.get(f"http://{LOOPBACK}:{self.port}/dashboard")
         wait(browser, lambda: text(browser, "#live-text") in (live, "Not signed in"), 30)
         if text(browser, "#live-text") != live:

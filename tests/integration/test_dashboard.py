@@ -60,8 +60,13 @@ async def test_the_page_and_its_files() -> None:
         (style,) = re.findall(r"<style>(.*?)</style>", page.text, re.DOTALL)
         assert f"'sha256-{b64encode(sha256(style.encode()).digest()).decode()}'" in policy
         named = re.findall(r'(?:src|href)="(dashboard/[^"]+)"', page.text)
-        script = (await client.get("/dashboard/app.js")).text
-        named += [f"dashboard/{name}" for name in re.findall(r'from "\./([^"]+)"', script)]
+        # Each script that another one names, and start.js names all of them.
+        (listed,) = re.findall(r"const MODULES = \[(.*)\]", (await client.get("/dashboard/start.js")).text)
+        first = re.findall(r'"(\w+)"', listed)
+        for module in first:
+            found = re.findall(r'from "\./(\w+)\.js"', (await client.get(f"/dashboard/{module}.js")).text)
+            assert set(found) <= set(first), module
+        named += [f"dashboard/{module}.js" for module in first]
         named += re.findall(r'"(dashboard/[^"]+)"', (await client.get("/dashboard/curves.js")).text)
         assert {"dashboard/icon.svg", "dashboard/feed.js", "dashboard/uPlot.iife.min.js"} <= set(named)
         for name in named:

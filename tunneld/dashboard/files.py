@@ -21,14 +21,13 @@ from typing import Any, Final
 __all__ = ["FILES", "PAGE", "content", "early", "fields", "is_file", "is_known"]
 
 PAGE: Final = "/dashboard"
+_SCRIPTS: Final = (
+    *("app", "changes", "curves", "details", "feed", "known", "looking", "start", "table", "tables", "timeline"),
+    *("words", "uPlot.iife.min"),
+)
 FILES: Final = {
     "index.html": "text/html; charset=utf-8",
-    "app.js": "text/javascript; charset=utf-8",
-    "table.js": "text/javascript; charset=utf-8",
-    "curves.js": "text/javascript; charset=utf-8",
-    "looking.js": "text/javascript; charset=utf-8",
-    "feed.js": "text/javascript; charset=utf-8",
-    "uPlot.iife.min.js": "text/javascript; charset=utf-8",
+    **{f"{name}.js": "text/javascript; charset=utf-8" for name in _SCRIPTS},
     "uPlot.min.css": "text/css; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }

@@ -1,5 +1,6 @@
 // Curves: sparklines as SVG, the large ones by uPlot, and the lanes of outages.
 import { element } from "./table.js";
+import { minute, weekday } from "./words.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 export const POINTS = 45; // of a sparkline
@@ -47,11 +48,6 @@ function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
-function clock(at, long) {
-  const options = long ? { weekday: "short", hour: "2-digit", minute: "2-digit" } : { hour: "2-digit", minute: "2-digit" };
-  return new Intl.DateTimeFormat("en", { ...options, hourCycle: "h23" }).format(at * 1000);
-}
-
 // uPlot and its style, fetched when there is the first curve to draw: half of the page's bytes, and not needed before.
 let library;
 function fetchLibrary() {
@@ -65,6 +61,7 @@ function fetchLibrary() {
       document.head.append(node);
     })),
   );
+  library.catch(() => (library = null)); // the next curve asks again
   return library;
 }
 
@@ -165,7 +162,7 @@ export class Plots {
           cursor: { show: true, x: true, y: false, points: { show: false }, drag: { x: false, y: false } },
           scales: { x: { time: true }, y: { range: (_, low, high) => [0, Math.max(least, (high ?? 0) * 1.1)] } },
           axes: [
-            { ...axis, size: 26, space: 70, values: (_, at) => at.map((each) => clock(each, long)) },
+            { ...axis, size: 26, space: 70, values: (_, at) => at.map(long ? weekday : minute) },
             { ...axis, size: 58, space: 34, values: (_, list) => list.map(values) },
           ],
           series: [
@@ -184,37 +181,4 @@ export class Plots {
     };
     this.tell();
   }
-}
-
-const DAY = 86400;
-const LOOKS = { online: "good", connecting: "wait", degraded: "wait", draining: "wait", resuming: "wait", offline: "bad", failed: "bad", closed: "bad" };
-
-// One lane a tunnel: how it was through the day. events: {t, tunnel, state} and {t, tunnel, seconds, resumed}.
-export function drawLanes(place, events, now) {
-  const names = [...new Set(events.filter((event) => "seconds" in event || LOOKS[event.state] !== "good").map((event) => event.tunnel))];
-  const lanes = names.sort().slice(0, 30).map((name) => {
-    const strip = svg("svg", { viewBox: "0 0 1000 14", preserveAspectRatio: "none", role: "img" });
-    const of = events.filter((event) => event.tunnel === name);
-    const place_ = (at) => Math.max(0, 1000 - ((now - at) / DAY) * 1000);
-    const states = of.filter((event) => !("seconds" in event));
-    states.forEach((event, index) => {
-      const from = place_(event.t);
-      const to = index + 1 < states.length ? place_(states[index + 1].t) : 1000;
-      strip.append(svg("rect", { class: `s-${LOOKS[event.state] ?? "wait"}`, x: from, width: Math.max(1, to - from), y: 0, height: 14 }));
-    });
-    const outages = of.filter((event) => "seconds" in event);
-    for (const event of outages) {
-      const width = Math.max(3, (event.seconds / DAY) * 1000);
-      strip.append(svg("rect", { class: event.resumed ? "s-wait" : "s-bad", x: Math.min(997, place_(event.t)), width, y: 0, height: 14 }));
-    }
-    const resumed = outages.filter((event) => event.resumed).length;
-    strip.setAttribute("aria-label", `${name}: ${outages.length} outages, ${resumed} of them resumed`);
-    return element("div", { class: "lane" }, element("span", { title: name }, name), strip);
-  });
-  if (lanes.length) {
-    const ticks = element("div", { class: "ticks", "aria-hidden": "true" });
-    for (const ago of [1, 0.75, 0.5, 0.25, 0]) ticks.append(element("span", {}, ago ? clock(now - ago * DAY) : "now"));
-    lanes.push(element("div", { class: "lane" }, element("span"), ticks));
-  }
-  place.replaceChildren(...lanes);
 }

@@ -28,16 +28,18 @@ export async function why(answer) {
   }
 }
 
-export class Refused extends Error {}
+// The daemon says why there is no feed, in words for a person.
+export class Told extends Error {}
+// It asks for a token, or the caller may not read it.
+export class Refused extends Told {}
 
-// Read a feed until it ends, or `control` is aborted; calls heard(kind, value) for each message. Throws Refused where a
-// token is asked for, or the caller may not read it.
+// Read a feed until it ends, or `control` is aborted; calls heard(kind, value) for each message. Throws Told or Refused.
 export async function read(path, heard, control = new AbortController()) {
   let timer = setTimeout(() => control.abort(), SILENCE);
   try {
     const answer = await ask(path, { signal: control.signal });
     if (answer.status === 401 || answer.status === 403) throw new Refused(await why(answer));
-    if (!answer.ok) throw new Error(await why(answer));
+    if (!answer.ok) throw new Told(await why(answer));
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";
     for (;;) {

@@ -2,15 +2,13 @@
 // secrets masked, and what a request that was sent again is answered. Only where a tunnel has `inspect: true`.
 import { ask, read, why } from "./feed.js";
 import { element, put } from "./table.js";
+import { clock, duration, plural } from "./words.js";
 
 const MOST = 200; // events that stay in sight
 
-const clock = (at) => new Intl.DateTimeFormat("en", { timeStyle: "medium", hourCycle: "h23" }).format(at);
-const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
-
 // What one message of the tail shows: a line of small words, and the text.
 function entry(kind, told) {
-  const words = [clock(Date.now())];
+  const words = [clock(Date.now() / 1000)];
   let text = told.data ?? told.text ?? "";
   if (kind === "event") {
     if (told.event) words.push(told.event);
@@ -96,11 +94,10 @@ export async function fetchRequests(api, tunnel) {
 export function row(seen, look) {
   const button = element("button", { type: "button", class: "link one" }, seen.path);
   button.addEventListener("click", () => look(seen));
-  const took = seen.seconds < 1 ? `${(seen.seconds * 1000).toFixed(0)} ms` : `${seen.seconds.toFixed(1)} s`;
   return element("tr", {},
-    element("td", {}, clock(Date.parse(seen.at))),
+    element("td", {}, clock(Date.parse(seen.at) / 1000)),
     element("td", {}, button, element("span", { class: "two" }, `${seen.method} · ${seen.tunnel}`)),
     element("td", { class: "right" }, seen.status ? String(seen.status) : "–"),
-    element("td", { class: "right took" }, took),
+    element("td", { class: "right took" }, duration(seen.seconds)),
     element("td", { class: "ended" }, seen.reason ?? "under way"));
 }

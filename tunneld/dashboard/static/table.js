@@ -2,6 +2,8 @@
 
 const SPARE = 6; // rows above and below those in sight
 
+export const byId = (id) => document.getElementById(id);
+
 export function element(name, attributes = {}, ...inside) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
@@ -33,6 +35,7 @@ export class Table {
     this.below = element("tr", { class: "space", "aria-hidden": "true" }, element("td"));
     this.body = element("tbody", {}, this.above, this.below);
     this.table = element("table", {}, element("caption", { class: "hidden" }, caption), element("thead", {}, this.head), this.body);
+    this.none = empty;
     this.empty = element("p", { class: "empty" }, empty);
     place.append(this.table, this.empty);
     place.addEventListener("scroll", () => this.later(), { passive: true });
@@ -52,12 +55,16 @@ export class Table {
     const button = element("button", { type: "button" }, column.title);
     button.addEventListener("click", () => {
       const [by, down] = this.sort;
-      this.sort = [column.key, by === column.key ? !down : false];
-      this.mark();
-      this.arrange();
+      this.sortBy(column.key, by === column.key ? !down : false);
     });
     cell.append(button);
     return cell;
+  }
+
+  sortBy(key, down) {
+    this.sort = [key, down];
+    this.mark();
+    this.arrange();
   }
 
   mark() {
@@ -69,8 +76,10 @@ export class Table {
     });
   }
 
-  show(items) {
+  // none: what stands there when these are none.
+  show(items, none = this.none) {
     this.items = items;
+    put(this.empty, none);
     this.arrange();
   }
 
@@ -107,6 +116,7 @@ export class Table {
     for (let index = first; index < last; index++) seen.set(this.key(this.items[index]), this.items[index]);
     for (const [key, row] of this.rows) {
       if (!seen.has(key)) {
+        if (row.contains(document.activeElement)) this.place.focus({ preventScroll: true }); // rather than to the page's begin
         row.remove();
         this.rows.delete(key);
         this.spare.push(row);
