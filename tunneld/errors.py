@@ -488,8 +488,8 @@ CODES: dict[str, Code] = _table(
     (
         "too_many_subscribers",
         503,
-        "As many readers follow the events as may, or the agent is stopping.",
-        "End one of the `tunnelctl events` that run.",
+        "As many readers follow the events, or look into streams, as may; or the agent is stopping.",
+        "End a `tunnelctl events` or `tail` that runs, or raise `control.event_readers` or `inspection.readers`.",
     ),
     # -- errors of the tunnel's protocol -----------------------------------------------------------------
     (

@@ -33,6 +33,7 @@ from tunneld.config.common import (
     Model,
     Port,
     QualityConfig,
+    QueueBytes,
     ResumeConfig,
     SocketPath,
     Span,
@@ -332,7 +333,7 @@ class ControlConfig(Model):
         group: name or number of the group that owns it; None: the process's own.
         readonly_socket: a second socket that changes nothing; None: none.
         event_readers: of ``GET /v1/events`` at a time, through this socket, and through `metrics.listen`.
-        event_queue: bytes that wait for one of them before it is cut.
+        event_queue: bytes that wait for one of them before it is cut; events come in pieces, so not too few.
         event_history: bytes of the last events that are kept for readers that come back.
     """
 
@@ -341,7 +342,7 @@ class ControlConfig(Model):
     mode: Mode = 0o660
     readonly_socket: SocketPath | None = None
     event_readers: Count = 32
-    event_queue: Bytes = 1 << 20
+    event_queue: QueueBytes = 1 << 20
     event_history: Bytes = 1 << 20
 
 

@@ -45,6 +45,7 @@ __all__ = [
     "Most",
     "Port",
     "QualityConfig",
+    "QueueBytes",
     "Rate",
     "ReplayBytes",
     "ResumeConfig",
@@ -166,6 +167,7 @@ Keepalive = Annotated[float, BeforeValidator(Duration(low=0.01, off=True))]
 Grace = Annotated[float, BeforeValidator(Duration(high=86400.0))]
 Bytes = Annotated[int, BeforeValidator(Size())]
 WindowBytes = Annotated[int, BeforeValidator(Size(low=MIN_WINDOW, high=_MAX_WINDOW))]
+QueueBytes = Annotated[int, BeforeValidator(Size(low=256 << 10))]  # of what is told in pieces of 64 KiB and more
 HeaderBytes = Annotated[int, BeforeValidator(Size(low=1 << 10, high=16 << 20))]
 ReplayBytes = Annotated[int, BeforeValidator(Size(low=MIN_RESUME_BUFFER))]
 EventBytes = Annotated[int, BeforeValidator(Size(low=1 << 10, high=1 << 30))]

@@ -68,6 +68,7 @@ def test_a_tunnel_made_at_run_time_is_completed_the_same_way() -> None:
         ({"limits": {"stream_window": "8MiB"}}, ("limits",), "more than stream_window_max"),
         ({"limits": {"stream_window_max": "4GiB"}}, ("limits", "stream_window_max"), "at most"),
         ({"resume": {"buffer": "65535"}}, ("resume", "buffer"), "at least 64KiB"),
+        ({"control": {"event_queue": "64KiB"}}, ("control", "event_queue"), "at least 256KiB"),
         ({"heartbeat": {"interval": 0}}, ("heartbeat", "interval"), "at least 10ms"),
         ({"sse": {"keepalive": "1ms"}}, ("sse", "keepalive"), "or 0 for off"),
         ({"reconnect": {"initial": "2m"}}, ("reconnect",), "initial (2m) is more than max (1m)"),
