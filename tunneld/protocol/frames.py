@@ -43,6 +43,8 @@ COUNTED_FIRST, COUNTED_LAST = 0x40, 0x7F
 #: Types that may carry `FIN`, besides those that are counted and ignored.
 _MAY_FIN = frozenset({OPEN, HEAD, DATA})
 _KNOWN = frozenset({OPEN, HEAD, DATA, END, STOP, WINDOW, ACK})
+#: What nearly every other frame is.
+_PLAIN = frozenset({OPEN | FIN, OPEN, HEAD, HEAD | FIN, END, WINDOW})
 
 HEADER = Struct("!BII")
 HEADER_SIZE = HEADER.size
@@ -131,7 +133,7 @@ def split(message: bytes) -> Iterator[tuple[int, int, bytes]]:
         if kind & 0x7F == DATA:
             if length > MAX_DATA:
                 raise RemoteError("protocol_error", f"DATA of {length} bytes")
-        else:
+        elif kind not in _PLAIN:
             _check_kind(kind)
         yield kind, stream_id, message[start:position]
 

@@ -7,7 +7,7 @@ it: `fields` (names and octets), `forwarded` (visitors' addresses) and `answers`
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tunneld.protocol.answers import from_service, to_visitor
 from tunneld.protocol.fields import (
@@ -152,7 +152,7 @@ _REQUEST = Names(_request_kind)
 
 
 def to_service(
-    headers: Iterable[tuple[str, str]],
+    headers: Sequence[tuple[str, str]],
     *,
     client: str,
     peer: str,
@@ -160,7 +160,7 @@ def to_service(
     scheme: str,
     host: str,
     prefix: str,
-    drop_encoding: bool,
+    identity: bool,
 ) -> Headers:
     """A visitor's request headers as the service is to get them.
 
@@ -175,7 +175,8 @@ def to_service(
         scheme: ``http`` or ``https``, of the listener.
         host: the visitor's Host, already found valid by `valid_host`; empty without one.
         prefix: ``/t/NAME`` that was taken off the path, or empty.
-        drop_encoding: leave Accept-Encoding out (`sse.identity`: events can only be told apart unencoded).
+        identity: leave Accept-Encoding out of a request for events (`sse.identity`: they can only be told apart
+            unencoded).
     """
     kinds = _REQUEST
     out: Headers = []
@@ -190,7 +191,7 @@ def to_service(
         elif kind == "connection":
             connection.append(pair[1])
         elif kind == "accept-encoding":
-            if not drop_encoding:
+            if not (identity and accepts_event_stream(headers)):
                 out.append(pair)
         elif kind == "te" or trusted:
             said.setdefault(kind, []).append(pair[1])

@@ -91,6 +91,7 @@ _TABLE: dict[tuple[Direction, Event], Direction] = {
 # Names of this module: looking a member up in its enumeration costs as much as a call.
 _HEAD_DUE, _BODY, _ENDED = Direction.HEAD_DUE, Direction.BODY, Direction.ENDED
 _HEAD_DUE_STOPPED, _BODY_STOPPED = Direction.HEAD_DUE_STOPPED, Direction.BODY_STOPPED
+_INFORMATIONAL, _HEAD, _END = Event.INFORMATIONAL, Event.HEAD, Event.END
 
 
 def step(state: Direction, event: Event) -> Direction | None:
@@ -259,7 +260,7 @@ class Stream:
         if self.closed or self._sending is _ENDED:
             return
         informational = 100 <= status < 200 and status != 101
-        after = _TABLE.get((self._sending, Event.INFORMATIONAL if informational else Event.HEAD))
+        after = _TABLE.get((self._sending, _INFORMATIONAL if informational else _HEAD))
         self._informational += informational
         if after is None or self._informational > MAX_INFORMATIONAL:
             raise LocalError(f"stream {self.request_id}: a head with status {status} where none may stand")
@@ -376,9 +377,10 @@ class Stream:
         """Drop what waits and let go of the consumer; the session has taken the stream off its table."""
         self.closed = True
         self._sending = self._receiving = _ENDED
-        self._outbox.budget.sub(self.held)
-        self._first = self._more = self._frames = None
-        self.pending = self._cut = 0
+        if self.pending or self._cut or self._frames is not None:
+            self._outbox.budget.sub(self.held)
+            self._first = self._more = self._frames = None
+            self.pending = self._cut = 0
         self._trailers = None
         self.sink = None
         self.when_sent = None
@@ -390,7 +392,7 @@ class Stream:
             self._informational += 1
             if self._informational > MAX_INFORMATIONAL or end:
                 raise RemoteError("protocol_error", f"a HEAD with END and 1xx, or more than {MAX_INFORMATIONAL} of 1xx")
-        self._receive(Event.INFORMATIONAL if informational else Event.HEAD)
+        self._receive(_INFORMATIONAL if informational else _HEAD)
         if status == 101:
             self._frames = Frames()
         if self._receiving is not _HEAD_DUE_STOPPED and self._receiving is not _BODY_STOPPED:
@@ -419,12 +421,17 @@ class Stream:
 
     def on_end(self, trailers: Headers) -> None:
         """END came; raises RemoteError."""
-        silent = self._receiving in (_HEAD_DUE_STOPPED, _BODY_STOPPED)
-        self._receive(Event.END)
         sink = self.sink
-        if sink is not None and not silent:
+        if self._receiving is _BODY:
+            self._receiving = _ENDED
+        else:
+            if self._receiving is _HEAD_DUE_STOPPED or self._receiving is _BODY_STOPPED:
+                sink = None
+            self._receive(_END)
+        if sink is not None:
             sink.end(trailers)
-        self._close_if_over()
+        if self._sending is _ENDED and self._receiving is _ENDED and not self.closed:
+            self._session.finish(self)
 
     def on_stop(self) -> None:
         """STOP came: drop what waits, answer END. Ignored when our direction has ended."""

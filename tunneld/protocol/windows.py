@@ -6,6 +6,7 @@ See PROTOCOL.md, "v3: flow control".
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from math import inf
 
 from tunneld.errors import RemoteError
@@ -23,6 +24,12 @@ _STEP = 128 * 1024
 STREAM = 16 * 1024
 #: Bytes that a piece costs beside its bytes while a transport keeps it: many of one byte must count, too.
 PIECE = 256
+
+
+@lru_cache(64)
+def _step(size: int) -> int:
+    """Bytes of a window of that size that must have been taken before their credit goes back."""
+    return max(size >> 3, min(size >> 1, _STEP))
 
 
 class ReceiveWindow:
@@ -47,7 +54,8 @@ class ReceiveWindow:
         self.due = 0
         self._taken = 0  # since `_halved_at`
         self._halved_at: float | None = None
-        self._resize(size)
+        self.size = size
+        self._step = _step(size)
 
     def received(self, count: int) -> None:
         """Bytes came; raises RemoteError ``flow_control`` when the peer had no credit for them."""
@@ -91,7 +99,7 @@ class ReceiveWindow:
 
     def _resize(self, size: int) -> None:
         self.size = size
-        self._step = max(size >> 3, min(size >> 1, _STEP))
+        self._step = _step(size)
 
 
 class MemoryBudget:
@@ -124,21 +132,20 @@ class MemoryBudget:
     @limit.setter
     def limit(self, limit: float) -> None:
         self._limit = limit
-        self._divide()
-
-    def _divide(self) -> None:
-        self._most = self._limit - self.streams * STREAM
+        self._most = limit - self.streams * STREAM
         self.near_at = self._most * self.NEAR
 
     def opened(self) -> None:
         """A stream more is open."""
         self.streams += 1
-        self._divide()
+        self._most = most = self._limit - self.streams * STREAM
+        self.near_at = most * self.NEAR
 
     def closed(self) -> None:
         """A stream is over."""
         self.streams -= 1
-        self._divide()
+        self._most = most = self._limit - self.streams * STREAM
+        self.near_at = most * self.NEAR
 
     @property
     def used(self) -> int:
@@ -194,8 +201,9 @@ class Holders:
 
     def discard(self, give_up: Callable[[], None]) -> None:
         """Nothing of it waits any more."""
-        self._first.pop(give_up, None)
-        self._second.pop(give_up, None)
+        if self._first or self._second:
+            self._first.pop(give_up, None)
+            self._second.pop(give_up, None)
 
     def shed(self) -> None:
         """Let go of what is over the limit, as far as anybody holds it for a stream."""

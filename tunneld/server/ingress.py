@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from tunneld.config.server import ListenConfig, ServerConfig, ServerLimits
 from tunneld.errors import VisitorError
-from tunneld.protocol.headers import Headers, accepts_event_stream, client_address, get, to_service
+from tunneld.protocol.headers import Headers, client_address, get, to_service
 from tunneld.protocol.messages import Open
 from tunneld.protocol.windows import Holders, MemoryBudget
 from tunneld.server import tracing
@@ -202,6 +202,7 @@ class Ingress:
         self._connect_tunnel = connect_tunnel
         self._ready = ready
         self._ids = ""
+        self._next_id = 0  # where it stands in them
         self._left: asyncio.Event | None = None  # set when a connection ends, once this server closes
         self.configure(config)
 
@@ -232,10 +233,11 @@ class Ingress:
 
     def new_id(self) -> str:
         """A request id: 128 random bits, in hex."""
-        if not self._ids:
-            self._ids = os.urandom(_IDS).hex()
-        one, self._ids = self._ids[:32], self._ids[32:]
-        return one
+        at = self._next_id
+        if at == len(self._ids):
+            self._ids, at = os.urandom(_IDS).hex(), 0
+        self._next_id = end = at + 32
+        return self._ids[at:end]
 
     # -- Service of connections --------------------------------------------------------------------------
 
@@ -461,7 +463,7 @@ class Ingress:
             scheme=listener.scheme,
             host=head.host,
             prefix=prefix,
-            drop_encoding=plain and tunnel.identity and accepts_event_stream(said),
+            identity=plain and tunnel.sse.identity,
         )
         if upgrade is not None:
             headers = request_fields(headers)

@@ -162,7 +162,7 @@ class Guard:
     def request(self, tunnel: Tunnel, client: str) -> None:
         """A request for a tunnel comes; raises VisitorError ``rate_limited``."""
         limits, principal = self._limits, tunnel.principal
-        if not (limits.address_requests or limits.tunnel_requests or _has_limits(principal)):
+        if not (limits.address_requests or limits.tunnel_requests or principal.limited):
             return
         now = self._clock()
         if limits.address_requests and client:
@@ -185,7 +185,7 @@ class Guard:
     def enter(self, request_id: str, tunnel: Tunnel, client: str) -> None:
         """Count a request that goes under way until `leave`; raises VisitorError when it is one too many."""
         limits, principal = self._limits, tunnel.principal
-        if not (limits.address_streams or _has_limits(principal)):
+        if not (limits.address_streams or principal.limited):
             return
         keys = []
         if limits.address_streams and client:
@@ -237,7 +237,7 @@ class Guard:
         wanted = []
         if limits.tunnel_bytes:
             wanted.append((f"t {tunnel.name}", limits.tunnel_bytes))
-        if _has_limits(principal):
+        if principal.limited:
             wanted += [(key, own.bytes_per_s) for key, own, _ in _own(principal) if own.bytes_per_s]
         if limits.address_bytes and client:
             wanted.append((f"a {address_key(client)}", limits.address_bytes))
@@ -258,13 +258,6 @@ class Guard:
             meter.bucket.retune(rate, burst, now)
         self._meters[key] = meter
         return meter
-
-
-_NONE = Limits()
-
-
-def _has_limits(principal: Principal) -> bool:
-    return principal.limits != _NONE or principal.quota != _NONE
 
 
 def _own(principal: Principal) -> tuple[tuple[str, Limits, str], tuple[str, Limits, str]]:

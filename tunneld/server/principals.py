@@ -11,6 +11,7 @@ __all__ = ["AGENT", "OPEN", "OPEN_OWNER", "READ", "WRITE", "Limits", "Principal"
 
 #: Whom every name belongs to where nobody needs a credential.
 OPEN_OWNER = "open"
+_NONE = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Principal:
         quota: the owner's limits, over all their tunnels.
         max_names: that the owner may own; 0: as the server's configuration says.
         expires: seconds of the epoch until which the credential is good; None: for ever.
+        limited: `limits` or `quota` bound anything.
         credential: which secret or certificate it came with; it ends with that one.
     """
 
@@ -42,6 +44,10 @@ class Principal:
     max_names: int = 0
     credential: bytes = field(default=b"", repr=False)
     expires: float | None = None
+    limited: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "limited", self.limits != _NONE or self.quota != _NONE)
 
     @property
     def owned(self) -> bool:

@@ -39,7 +39,7 @@ def request(
     scheme: str = "http",
     host: str = "pub.example:8440",
     prefix: str = "/t/demo",
-    drop_encoding: bool = False,
+    identity: bool = False,
 ) -> Headers:
     return to_service(
         headers,
@@ -49,7 +49,7 @@ def request(
         scheme=scheme,
         host=host,
         prefix=prefix,
-        drop_encoding=drop_encoding,
+        identity=identity,
     )
 
 
@@ -300,10 +300,13 @@ def test_names_that_cgi_takes_for_others_are_dropped() -> None:
     assert behind_proxy([*sent, ("X_Mine", "1")])[0] == ("X_Mine", "1")
 
 
-def test_accept_encoding_is_dropped_when_asked() -> None:
+def test_accept_encoding_is_dropped_where_events_are_asked_for() -> None:
     sent = [("accept-encoding", "gzip")]
     assert get(request(sent), "accept-encoding") == "gzip"
-    assert get(request(sent, drop_encoding=True), "accept-encoding") is None
+    assert get(request(sent, identity=True), "accept-encoding") == "gzip"
+    for events in ([*sent, ("Accept", "text/event-stream")], [("Accept", "text/event-stream"), *sent]):
+        assert get(request(events), "accept-encoding") == "gzip"
+        assert get(request(events, identity=True), "accept-encoding") is None
 
 
 def test_a_visitor_of_whom_nobody_spoke() -> None:
