@@ -306,7 +306,8 @@ class Outbox:
     def _add(self, stream: Stream, kind: int, payload: bytes) -> None:
         stream.queued += 1
         self._control.append((stream, kind, payload))
-        self.want_write()
+        if not self.woken:
+            self.want_write()
 
     def _next_cancel(self) -> Outgoing:
         stream_id, payload = self._cancels.popleft()

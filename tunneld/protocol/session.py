@@ -101,6 +101,7 @@ class Session:
         self._by_request: dict[str, Stream] = {}
         budget = budget or MemoryBudget()
         self._replay = ReplayBuffer(settings.buffer, settings.peer_buffer, budget) if settings.grace > 0 else None
+        self._most = 2 * settings.max_header  # bytes of an encoded head, or of trailers
         self._reserve = settings.max_streams * (4 * settings.max_header + 1024) + 256 * 1024
         self._outbox = Outbox(settings.max_header, self._replay, budget)
         self._high = 0
@@ -226,14 +227,14 @@ class Session:
             raise VisitorError("tunnel_offline", retry_after=1)
         if request.request_id in self._by_request:
             raise LocalError(f"request id {request.request_id} names a live stream")
-        if self.in_use >= self.settings.max_streams:
+        if len(self.streams) + len(self._outbox.unconfirmed) >= self.settings.max_streams:
             raise VisitorError(
                 "too_many_streams",
                 f"{self.in_use} streams are open on this tunnel, the most it may carry.",
                 retry_after=1,
             )
         payload = encode(request)
-        if len(payload) > 2 * self.settings.max_header:
+        if len(payload) > self._most:
             raise VisitorError("head_too_large", "The request's head is over the limit once encoded.")
         stream = self._make(self._next_id(), request.request_id, opened_here=True)
         stream.sink = sink
@@ -244,9 +245,10 @@ class Session:
 
     def _next_id(self) -> int:
         candidate = self._high
+        streams, unconfirmed = self.streams, self._outbox.unconfirmed
         while True:
             candidate = (candidate + 1) % _IDS or 1
-            if candidate not in self.streams and candidate not in self._outbox.unconfirmed:
+            if candidate not in streams and candidate not in unconfirmed:
                 return candidate
 
     def _make(self, stream_id: int, request_id: str, *, opened_here: bool) -> Stream:
@@ -396,11 +398,13 @@ class Session:
         elif base == HEAD:
             if self._accept is not None:
                 raise RemoteError("protocol_error", "a HEAD from the server")
-            self._check_size(payload, "HEAD")
+            if len(payload) > self._most:
+                raise _too_large(payload, "HEAD")
             head = decode_head(payload)
             stream.on_head(head.status, head.headers, end=bool(kind & FIN))
         elif base == END:
-            self._check_size(payload, "END")
+            if len(payload) > self._most:
+                raise _too_large(payload, "END")
             stream.on_end(decode_trailers(payload))
         elif base == WINDOW:
             stream.on_window(frames.parse_window(payload))
@@ -429,7 +433,8 @@ class Session:
     def _opened_by_peer(self, stream_id: int, payload: bytes, *, ended: bool) -> None:
         if self._accept is None:
             raise RemoteError("protocol_error", "an OPEN from the agent")
-        self._check_size(payload, "OPEN")
+        if len(payload) > self._most:
+            raise _too_large(payload, "OPEN")
         if not stream_id or (self._passed < _HALF_IDS and not self._is_above(stream_id)):
             raise RemoteError("protocol_error", f"an OPEN with id {stream_id}, not above {self._high}")
         request = decode_open(payload)
@@ -447,6 +452,6 @@ class Session:
         if not stream.closed:
             stream.sink = sink
 
-    def _check_size(self, payload: bytes, what: str) -> None:
-        if len(payload) > 2 * self.settings.max_header:
-            raise RemoteError("protocol_error", f"{what} of {len(payload)} bytes; {CODES['too_large'].title}")
+
+def _too_large(payload: bytes, what: str) -> RemoteError:
+    return RemoteError("protocol_error", f"{what} of {len(payload)} bytes; {CODES['too_large'].title}")

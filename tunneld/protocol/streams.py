@@ -269,7 +269,7 @@ class Stream:
         if status == 101:
             self._frames = Frames()
         if end and not informational:
-            self._end_sending()
+            self.finish_sending()
 
     def send(self, data: bytes) -> bool:
         """Queue DATA; False asks to pause the source until `Sink.writable`. Dropped when the peer said STOP."""
@@ -339,7 +339,7 @@ class Stream:
         self._trailers = trailers if trailers and fits else []
         if not self.pending:
             self._outbox.end(self, self._trailers)
-            self._end_sending()
+            self.finish_sending()
         return fits
 
     def stop(self) -> None:
@@ -430,7 +430,7 @@ class Stream:
             self._receive(_END)
         if sink is not None:
             sink.end(trailers)
-        if self._sending is _ENDED and self._receiving is _ENDED and not self.closed:
+        if self._sending is _ENDED and not self.closed:
             self._session.finish(self)
 
     def on_stop(self) -> None:
@@ -446,7 +446,7 @@ class Stream:
         self._trailers = None
         self._outbox.end(self, [])
         sink = self.sink
-        self._end_sending()
+        self.finish_sending()
         if sink is not None:
             sink.stopped()
 
@@ -533,8 +533,10 @@ class Stream:
             self._outbox.drained.append(self)
 
     def finish_sending(self) -> None:
-        """The session has written or queued our END."""
-        self._end_sending()
+        """Our END is written, or next in line."""
+        self._sending = _ENDED
+        if self._receiving is _ENDED and not self.closed:
+            self._session.finish(self)
 
     def grant(self, now: float, round_trip: float | None, *, short: bool = False) -> int:
         """The credit of a WINDOW that goes out now; 0 for none. See `ReceiveWindow.grant`."""
@@ -567,11 +569,3 @@ class Stream:
         if after is None:
             raise RemoteError("protocol_error", f"{event.name} where the peer's direction is {self._receiving.name}")
         self._receiving = after
-
-    def _end_sending(self) -> None:
-        self._sending = _ENDED
-        self._close_if_over()
-
-    def _close_if_over(self) -> None:
-        if self._sending is _ENDED and self._receiving is _ENDED and not self.closed:
-            self._session.finish(self)

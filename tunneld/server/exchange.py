@@ -13,6 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, cast
 
 from tunneld.errors import CODES, VisitorError
+from tunneld.protocol.fields import Names
 from tunneld.protocol.headers import BadHeader, Headers, get, is_encoded, lower, prefers_html, to_visitor
 from tunneld.protocol.messages import Open, encode
 from tunneld.protocol.sse import REMEMBERED
@@ -48,6 +49,15 @@ _BEFORE_HEAD = {
 }
 
 
+def _minded(name: str) -> str:
+    low = lower(name)
+    return low if low in ("content-type", "content-length", "x-tunnel-error") else ""
+
+
+#: What of an answer's head is read here: the name in lower case, empty for any other.
+_MINDED = Names(_minded)
+
+
 class Exchange(Visit):
     """A request under way; `Sink` of its stream and `Consumer` of its connection."""
 
@@ -80,7 +90,7 @@ class Exchange(Visit):
         host: str,
         cookies: list[str] | None = None,
     ) -> None:
-        super().__init__(ingress, connection, tunnel, request)
+        Visit.__init__(self, ingress, connection, tunnel, request)  # `super` costs as much again
         self._request: Open | None = request  # until the answer's head
         self._whole = whole  # our direction of the stream has ended
         self._upgrade = upgrade  # the WebSocket that was asked for, until the answer's head
@@ -288,15 +298,18 @@ class Exchange(Visit):
 
     def _head(self, status: int, headers: Headers, request: Open) -> None:
         content_type, length, code = "", None, None
+        kinds = _MINDED
         for name, value in headers:
-            kind = lower(name)
-            if kind == "content-type":
+            kind = kinds[name]
+            if not kind:
+                pass
+            elif kind == "content-type":
                 content_type = value
             elif kind == "content-length":
                 if length is not None or not (value.isascii() and value.isdigit() and len(value) <= 18):
                     raise BadHeader("Content-Length is not one decimal number")
                 length = int(value)
-            elif kind == "x-tunnel-error":
+            else:
                 code = value
         sse = content_type[:17].lower() == "text/event-stream" and content_type[17:18] in ("", ";", " ", "\t")
         if code in CODES and prefers_html(get(request.headers, "accept") or ""):
@@ -389,7 +402,7 @@ class Exchange(Visit):
         connection = self.connection
         if self._events is not None:
             self._events.end()
-        if not (connection.answered and connection.whole):
+        if not connection.whole:
             self._break("the answer is shorter than its Content-Length, or has no head")
             return
         if connection is NOBODY and self._recording is not None:
@@ -400,7 +413,7 @@ class Exchange(Visit):
         if self._whole:
             self._over("done")
         try:
-            connection.finish(passable(trailers) if connection.takes_trailers else [])
+            connection.finish(passable(trailers) if trailers and connection.takes_trailers else [])
         except BadHeader:
             connection.finish([])
 

@@ -437,7 +437,9 @@ class Ingress:
         upgrade = asked(head) if head.upgrade else None
         if self.budget.over:
             raise VisitorError("over_memory", retry_after=5)
-        client = self._client(connection, head, listener)
+        peer = connection.address
+        trusted = listener.unix or (bool(self._trusted) and self._is_trusted(peer))
+        client = client_address(head.headers, peer, self._is_trusted) if trusted else peer
         self.guard.request(tunnel, client)
         grant = None
         if not tunnel.access.free:
@@ -458,8 +460,8 @@ class Ingress:
         headers = to_service(
             said,
             client=client,
-            peer=connection.address,
-            trusted=self._trusted_peer(connection, listener),
+            peer=peer,
+            trusted=trusted,
             scheme=listener.scheme,
             host=head.host,
             prefix=prefix,
@@ -495,8 +497,8 @@ class Ingress:
             host=head.host,
             cookies=cookies if tunnel.sse.replay > 0 else None,
         )
-        self.guard.enter(request.request_id, tunnel, client)
-        self.exchanges[request.request_id] = exchange
+        self.guard.enter(request_id, tunnel, client)
+        self.exchanges[request_id] = exchange
         if grant is not None:
             exchange.grant = grant
             if grant.expires is not None:
@@ -604,19 +606,19 @@ class Ingress:
 
     def forget(self, exchange: Visit) -> None:
         """An exchange is over."""
-        self.guard.leave(exchange.request_id)
-        if self.exchanges.pop(exchange.request_id, None) is not None:
-            self.budget.closed()
-            self.counts.over(exchange.kind, exchange.reason, monotonic() - exchange.started, exchange.request_id)
-            if self.tracer is not None:
-                tracing.end(self.tracer, exchange)
-            self._ended.streams += 1
-            self._ended.bytes_in += exchange.bytes_in
-            self._ended.bytes_out += exchange.bytes_out
-            self._ended.events += exchange.events
-            exchange.tunnel.streams += 1
-            exchange.tunnel.bytes_in += exchange.bytes_in
-            exchange.tunnel.bytes_out += exchange.bytes_out
+        request_id = exchange.request_id
+        self.guard.leave(request_id)
+        if self.exchanges.pop(request_id, None) is None:
+            return
+        self.budget.closed()
+        self.counts.over(exchange.kind, exchange.reason, monotonic() - exchange.started, request_id)
+        if self.tracer is not None:
+            tracing.end(self.tracer, exchange)
+        for of in (self._ended, exchange.tunnel):
+            of.streams += 1
+            of.bytes_in += exchange.bytes_in
+            of.bytes_out += exchange.bytes_out
+        self._ended.events += exchange.events
 
     def holds(self, exchange: Visit, size: int) -> None:
         """`size` more bytes wait in a visitor's transport; over the limit, who stalls the longest must go."""

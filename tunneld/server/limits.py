@@ -214,6 +214,8 @@ class Guard:
 
     def leave(self, request_id: str) -> None:
         """A request is over."""
+        if not self._entered:
+            return
         for key in self._entered.pop(request_id, ()):
             self._streams[key] -= 1
             if self._streams[key] <= 0:

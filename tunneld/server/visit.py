@@ -164,9 +164,11 @@ class Visit:
         """It is over: nothing is held for it."""
         if self._owed or self._ahead:
             self._settle()
-        self._ingress.budget.sub(self._partial)
-        self._partial = 0
-        self._ingress.holders.discard(self.held_up)
+        if self._partial:
+            self._ingress.budget.sub(self._partial)
+            self._partial = 0
+        if self.bytes_in or self.kind == "websocket":  # of which some may wait for the tunnel
+            self._ingress.holders.discard(self.held_up)
 
 
 def passable(trailers: Headers) -> Headers:

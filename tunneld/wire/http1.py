@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 
 from tunneld.errors import VisitorError
+from tunneld.protocol.fields import OUT, Names, lower
 from tunneld.protocol.headers import Headers, path_has_dot_segment, valid_host
 
 __all__ = ["CHUNKED", "ChunkedBody", "RequestHead", "early_fault", "parse_fields", "parse_request"]
@@ -27,6 +28,15 @@ _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})(;[\t\x20-\x7e\x80-\xff]*)?")
 _TLS = b"\x16\x03"
 _HTTP2 = b"PRI * HTTP/2.0\r\n"
 _SPECIAL = frozenset({"host", "content-length", "transfer-encoding", "connection", "expect", "upgrade"})
+
+
+def _field_kind(name: str) -> str:
+    """What a field's name is: empty, any; `OUT`, none that may be; else one of `_SPECIAL`."""
+    low = lower(name)
+    return low if low in _SPECIAL else "" if low else OUT
+
+
+_FIELDS = Names(_field_kind)
 _MAX_LENGTH_DIGITS = 18
 _MAX_CHUNK_LINE = 1024
 _MAX_EXTENSIONS = 16 * 1024  # bytes in all chunks of a body together: each byte of a body may bring a hundred
@@ -97,20 +107,19 @@ def parse_fields(lines: list[str], special: dict[str, str] | None = None) -> Hea
         VisitorError: ``bad_request``.
     """
     headers: Headers = []
-    names = []
+    kinds = _FIELDS
     for line in lines:
         name, colon, value = line.partition(":")
-        if not (name and colon):
-            raise VisitorError("bad_request", "A header line has no name, or no colon.")
-        names.append(name)
         value = value.strip(" \t")
+        kind = kinds[name]
+        if kind or not colon:
+            if not (name and colon):
+                raise VisitorError("bad_request", "A header line has no name, or no colon.")
+            if kind == OUT:
+                raise VisitorError("bad_request", "A header's name has a character that no name may have.")
+            if special is not None:
+                special[kind] = f"{special[kind]},{value}" if kind in special else value
         headers.append((name, value))
-        if special is not None:
-            lower = name.lower()
-            if lower in _SPECIAL:
-                special[lower] = f"{special[lower]},{value}" if lower in special else value
-    if "".join(names).encode("latin-1").translate(None, _TOKEN):
-        raise VisitorError("bad_request", "A header's name has a character that no name may have.")
     return headers
 
 

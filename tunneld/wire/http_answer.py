@@ -87,8 +87,8 @@ class AnswerSide(asyncio.Protocol):
 
     @property
     def whole(self) -> bool:
-        """The answer has as many bytes as its Content-Length says."""
-        return self._framing != _LENGTH or not self._room
+        """The answer has a head, and as many bytes as its Content-Length says."""
+        return not self._room if self._framing == _LENGTH else self._framing != _NOT_BEGUN
 
     def send_informational(self, status: int, headers: Headers) -> None:
         """Send a head with 1xx; HTTP/1.0 knows none. Raises BadHeader."""

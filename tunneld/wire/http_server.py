@@ -198,7 +198,7 @@ class ServerConnection(AnswerSide):
         """Bytes came."""
         if self._buffer is not None:
             self._buffer += data
-        elif self._may_consume(len(data)):
+        elif self._phase == IDLE or self._may_consume(len(data)):
             self._pumping = True
             self._consume(data)
             self._pumping = False
