@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunneld.protocol.headers import (
-    accepts_event_stream,
     BadHeader,
     accepts_event_stream,
     client_address,

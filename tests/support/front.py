@@ -13,7 +13,8 @@ from tests.support.joined import Joined
 from tunneld.config.server import ListenConfig, ServerConfig
 from tunneld.protocol.messages import Headers, HeartbeatSettings, Open, SseSettings
 from tunneld.protocol.streams import Stream
-from tunneld.server.ingress import Ingress, TunnelOffer
+from tunneld.server.ingress import Ingress
+from tunneld.server.offers import TunnelOffer
 from tunneld.server.registry import Registry
 from tunneld.wire.http1 import RequestHead
 

@@ -20,12 +20,13 @@ from tunneld.protocol.headers import lower
 from tunneld.protocol.messages import HeartbeatSettings, ResumeSettings, SseSettings
 from tunneld.server.access import Access
 from tunneld.server.auth import check_listeners
-from tunneld.server.ingress import Ingress, TunnelOffer
+from tunneld.server.ingress import Ingress
 from tunneld.server.legacy import LegacyConnection, LegacyPolicy
 from tunneld.server.legacy_door import LegacyDoor
 from tunneld.server.legacy_keys import LegacyKeys
 from tunneld.server.legacy_names import Labels
 from tunneld.server.listeners import Listeners
+from tunneld.server.offers import TunnelOffer
 from tunneld.server.principals import Principal
 from tunneld.server.registry import Registry
 from tunneld.server.store.files import login_secret

@@ -13,19 +13,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
-from ipaddress import ip_address
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from tunneld.config.server import ListenConfig, ServerConfig, ServerLimits
 from tunneld.errors import VisitorError
-from tunneld.protocol.headers import Headers, client_address, get, to_service
+from tunneld.protocol.headers import Headers, get, to_service
 from tunneld.protocol.messages import Open
 from tunneld.protocol.windows import Holders, MemoryBudget
 from tunneld.server import tracing
 from tunneld.server.exchange import Exchange
 from tunneld.server.limits import Guard
+from tunneld.server.offers import ConnectTunnel, LegacyAddresses, Listener
+from tunneld.server.own_addresses import CONNECT, REGISTER, OwnAddresses, is_permissions
+from tunneld.server.peers import Peers
 from tunneld.server.problems import problem
 from tunneld.server.registry import SessionDirectory, Tunnel
 from tunneld.server.replay import Replays, without_cookie
@@ -38,19 +40,16 @@ from tunneld.telemetry.metrics import StreamCounts
 from tunneld.wire.http1 import RequestHead
 from tunneld.wire.http_server import ServerConnection
 from tunneld.wire.short_reads import ShortReads
-from tunneld.wire.tls import Certificate
 from tunneld.wire.ws_hop import Hop
 from tunneld.wire.ws_upgrade import VERSION, asked, request_fields
 
 if TYPE_CHECKING:
     from tunneld.telemetry.traces import Tracer
 
-__all__ = ["Ingress", "LegacyAddresses", "Listener", "Totals", "TunnelOffer"]
+__all__ = ["Ingress", "Totals"]
 
 log = logging.getLogger("tunneld.ingress")
 
-_CONNECT = "/tunnel/connect"
-_REGISTER, _PERMISSIONS = "/register", "/permissions"
 _IDS = 4096  # bytes of randomness taken at a time: 256 ids
 
 
@@ -62,85 +61,6 @@ class Totals:
     bytes_in: int = 0
     bytes_out: int = 0
     events: int = 0
-
-
-class Listener:
-    """What a connection must know of the listener it came by.
-
-    Args:
-        tls: visitors speak TLS on it.
-    """
-
-    __slots__ = ("scheme", "tunnels", "unix", "visitors")
-
-    def __init__(self, config: ListenConfig, *, tls: bool) -> None:
-        self.visitors = "visitors" in config.serve
-        self.tunnels = "tunnels" in config.serve
-        self.unix = config.unix is not None
-        self.scheme = "https" if tls else "http"
-
-
-class TunnelOffer:
-    """A connection that asks to become a tunnel: `take` it, or answer with a `problem`, now or later.
-
-    Attributes:
-        client: its address; that which a trusted proxy names, if one stands between.
-        token: of a base address ``/v2/TOKEN``, as it came; None: the address had none. A secret.
-    """
-
-    __slots__ = ("_connection", "_ingress", "client", "head", "token")
-
-    def __init__(
-        self, ingress: Ingress, connection: ServerConnection, head: RequestHead, client: str, token: str | None = None
-    ) -> None:
-        self._ingress = ingress
-        self._connection = connection
-        self.head = head
-        self.client = client
-        self.token = token
-
-    @property
-    def closed(self) -> bool:
-        """The peer has left, or it was taken or answered."""
-        return self._connection.closed or not self._connection.offered
-
-    @property
-    def certificate(self) -> Certificate | None:
-        """The client certificate that it came with, when the listener's `client_ca` vouches for it."""
-        return self._connection.certificate
-
-    def take(self) -> asyncio.Transport:
-        """The transport, for `set_protocol`; it may be paused. Not when `closed`."""
-        return self._connection.take()
-
-    def problem(self, error: VisitorError, headers: Headers | None = None) -> None:
-        """Answer and end the connection; nothing happens when it is `closed`."""
-        if not self.closed:
-            self._connection.answer_offer()
-            self._ingress.answer(self._connection, error, self._ingress.new_id(), self.head.headers, headers)
-
-
-class ConnectTunnel(Protocol):
-    """What the daemon does with a request for ``/tunnel/connect``."""
-
-    def __call__(self, offer: TunnelOffer, head: RequestHead, leftover: bytes) -> None:
-        """Take the offer or answer it; `leftover` is input that came behind the head."""
-
-
-class LegacyAddresses(Protocol):
-    """The addresses of the older dialect (server/legacy_door.py); each call raises VisitorError to be answered with."""
-
-    def admit(self, token: str | None, address: str) -> object:
-        """Judge the token of a base address ``/v2/TOKEN``."""
-
-    def register(self, connection: ServerConnection, head: RequestHead, address: str, token: str | None) -> None:
-        """Serve ``POST /register``."""
-
-    def permit(self, connection: ServerConnection, head: RequestHead, address: str, token: str | None) -> None:
-        """Serve ``/permissions``."""
-
-    def refuse(self, connection: ServerConnection, head: RequestHead, error: VisitorError) -> None:
-        """Answer a registration or a call of ``/permissions`` that is refused."""
 
 
 class Ingress:
@@ -164,6 +84,7 @@ class Ingress:
         reads: how visitors' connections are read.
         legacy: the older dialect's addresses; None: there are none.
         replays: event streams whose visitors may come back.
+        peers: who stands at the other end of a connection.
         desk: lets visitors in to protected tunnels.
         tracer: makes a span of each request; None: nobody wants them.
     """
@@ -193,14 +114,14 @@ class Ingress:
         self.reads = ShortReads(self.budget)
         self.replays = Replays(self.budget, config.sse.replay_total)
         self.guard = Guard(config.limits)
+        self.peers = Peers(config)
         self._counted: dict[ServerConnection, bool] = {}  # whether its address may have it too
         self._registry = registry
         registry.pace = self.guard.pace
         self.desk = Desk(self, config, secret=secret)
         self.tracer: Tracer | None = None
         registry.access_changed = self.desk.changed
-        self._connect_tunnel = connect_tunnel
-        self._ready = ready
+        self._own_addresses = OwnAddresses(self, connect_tunnel, ready)
         self._ids = ""
         self._next_id = 0  # where it stands in them
         self._left: asyncio.Event | None = None  # set when a connection ends, once this server closes
@@ -215,11 +136,10 @@ class Ingress:
         self.budget.limit = config.limits.memory
         # What is kept for replay alone must not make memory short for good.
         self.replays.total = min(config.sse.replay_total, config.limits.memory // 2)
-        self._trusted = config.trusted_proxies
+        self.peers.configure(config)
         self._suffix = f".{config.domain}" if config.domain else ""
         own = urlsplit(config.public_url).hostname if config.public_url else None
         self._own_host = own or ""
-        self._is_trusted = lru_cache(1024)(self._trusts)
         self._named_by = lru_cache(1024)(self._name_in_host)
 
     def tunnel(self, name: str) -> Tunnel | None:
@@ -248,7 +168,7 @@ class Ingress:
         if self.limits.address_connections:
             listener = connection.listener
             assert isinstance(listener, Listener)
-            if not self._trusted_peer(connection, listener):
+            if not self.peers.trusts(connection, listener):
                 self._counted[connection] = self.guard.connected(connection.address)
 
     def late(self, connection: ServerConnection, limit: str) -> None:
@@ -317,7 +237,7 @@ class Ingress:
             elif target.startswith("/v2/") and listener.tunnels and self.legacy is not None:
                 self._under_token(connection, head, listener, self.legacy)
             else:
-                self._own(connection, head, listener)
+                self._own_addresses.serve(connection, head, listener)
         except VisitorError as error:
             self.fault(connection, head, error)
 
@@ -342,7 +262,7 @@ class Ingress:
         if self._registry.find(name) is None:
             raise _unknown(name)
         location = f"/t/{name}/{target[query:] if query >= 0 else ''}"
-        self._answer_text(connection, 308, "", [("Location", location)])
+        self.answer_text(connection, 308, "", [("Location", location)])
 
     def _under_token(
         self, connection: ServerConnection, head: RequestHead, listener: Listener, legacy: LegacyAddresses
@@ -354,92 +274,23 @@ class Ingress:
             raise VisitorError("not_found")
         token = unquote(token)
         path = head.target.partition("?")[0]
-        if path not in (_CONNECT, _REGISTER) and not _permits(path):  # those judge it themselves
-            legacy.admit(token, self._client(connection, head, listener) or "unix")
+        if path not in (CONNECT, REGISTER) and not is_permissions(path):  # those judge it themselves
+            legacy.admit(token, self.peers.client(connection, head, listener) or "unix")
         if head.target.startswith("/t/") and listener.visitors:
             self._by_path(connection, head, listener)
         else:
-            self._own(connection, head, listener, token)
-
-    def _own(
-        self, connection: ServerConnection, head: RequestHead, listener: Listener, token: str | None = None
-    ) -> None:
-        """The server's own addresses."""
-        path = head.target.partition("?")[0]
-        if path == _CONNECT and listener.tunnels:
-            self._offer(connection, head, listener, token)
-            return
-        if path == _REGISTER and listener.tunnels and self.legacy is not None:
-            self._register(connection, head, listener, self.legacy, token)
-            return
-        if _permits(path) and listener.tunnels and self.legacy is not None:
-            self._permit(connection, head, listener, self.legacy, token)
-            return
-        if listener.visitors and self.desk.answers(connection, head, self._client(connection, head, listener)):
-            return
-        if path not in ("/healthz", "/readyz"):
-            raise VisitorError("not_found")
-        if head.method not in ("GET", "HEAD"):
-            error = VisitorError("method_not_allowed")
-            self.answer(connection, error, self.new_id(), head.headers, [("Allow", "GET, HEAD")])
-        elif path == "/healthz":
-            self._answer_text(connection, 200, "ok\n")
-        elif self._ready() and not self.draining:
-            self._answer_text(connection, 200, "ready\n")
-        else:
-            self._answer_text(connection, 503, "not ready\n", [("Retry-After", "1")])
-
-    def _register(
-        self,
-        connection: ServerConnection,
-        head: RequestHead,
-        listener: Listener,
-        legacy: LegacyAddresses,
-        token: str | None,
-    ) -> None:
-        if head.method != "POST":
-            error = VisitorError("method_not_allowed")
-            self.answer(connection, error, self.new_id(), head.headers, [("Allow", "POST")])
-            return
-        try:
-            legacy.register(connection, head, self._client(connection, head, listener), token)
-        except VisitorError as error:
-            legacy.refuse(connection, head, error)
-
-    def _permit(
-        self,
-        connection: ServerConnection,
-        head: RequestHead,
-        listener: Listener,
-        legacy: LegacyAddresses,
-        token: str | None,
-    ) -> None:
-        try:
-            legacy.permit(connection, head, self._client(connection, head, listener), token)
-        except VisitorError as error:
-            legacy.refuse(connection, head, error)
-
-    def _offer(self, connection: ServerConnection, head: RequestHead, listener: Listener, token: str | None) -> None:
-        if head.length:
-            raise VisitorError("bad_request", "A request for a tunnel has no body.")
-        leftover = connection.offer()
-        offer = TunnelOffer(self, connection, head, self._client(connection, head, listener), token)
-        self._connect_tunnel(offer, head, leftover)
+            self._own_addresses.serve(connection, head, listener, token)
 
     def _to_tunnel(
         self, connection: ServerConnection, head: RequestHead, listener: Listener, name: str, path: str, prefix: str
     ) -> None:
-        tunnel = self._registry.find(name)
-        if tunnel is None:
-            raise _unknown(name)
-        if self.draining:
-            raise VisitorError("shutdown", retry_after=5)
+        """Carry a request to the service behind a tunnel, unless it is refused or answered here."""
+        tunnel = self._tunnel_for(name)
         upgrade = asked(head) if head.upgrade else None
         if self.budget.over:
             raise VisitorError("over_memory", retry_after=5)
-        peer = connection.address
-        trusted = listener.unix or (bool(self._trusted) and self._is_trusted(peer))
-        client = client_address(head.headers, peer, self._is_trusted) if trusted else peer
+        trusted = self.peers.trusts(connection, listener)
+        client = self.peers.named(head, connection) if trusted else connection.address
         self.guard.request(tunnel, client)
         grant = None
         if not tunnel.access.free:
@@ -460,7 +311,7 @@ class Ingress:
         headers = to_service(
             said,
             client=client,
-            peer=peer,
+            peer=connection.address,
             trusted=trusted,
             scheme=listener.scheme,
             host=head.host,
@@ -473,32 +324,34 @@ class Ingress:
             headers += grant.headers
         request_id = self.new_id()
         if self.tracer is not None:
-            headers = tracing.begin(
-                self.tracer,
-                request_id,
-                headers,
-                method=head.method,
-                path=path,
-                prefix=prefix,
-                scheme=listener.scheme,
-                host=head.host,
-                client=client,
-                tunnel=tunnel.name,
-            )
-        request = Open(request_id, head.method, path, headers, client)
+            scheme = listener.scheme
+            about = {"path": path, "prefix": prefix, "scheme": scheme, "client": client, "tunnel": tunnel.name}
+            headers = tracing.begin(self.tracer, request_id, headers, head, **about)
         exchange = Exchange(
             self,
             connection,
             tunnel,
-            request,
+            Open(request_id, head.method, path, headers, client),
             whole=not head.length and upgrade is None,
             upgrade=upgrade,
             prefix=prefix,
             host=head.host,
             cookies=cookies if tunnel.sse.replay > 0 else None,
         )
-        self.guard.enter(request_id, tunnel, client)
-        self.exchanges[request_id] = exchange
+        self._begin(connection, exchange, grant)
+
+    def _tunnel_for(self, name: str) -> Tunnel:
+        tunnel = self._registry.find(name)
+        if tunnel is None:
+            raise _unknown(name)
+        if self.draining:
+            raise VisitorError("shutdown", retry_after=5)
+        return tunnel
+
+    def _begin(self, connection: ServerConnection, exchange: Exchange, grant: Grant | None) -> None:
+        """A request goes under way."""
+        self.guard.enter(exchange.request_id, exchange.tunnel, exchange.client)
+        self.exchanges[exchange.request_id] = exchange
         if grant is not None:
             exchange.grant = grant
             if grant.expires is not None:
@@ -538,27 +391,6 @@ class Ingress:
         connection.finish([])
         return True
 
-    # -- addresses ---------------------------------------------------------------------------------------
-
-    def _trusts(self, address: str) -> bool:
-        """A trusted proxy; a Unix peer, which has no address, is one."""
-        if not address:
-            return True
-        try:
-            parsed = ip_address(address.partition("%")[0])
-        except ValueError:
-            return False
-        mapped = getattr(parsed, "ipv4_mapped", None)
-        return any((mapped or parsed) in network for network in self._trusted)
-
-    def _trusted_peer(self, connection: ServerConnection, listener: Listener) -> bool:
-        return listener.unix or (bool(self._trusted) and self._is_trusted(connection.address))
-
-    def _client(self, connection: ServerConnection, head: RequestHead, listener: Listener) -> str:
-        if not self._trusted_peer(connection, listener):
-            return connection.address
-        return client_address(head.headers, connection.address, self._is_trusted)
-
     # -- answers -----------------------------------------------------------------------------------------
 
     def answer(
@@ -573,7 +405,8 @@ class Ingress:
         self.guard.hits.refused(error)
         self.answer_whole(connection, *problem(error, request_id, asked, extra=extra))
 
-    def _answer_text(self, connection: ServerConnection, status: int, text: str, extra: Headers | None = None) -> None:
+    def answer_text(self, connection: ServerConnection, status: int, text: str, extra: Headers | None = None) -> None:
+        """Answer the request under way with a few words."""
         headers: Headers = [
             ("Content-Type", "text/plain; charset=utf-8"),
             ("Cache-Control", "no-store"),
@@ -661,11 +494,6 @@ class Ingress:
                     await self._left.wait()
         except TimeoutError:
             pass
-
-
-def _permits(path: str) -> bool:
-    """Whether that is an address of the older dialect's permissions."""
-    return path == _PERMISSIONS or path.startswith("/permissions/")
 
 
 def _unknown(name: str) -> VisitorError:

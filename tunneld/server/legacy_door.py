@@ -27,11 +27,12 @@ from tunneld.protocol.headers import Headers
 from tunneld.protocol.labels import MAX_NAME, clean_name
 from tunneld.server.access import Access
 from tunneld.server.forms import Form
-from tunneld.server.ingress import Ingress, TunnelOffer
+from tunneld.server.ingress import Ingress
 from tunneld.server.legacy import LegacyConnection, LegacyPolicy
 from tunneld.server.legacy_keys import LegacyKeys, legacy_rules
 from tunneld.server.legacy_names import Labels
 from tunneld.server.legacy_permissions import NotAllowed, PermissionsDoor
+from tunneld.server.offers import TunnelOffer
 from tunneld.server.principals import OPEN, Principal
 from tunneld.server.problems import problem
 from tunneld.server.registry import Registry

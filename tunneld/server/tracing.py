@@ -9,6 +9,7 @@ from tunneld.protocol.headers import Headers, get
 if TYPE_CHECKING:
     from tunneld.server.visit import Visit
     from tunneld.telemetry.traces import Attributes, Tracer
+    from tunneld.wire.http1 import RequestHead
 
 __all__ = ["begin", "end"]
 
@@ -19,21 +20,20 @@ def begin(
     tracer: Tracer,
     request_id: str,
     headers: Headers,
+    head: RequestHead,
     *,
-    method: str,
     path: str,
     prefix: str,
     scheme: str,
-    host: str,
     client: str,
     tunnel: str,
 ) -> Headers:
     """Open its span; returns the headers for the service, with the span in them.
 
     Args:
+        head: the request's, as the visitor sent it.
         path: behind the prefix; its query, which may hold secrets, is left out.
         prefix: ``/t/NAME``, or empty.
-        host: as the visitor wrote it, valid.
     """
     route = f"{prefix}/*"
     about: Attributes = {
@@ -42,7 +42,7 @@ def begin(
         "url.path": prefix + path.partition("?")[0],
         "tunneld.tunnel": tunnel,
     }
-    if host:
+    if host := head.host:
         name, colon, port = host.rpartition(":")
         if colon and port.isdigit():
             about["server.address"], about["server.port"] = name.strip("[]"), int(port)
@@ -52,7 +52,7 @@ def begin(
         about["client.address"] = client
     if agent := get(headers, "user-agent"):
         about["user_agent.original"] = agent[:_MOST_AGENT]
-    return tracer.begin(request_id, headers, route, method, about)
+    return tracer.begin(request_id, headers, route, head.method, about)
 
 
 def end(tracer: Tracer, visit: Visit) -> None:
