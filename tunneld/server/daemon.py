@@ -30,7 +30,8 @@ from tunneld.server.offers import TunnelOffer
 from tunneld.server.principals import Principal
 from tunneld.server.registry import Registry
 from tunneld.server.store.files import login_secret
-from tunneld.server.tunnels import TunnelConnection, TunnelPolicy
+from tunneld.server.tunnels import TunnelConnection
+from tunneld.server.welcome import TunnelPolicy
 from tunneld.telemetry import logs
 from tunneld.telemetry.lag import LoopLag
 from tunneld.telemetry.trail import check_writable

@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from secrets import token_hex, token_urlsafe
 from time import monotonic, time
 
-from tunneld import __version__
 from tunneld.errors import RemoteError, VisitorError
 from tunneld.link import Link, Pipe
 from tunneld.protocol.handshake import (
-    Agreed,
-    Bounds,
     agree,
     agree_live,
     agree_probe,
@@ -25,7 +22,6 @@ from tunneld.protocol.handshake import (
 )
 from tunneld.protocol.messages import (
     AccessSettings,
-    Connected,
     GoAway,
     HeartbeatSettings,
     Hello,
@@ -33,13 +29,12 @@ from tunneld.protocol.messages import (
     Permit,
     Probed,
     ProbeSettings,
-    ResumeSettings,
     Settings,
     SseSettings,
     Wishes,
 )
 from tunneld.protocol.resume import Kept, Tokens
-from tunneld.protocol.session import Session, SessionSettings
+from tunneld.protocol.session import Session
 from tunneld.protocol.windows import MemoryBudget
 from tunneld.server.conflicts import PAUSE, Conflict
 from tunneld.server.names import NameRegistry
@@ -49,30 +44,14 @@ from tunneld.server.principals import Principal
 from tunneld.server.probing import Prober
 from tunneld.server.registry import Seen, SessionDirectory, Tunnel
 from tunneld.server.visitors.rules import Rules
+from tunneld.server.welcome import TunnelPolicy, connected, new_session, refusal
 
-__all__ = ["TunnelConnection", "TunnelPolicy"]
+__all__ = ["TunnelConnection"]
 
 #: Close codes by which an agent says that the server broke the protocol: its session is gone.
 _FAULTS = (1002, 1006, 1009)  # 1006: a fault of this side's own (wire/ws_protocol.py)
 
 log = logging.getLogger("tunneld.tunnels")
-
-
-@dataclass(frozen=True, slots=True)
-class TunnelPolicy:
-    """What a server allows its agents.
-
-    Attributes:
-        bounds: of what they may wish.
-        max_header: bytes.
-        stream_window_max: bytes that receive windows may grow to.
-        hello_timeout: seconds.
-    """
-
-    bounds: Bounds
-    max_header: int
-    stream_window_max: int
-    hello_timeout: float
 
 
 class TunnelConnection:
@@ -305,6 +284,43 @@ class TunnelConnection:
 
     def _take(self, hello: Hello) -> None:
         """From here to `attach` nothing waits: no other connection of the name comes between (PROTOCOL.md, epoch)."""
+        tunnel = self._claim(hello)
+        if tunnel is None:
+            return
+        policy = self._policy()
+        most = self.principal.most_streams(policy.bounds.max_streams)
+        agreed = agree(hello, replace(policy.bounds, max_streams=most))
+        kept, refused = tunnel.kept, None
+        if hello.session_id is not None:
+            refused = refusal(tunnel, hello, self.principal.id)
+        resumed = hello.session_id is not None and refused is None
+        tunnel.grace = policy.bounds.resume.grace
+        tunnel.take(self, resumed=resumed)
+        tunnel.principal = self.principal
+        token = token_urlsafe(32)
+        if resumed and kept is not None:
+            assert hello.resume_token is not None
+            kept.tokens.renew(hello.resume_token, token)
+        else:
+            session = new_session(agreed, policy, self._budget)
+            session.cancelling = self._cancelling
+            kept = tunnel.kept = Kept(token_hex(16), self.name, self.principal.id, session, Tokens(token))
+        self.tunnel, self.session, self.hello = tunnel, kept.session, hello
+        access = hello.wishes.access or AccessSettings()
+        self.link.say(
+            connected(tunnel, kept, agreed, token, refused, resumed=resumed, mode=access.mode, expires=self._expires_s)
+        )
+        self._fresh = not resumed
+        self.link.on_first_message = self._heard_first
+        received = (hello.received or 0) if resumed else 0
+        self.link.attach(kept.session, received, interval=agreed.heartbeat.interval, timeout=agreed.heartbeat.timeout)
+        self._log_established(hello, kept, resumed=resumed, refused=refused)
+        tunnel.protect(Rules(self.name, access))  # before it takes a visitor
+        tunnel.serve(kept.session, agreed.heartbeat, agreed.sse)
+        self._begin_probing(tunnel, agreed.probe, resumed=resumed)
+
+    def _claim(self, hello: Hello) -> Tunnel | None:
+        """The tunnel that the hello asks for; None: it is another's for now, who was told. Raises RemoteError."""
         now = monotonic()
         try:
             self._registry.check_owner(self.name, self.principal.id)
@@ -316,56 +332,14 @@ class TunnelConnection:
         held = tunnel.kept is not None
         if (conflict := tunnel.conflicts.hello(hello.instance, self.peer, now, held=held)) is not None:
             self._in_conflict(conflict)
-            return
-        policy = self._policy()
-        most = self.principal.most_streams(policy.bounds.max_streams)
-        agreed = agree(hello, replace(policy.bounds, max_streams=most))
-        kept, refused = tunnel.kept, None
-        if hello.session_id is not None:
-            refused = _refusal(tunnel, hello, self.principal.id)
-        resumed = hello.session_id is not None and refused is None
-        tunnel.grace = policy.bounds.resume.grace
-        tunnel.take(self, resumed=resumed)
-        tunnel.principal = self.principal
-        token = token_urlsafe(32)
-        if resumed and kept is not None:
-            assert hello.resume_token is not None
-            kept.tokens.renew(hello.resume_token, token)
-        else:
-            kept = tunnel.kept = self._new(agreed, policy, token)
-        self.tunnel, self.session, self.hello = tunnel, kept.session, hello
-        settings = kept.session.settings
-        self.link.say(
-            Connected(
-                tunnel_id=self.name,
-                public_url=tunnel.public_url,
-                host_url=tunnel.host_url,
-                session_id=kept.session_id,
-                resume_token=token,
-                resumed=resumed,
-                resume_refused=refused,
-                received=kept.session.received,
-                heartbeat=agreed.heartbeat,
-                sse=agreed.sse,
-                resume=ResumeSettings(grace=settings.grace, buffer=settings.buffer),
-                max_streams=settings.max_streams,
-                stream_window=settings.stream_window,
-                max_header=settings.max_header,
-                server_version=__version__,
-                probe=agreed.probe,
-                access=(hello.wishes.access or AccessSettings()).mode,
-                token_expires_s=_left(self.principal),
-            )
-        )
-        self._fresh = not resumed
-        self.link.on_first_message = self._heard_first
-        received = (hello.received or 0) if resumed else 0
-        self.link.attach(kept.session, received, interval=agreed.heartbeat.interval, timeout=agreed.heartbeat.timeout)
-        self._log_established(hello, kept, resumed=resumed, refused=refused)
-        access = hello.wishes.access or AccessSettings()
-        tunnel.protect(Rules(self.name, access))  # before it takes a visitor
-        tunnel.serve(kept.session, agreed.heartbeat, agreed.sse)
-        self._begin_probing(tunnel, agreed.probe, resumed=resumed)
+            return None
+        return tunnel
+
+    @property
+    def _expires_s(self) -> float | None:
+        """Seconds that the credential is still good; None: for ever."""
+        expires = self.principal.expires
+        return None if expires is None else round(max(0.0, expires - time()), 3)
 
     def _begin_probing(self, tunnel: Tunnel, probe: ProbeSettings | None, *, resumed: bool) -> None:
         tunnel.proof.begin(asked=probe is not None, resumed=resumed)
@@ -401,22 +375,6 @@ class TunnelConnection:
                 extra={"tunnel": self.name, "code": "conflict", "peer": conflict.address, "serving": conflict.other},
             )
         self.link.refuse("conflict", why, retry_after=PAUSE)
-
-    def _new(self, agreed: Agreed, policy: TunnelPolicy, token: str) -> Kept:
-        session = Session(
-            SessionSettings(
-                max_streams=agreed.max_streams,
-                stream_window=agreed.stream_window,
-                stream_window_max=max(agreed.stream_window, policy.stream_window_max),
-                max_header=policy.max_header,
-                grace=agreed.resume.grace,
-                buffer=agreed.resume.buffer,
-                peer_buffer=agreed.resume.buffer,
-            ),
-            budget=self._budget,
-        )
-        session.cancelling = self._cancelling
-        return Kept(token_hex(16), self.name, self.principal.id, session, Tokens(token))
 
     def _cancelling(self, request_id: str) -> Callable[[], None]:
         """A stream is cancelled; what is returned is called once the agent has it."""
@@ -549,16 +507,3 @@ class TunnelConnection:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def _left(principal: Principal) -> float | None:
-    """Seconds that a credential is still good; None: for ever."""
-    return None if principal.expires is None else round(max(0.0, principal.expires - time()), 3)
-
-
-def _refusal(tunnel: Tunnel, hello: Hello, owner: str) -> str | None:
-    """Why the session that a hello asks for is not resumed; None when it is."""
-    kept = tunnel.kept
-    if kept is None or kept.session_id != hello.session_id:
-        return "expired" if hello.session_id == tunnel.expired else "unknown"
-    return kept.refusal(hello, tunnel.name, owner)
