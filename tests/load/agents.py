@@ -21,7 +21,8 @@ from tunneld.agent.state import State
 from tunneld.agent.tunnel import AgentTunnel
 from tunneld.config.agent import TunnelConfig
 from tunneld.protocol.messages import Headers, Open
-from tunneld.protocol.streams import Sink, Stream
+from tunneld.protocol.sinks import Sink
+from tunneld.protocol.streams import Stream
 
 __all__ = ["EVENT_BYTES"]
 

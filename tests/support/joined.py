@@ -12,7 +12,8 @@ import msgspec
 
 from tunneld.protocol.messages import Headers, Open, StreamCancel
 from tunneld.protocol.session import BINARY, Session, SessionSettings
-from tunneld.protocol.streams import Sink, Stream
+from tunneld.protocol.sinks import Sink
+from tunneld.protocol.streams import Stream
 from tunneld.protocol.windows import MemoryBudget
 
 __all__ = ["Joined", "Visitor"]

@@ -24,7 +24,8 @@ from tunneld.agent.sockets import SocketExchange
 from tunneld.config.agent import AgentLimits, InspectionConfig, TunnelConfig
 from tunneld.config.service import Service
 from tunneld.protocol.messages import Open
-from tunneld.protocol.streams import NOBODY, Sink, Stream
+from tunneld.protocol.sinks import NOBODY, Sink
+from tunneld.protocol.streams import Stream
 from tunneld.protocol.windows import Holders, MemoryBudget
 from tunneld.telemetry.metrics import StreamCounts
 from tunneld.wire.ws_hop import CLOSE_TIMEOUT, Hop

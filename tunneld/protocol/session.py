@@ -16,7 +16,8 @@ from tunneld.protocol.frames import DATA, END, FIN, HEAD, OPEN, STOP, WINDOW
 from tunneld.protocol.messages import Open, StreamCancel, decode_head, decode_open, decode_trailers, encode
 from tunneld.protocol.outgoing import BINARY, TEXT, Outbox, Outgoing
 from tunneld.protocol.replay import ReplayBuffer
-from tunneld.protocol.streams import REASONS, Sink, Stream
+from tunneld.protocol.sinks import Sink
+from tunneld.protocol.streams import REASONS, Stream
 from tunneld.protocol.windows import MemoryBudget
 
 __all__ = ["BINARY", "TEXT", "Outgoing", "Session", "SessionSettings", "Standing"]

@@ -1,4 +1,4 @@
-"""One visitor's request as a stream: its states as a table, its credit, what waits to be sent.
+"""One visitor's request as a stream: where its directions stand, its credit, what waits to be sent.
 
 A stream has two directions, each ended by its own END. The same class serves at both ends; what differs is
 where each direction starts: the side that opens expects a HEAD before DATA, the other does not.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from enum import IntEnum
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from tunneld.errors import LocalError, RemoteError
+from tunneld.protocol.directions import TABLE, Direction, Event
 from tunneld.protocol.messages import Headers
 from tunneld.protocol.outgoing import HeadTooLarge, Outbox
+from tunneld.protocol.sinks import Sink
 from tunneld.protocol.websockets import COST, LEAST, Frames
 from tunneld.protocol.windows import MAX_CREDIT, ReceiveWindow
 
@@ -22,15 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_INFORMATIONAL",
-    "NOBODY",
     "REASONS",
     "Chunk",
-    "Direction",
-    "Event",
     "HeadTooLarge",
-    "Sink",
     "Stream",
-    "step",
 ]
 
 Chunk: TypeAlias = bytes | memoryview
@@ -46,114 +42,10 @@ _MANY = 64
 #: Bytes that a frame which waits costs in memory beside its credit.
 _SLOT = 64
 
-
-class Direction(IntEnum):
-    """Where one direction of a stream stands."""
-
-    HEAD_DUE = 0
-    BODY = 1
-    #: The receiver said STOP; what comes is dropped until END.
-    HEAD_DUE_STOPPED = 2
-    BODY_STOPPED = 3
-    ENDED = 4
-
-
-class Event(IntEnum):
-    """What can happen to a direction."""
-
-    INFORMATIONAL = 0
-    HEAD = 1
-    DATA = 2
-    END = 3
-    STOP = 4
-
-
-_D, _E = Direction, Event
-#: (state, event) -> state. A missing key is an error: of the peer when it sent the event, else our own.
-_TABLE: dict[tuple[Direction, Event], Direction] = {
-    (_D.HEAD_DUE, _E.INFORMATIONAL): _D.HEAD_DUE,
-    (_D.HEAD_DUE, _E.HEAD): _D.BODY,
-    (_D.HEAD_DUE, _E.STOP): _D.HEAD_DUE_STOPPED,
-    (_D.BODY, _E.DATA): _D.BODY,
-    (_D.BODY, _E.END): _D.ENDED,
-    (_D.BODY, _E.STOP): _D.BODY_STOPPED,
-    (_D.HEAD_DUE_STOPPED, _E.INFORMATIONAL): _D.HEAD_DUE_STOPPED,
-    (_D.HEAD_DUE_STOPPED, _E.HEAD): _D.BODY_STOPPED,
-    (_D.HEAD_DUE_STOPPED, _E.END): _D.ENDED,
-    (_D.HEAD_DUE_STOPPED, _E.STOP): _D.HEAD_DUE_STOPPED,
-    (_D.BODY_STOPPED, _E.DATA): _D.BODY_STOPPED,
-    (_D.BODY_STOPPED, _E.END): _D.ENDED,
-    (_D.BODY_STOPPED, _E.STOP): _D.BODY_STOPPED,
-    (_D.ENDED, _E.STOP): _D.ENDED,
-}
-
-
 # Names of this module: looking a member up in its enumeration costs as much as a call.
 _HEAD_DUE, _BODY, _ENDED = Direction.HEAD_DUE, Direction.BODY, Direction.ENDED
 _HEAD_DUE_STOPPED, _BODY_STOPPED = Direction.HEAD_DUE_STOPPED, Direction.BODY_STOPPED
 _INFORMATIONAL, _HEAD, _END = Event.INFORMATIONAL, Event.HEAD, Event.END
-
-
-def step(state: Direction, event: Event) -> Direction | None:
-    """The state after `event`; None where the event may not happen."""
-    return _TABLE.get((state, event))
-
-
-class Sink(Protocol):
-    """What consumes a stream.
-
-    The session calls while it reads a message or builds one; no call may raise, each may use the stream.
-    After `cancelled`, or the consumer's own `Stream.cancel`, nothing more is called.
-    """
-
-    def head(self, status: int, headers: Headers) -> None:
-        """The answer's head (where the stream was opened only); 1xx may come before the final one."""
-
-    def data(self, data: bytes) -> None:
-        """Bytes of the peer's direction, in order; `Stream.took` gives their credit back.
-
-        After HEAD 101 one frame, its first byte the opcode; its credit is `COST` more than its bytes.
-        """
-
-    def end(self, trailers: Headers) -> None:
-        """The peer's direction ended cleanly."""
-
-    def stopped(self) -> None:
-        """The peer takes no more of our direction; what waited was dropped and END goes out by itself."""
-
-    def cancelled(self, reason: str) -> None:
-        """Both directions are over, by the peer or because the session is gone."""
-
-    def writable(self) -> None:
-        """After `Stream.send` returned False: read your source again."""
-
-
-class _Nobody:
-    """Takes everything, and nothing becomes of it."""
-
-    __slots__ = ()
-
-    def head(self, status: int, headers: Headers) -> None:
-        """See `Sink`."""
-
-    def data(self, data: bytes) -> None:
-        """See `Sink`."""
-
-    def end(self, trailers: Headers) -> None:
-        """See `Sink`."""
-
-    def stopped(self) -> None:
-        """See `Sink`."""
-
-    def cancelled(self, reason: str) -> None:
-        """See `Sink`."""
-
-    def writable(self) -> None:
-        """See `Sink`."""
-
-
-#: The sink of a stream that nobody consumes (any more).
-NOBODY: Sink = _Nobody()
 
 
 class Stream:
@@ -260,7 +152,7 @@ class Stream:
         if self.closed or self._sending is _ENDED:
             return
         informational = 100 <= status < 200 and status != 101
-        after = _TABLE.get((self._sending, _INFORMATIONAL if informational else _HEAD))
+        after = TABLE.get((self._sending, _INFORMATIONAL if informational else _HEAD))
         self._informational += informational
         if after is None or self._informational > MAX_INFORMATIONAL:
             raise LocalError(f"stream {self.request_id}: a head with status {status} where none may stand")
@@ -350,7 +242,7 @@ class Stream:
             _BODY_STOPPED,
         ):
             return
-        self._receiving = _TABLE[self._receiving, Event.STOP]
+        self._receiving = TABLE[self._receiving, Event.STOP]
         self._outbox.stop(self)
 
     def cancel(self, reason: str) -> None:
@@ -565,7 +457,7 @@ class Stream:
         return self._trailers or []
 
     def _receive(self, event: Event) -> None:
-        after = _TABLE.get((self._receiving, event))
+        after = TABLE.get((self._receiving, event))
         if after is None:
             raise RemoteError("protocol_error", f"{event.name} where the peer's direction is {self._receiving.name}")
         self._receiving = after

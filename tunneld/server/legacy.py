@@ -34,7 +34,7 @@ from tunneld.protocol.legacy import (
 )
 from tunneld.protocol.messages import HeartbeatSettings, Open, SseSettings
 from tunneld.protocol.session import TEXT
-from tunneld.protocol.streams import Sink
+from tunneld.protocol.sinks import Sink
 from tunneld.protocol.windows import MemoryBudget
 from tunneld.server.legacy_keys import MAX_KEYS
 from tunneld.server.legacy_stream import LegacyStream

@@ -15,7 +15,7 @@ from tunneld.errors import VisitorError
 from tunneld.protocol.headers import Headers
 from tunneld.protocol.legacy import Response, answer_headers, encode_cancel, encode_request, is_stream, wire_path
 from tunneld.protocol.messages import Open
-from tunneld.protocol.streams import Sink
+from tunneld.protocol.sinks import Sink
 from tunneld.server.problems import problem
 
 if TYPE_CHECKING:

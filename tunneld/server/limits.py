@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from tunneld.config.server import ServerLimits
 from tunneld.errors import VisitorError
 from tunneld.protocol.rates import Bucket
-from tunneld.protocol.streams import Sink
+from tunneld.protocol.sinks import Sink
 from tunneld.server.pacing import Meter, Paced
 from tunneld.server.principals import Limits, Principal
 

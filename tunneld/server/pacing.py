@@ -14,7 +14,7 @@ from typing import Any
 
 from tunneld.protocol.messages import Headers
 from tunneld.protocol.rates import Bucket
-from tunneld.protocol.streams import NOBODY, Sink
+from tunneld.protocol.sinks import NOBODY, Sink
 
 __all__ = ["Meter", "Paced"]
 

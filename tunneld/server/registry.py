@@ -15,7 +15,7 @@ from tunneld.protocol.messages import Headers, HeartbeatSettings, Open, SseSetti
 from tunneld.protocol.quality import Quality
 from tunneld.protocol.resume import Kept
 from tunneld.protocol.session import Session
-from tunneld.protocol.streams import Sink
+from tunneld.protocol.sinks import Sink
 from tunneld.server.conflicts import Conflicts
 from tunneld.server.pacing import Paced
 from tunneld.server.principals import OPEN, Principal

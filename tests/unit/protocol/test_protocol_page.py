@@ -14,8 +14,8 @@ from tunneld.config.agent import AgentConfig
 from tunneld.config.server import ServerConfig, ServerLimits
 from tunneld.errors import CODES
 from tunneld.protocol import frames, labels, outgoing, replay, session, sse, streams, windows
+from tunneld.protocol.directions import Direction, Event, step
 from tunneld.protocol.messages import Connected, ErrorMessage, GoAway, Head, Hello, Open, Ping, StreamCancel, Wishes
-from tunneld.protocol.streams import Direction, Event, step
 from tunneld.server import conflicts, legacy, legacy_keys, legacy_stream, permissions, recovery
 from tunneld.server import replay as visitors
 

@@ -7,9 +7,10 @@ import pytest
 from tests.support.sessions import SMALL, Joined, Side
 from tunneld.errors import LocalError, RemoteError
 from tunneld.protocol import frames
+from tunneld.protocol.directions import Direction, Event, step
 from tunneld.protocol.frames import DATA, END, FIN, HEAD, STOP
 from tunneld.protocol.messages import Head, encode
-from tunneld.protocol.streams import MAX_INFORMATIONAL, Direction, Event, HeadTooLarge, step
+from tunneld.protocol.streams import MAX_INFORMATIONAL, HeadTooLarge
 
 _D, _E = Direction, Event
 
