@@ -28,8 +28,9 @@ from tunneld.server.stops import stop_key
 from tunneld.server.visit import Visit, passable, seconds
 
 if TYPE_CHECKING:
+    from tunneld.server.carriers import Carried
     from tunneld.server.ingress import Ingress
-    from tunneld.server.registry import Carried, Tunnel
+    from tunneld.server.registry import Tunnel
     from tunneld.wire.http_server import ServerConnection
     from tunneld.wire.ws_upgrade import Asked
 

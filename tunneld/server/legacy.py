@@ -36,10 +36,11 @@ from tunneld.protocol.messages import HeartbeatSettings, Open, SseSettings
 from tunneld.protocol.session import TEXT
 from tunneld.protocol.sinks import Sink
 from tunneld.protocol.windows import MemoryBudget
+from tunneld.server.carriers import Seen
 from tunneld.server.legacy_keys import MAX_KEYS
 from tunneld.server.legacy_stream import LegacyStream
 from tunneld.server.principals import Principal
-from tunneld.server.registry import Seen, SessionDirectory, Tunnel
+from tunneld.server.registry import SessionDirectory, Tunnel
 from tunneld.server.visitors.rules import Rules
 from tunneld.wire.flights import Flights
 from tunneld.wire.tcp_info import read_tcp_info

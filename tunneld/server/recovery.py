@@ -20,9 +20,9 @@ from tunneld.protocol.headers import Headers, get, is_encoded, is_event_stream, 
 from tunneld.protocol.messages import Open, decode_open
 
 if TYPE_CHECKING:
+    from tunneld.server.carriers import Carried
     from tunneld.server.events import EventBody
     from tunneld.server.exchange import Exchange
-    from tunneld.server.registry import Carried
 
 __all__ = ["Recovery"]
 

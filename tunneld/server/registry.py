@@ -6,16 +6,16 @@ A name is known from its first session until it is pushed out by newer names; `l
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from tunneld.errors import VisitorError
 from tunneld.protocol.grades import Thresholds
-from tunneld.protocol.messages import Headers, HeartbeatSettings, Open, SseSettings
+from tunneld.protocol.messages import HeartbeatSettings, Open, SseSettings
 from tunneld.protocol.quality import Quality
 from tunneld.protocol.resume import Kept
 from tunneld.protocol.session import Session
 from tunneld.protocol.sinks import Sink
+from tunneld.server.carriers import Carried, Carrier, Connection, Recovering
 from tunneld.server.conflicts import Conflicts
 from tunneld.server.pacing import Paced
 from tunneld.server.principals import OPEN, Principal
@@ -24,93 +24,11 @@ from tunneld.server.round_trips import RoundTrips
 from tunneld.server.visitors.rules import OPEN_RULES, Rules
 from tunneld.telemetry.metrics import LATENCY, Histogram
 from tunneld.telemetry.outages import Outages
-from tunneld.wire.tcp_info import TcpInfo
 
-__all__ = ["Carried", "Carrier", "Connection", "Recovering", "Registry", "Seen", "SessionDirectory", "Tunnel"]
+__all__ = ["Registry", "SessionDirectory", "Tunnel"]
 
 #: Agent processes whose last dial is remembered for one name.
 _MAX_INSTANCES = 16
-
-
-class Carried(Protocol):
-    """A visitor's request on its way through a tunnel of either dialect: what an exchange asks of a `Stream`."""
-
-    sink: Sink | None
-
-    def send(self, data: bytes) -> bool:
-        """Bytes of the request's body; False asks to pause until `Sink.writable`."""
-
-    def send_end(self, trailers: Headers | None = None) -> bool:
-        """The request is whole; False: its trailers were left out."""
-
-    def took(self, count: int) -> None:
-        """The visitor has taken so many bytes of the answer."""
-
-    def cancel(self, reason: str) -> None:
-        """End both directions now; nothing is called afterwards."""
-
-
-class Carrier(Protocol):
-    """What carries the requests of one name: a `Session`, or a connection of the older dialect."""
-
-    @property
-    def max_streams(self) -> int:
-        """Requests at one time."""
-
-    def open(self, request: Open, sink: Sink, *, ended: bool) -> Carried:
-        """Carry a request; raises VisitorError as `Session.open` does."""
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What is known of the agent at the other end.
-
-    Attributes:
-        peer: its address, for people.
-        agent_version: as it said; None: it did not.
-        connected_s: seconds that its connection stands.
-        last_heard_s: seconds since anything came.
-        round_trip_ms: of the last ping; None before the first.
-        kernel: what the kernel knows of the connection; None: nothing.
-    """
-
-    peer: str
-    agent_version: str | None
-    connected_s: float
-    last_heard_s: float | None
-    round_trip_ms: float | None
-    kernel: TcpInfo | None = None
-
-
-class Connection(Protocol):
-    """The connection that serves a name at present, or whose session is kept (server/tunnels.py, server/legacy.py).
-
-    Attributes:
-        peer: the address at its other end, for people.
-        round_trip: seconds of the last answered ping; None before.
-    """
-
-    peer: str
-    round_trip: float | None
-
-    def replaced(self, *, resumed: bool) -> None:
-        """A newer connection took the name over: write nothing more and close; end the session unless `resumed`."""
-
-    def seen(self, now: float) -> Seen:
-        """What operators are shown of it."""
-
-    def reconnect(self) -> None:
-        """An operator asks: close as if the network had, so that the agent dials again; the session is kept."""
-
-
-class Recovering(Protocol):
-    """An event stream that waits for the tunnel to go on (server/recovery.py)."""
-
-    def back(self) -> None:
-        """The tunnel takes new streams again. Called once; wait again to be told again."""
-
-    def forsaken(self) -> None:
-        """The agent left and will not come back in time."""
 
 
 class Tunnel:

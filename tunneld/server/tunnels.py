@@ -36,13 +36,14 @@ from tunneld.protocol.messages import (
 from tunneld.protocol.resume import Kept, Tokens
 from tunneld.protocol.session import Session
 from tunneld.protocol.windows import MemoryBudget
+from tunneld.server.carriers import Seen
 from tunneld.server.conflicts import PAUSE, Conflict
 from tunneld.server.names import NameRegistry
 from tunneld.server.permissions import Permissions
 from tunneld.server.permitting import Permitting
 from tunneld.server.principals import Principal
 from tunneld.server.probing import Prober
-from tunneld.server.registry import Seen, SessionDirectory, Tunnel
+from tunneld.server.registry import SessionDirectory, Tunnel
 from tunneld.server.visitors.rules import Rules
 from tunneld.server.welcome import TunnelPolicy, connected, new_session, refusal
 
