@@ -23,7 +23,7 @@ _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}" for st
 
 
 class AnswerSide(asyncio.Protocol):
-    """What a consumer writes with. `ServerConnection` is the other half, and the only subclass."""
+    """What a consumer writes with. `RequestSide` is the other half, and the only subclass."""
 
     __slots__ = (
         "_answer_done",
