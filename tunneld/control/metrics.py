@@ -21,6 +21,7 @@ from tunneld.telemetry.exposition import (
     histogram,
     near,
     of_each,
+    of_ended,
     of_traces,
     render,
     tallied,
@@ -136,12 +137,7 @@ def _of_streams(daemon: AgentDaemon, tunnels: list[AgentTunnel], named: Named) -
         named, ("", lambda each: sum(1 for one in each.proxy.exchanges.values() if one.stuck)),
     )  # fmt: skip
     counts = daemon.counts
-    yield counter("tunneld_streams_ended", "Streams that ended, and why.", ("kind", "reason"), [
-        (key, count) for key, count in sorted(counts.ended.items())
-    ])  # fmt: skip
-    yield histogram("tunneld_stream_duration_seconds", "From a stream's begin to its end.", ("kind",), [
-        ((kind,), life) for kind, life in sorted(counts.life.items())
-    ])  # fmt: skip
+    yield from of_ended(counts)
     yield histogram("tunneld_first_byte_seconds", "From a request's begin to the head of the service's answer.", (), [
         ((), counts.first_byte)
     ])  # fmt: skip

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from prometheus_client.utils import floatToGoString
 
 from tunneld import __version__
-from tunneld.telemetry.metrics import Histogram, open_descriptors
+from tunneld.telemetry.metrics import Histogram, StreamCounts, open_descriptors
 from tunneld.telemetry.usage import Usage
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ __all__ = [
     "histogram",
     "near",
     "of_each",
+    "of_ended",
     "of_traces",
     "render",
     "tallied",
@@ -184,6 +185,16 @@ def of_traces(tracer: Tracer | None) -> Iterator[Family]:
     if tracer is not None:
         rows = [(("sent",), tracer.sent), (("lost",), tracer.lost)]
         yield counter("tunneld_trace_spans", "Spans of traces, by what became of them.", ("outcome",), rows)
+
+
+def of_ended(counts: StreamCounts) -> Iterator[Family]:
+    """Of the streams of one process that are over."""
+    yield counter("tunneld_streams_ended", "Streams that ended, and why.", ("kind", "reason"), [
+        (key, count) for key, count in sorted(counts.ended.items())
+    ])  # fmt: skip
+    yield histogram("tunneld_stream_duration_seconds", "From a stream's begin to its end.", ("kind",), [
+        ((kind,), life) for kind, life in sorted(counts.life.items())
+    ])  # fmt: skip
 
 
 def _process(role: str, started: float) -> Iterator[Family]:

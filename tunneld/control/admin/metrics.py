@@ -15,7 +15,7 @@ from tunneld.protocol.grades import GRADES
 from tunneld.server.daemon import ServerDaemon
 from tunneld.server.registry import Tunnel
 from tunneld.server.usage import server_usage
-from tunneld.telemetry.exposition import Family, counter, gauge, histogram, near, of_traces, render, tallied
+from tunneld.telemetry.exposition import Family, counter, gauge, histogram, near, of_ended, of_traces, render, tallied
 
 if TYPE_CHECKING:
     from tunneld.control.alerting import Alerts
@@ -85,12 +85,7 @@ def _of_streams(daemon: ServerDaemon) -> Iterator[Family]:
     live = Counter(exchange.kind for exchange in ingress.exchanges.values())
     yield gauge("tunneld_streams", "Streams under way.", ("kind",), [((kind,), live[kind]) for kind in STREAM_KINDS])
     counts, totals = ingress.counts, ingress.totals
-    yield counter("tunneld_streams_ended", "Streams that ended, and why.", ("kind", "reason"), [
-        (key, count) for key, count in sorted(counts.ended.items())
-    ])  # fmt: skip
-    yield histogram("tunneld_stream_duration_seconds", "From a stream's begin to its end.", ("kind",), [
-        ((kind,), life) for kind, life in sorted(counts.life.items())
-    ])  # fmt: skip
+    yield from of_ended(counts)
     yield histogram("tunneld_first_byte_seconds", "From a request's begin to the head of its answer.", (), [
         ((), counts.first_byte)
     ])  # fmt: skip
