@@ -7,6 +7,7 @@ Header and path bytes are latin-1 text, written as UTF-8 and not escaped.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
@@ -371,13 +372,22 @@ def decode_text(payload: bytes) -> Message | None:
 def decode_open(payload: bytes) -> Open:
     """The payload of an OPEN; raises RemoteError ``protocol_error``."""
     request = _decode(_open, payload, "OPEN")
-    if not _VISIBLE(request.request_id) or len(request.request_id) > _MAX_ID:
+    plain = _is_plain(payload)
+    request_id = request.request_id
+    if len(request_id) > _MAX_ID or not ((plain and request_id.isalnum()) or _VISIBLE(request_id)):
         raise RemoteError("protocol_error", "an OPEN whose request id is not 1 to 128 visible ASCII characters")
-    if request.client and (len(request.client) > _MAX_CLIENT or not _VISIBLE(request.client)):
+    client = request.client
+    if client and (len(client) > _MAX_CLIENT or not _is_visible(client)):
         raise RemoteError("protocol_error", "an OPEN whose client address cannot be")
-    if not _is_plain(payload):
+    if not plain:
         _check_latin1("OPEN", request.headers, request.method, request.path)
     return request
+
+
+@lru_cache(1024)
+def _is_visible(text: str) -> bool:
+    """Whether it is visible ASCII alone; remembered, so for short texts that come again."""
+    return _VISIBLE(text) is not None
 
 
 def decode_head(payload: bytes) -> Head:
