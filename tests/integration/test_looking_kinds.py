@@ -13,7 +13,8 @@ from websockets.asyncio.client import connect
 
 from tests.support.looking import looking, stream_id
 from tests.support.running import settled
-from tunneld.agent.inspection import Seen, Tap, masked, unpacked, unsecret
+from tunneld.agent.inspection import Inspector, Tap, masked, unpacked, unsecret
+from tunneld.config.agent import InspectionConfig
 from tunneld.control.tailing import Tailing
 from tunneld.protocol.messages import Open
 
@@ -68,7 +69,7 @@ def test_what_only_says_that_it_is_packed_or_is_a_bomb_is_shown_as_bytes() -> No
     bomb = zlib.compress(bytes(10 << 20))
     for data in (b"data: plain\n\n", bomb):
         given: list[dict[str, Any]] = []
-        seen = Seen(Open("r", "GET", "/", []), 0.0, most=10)
+        seen = Inspector(InspectionConfig()).begin(Open("r", "GET", "/", []), 0.0)
         seen.answered(200, [("Content-Encoding", "deflate")], sse=True)
         seen.tap(Tap(10, given.append))
         seen.passed(data)
