@@ -286,3 +286,15 @@ async def test_a_server_that_drips_is_left_in_time(lines: Book) -> None:
 async def test_one_that_is_no_mail_server_is_told_of() -> None:
     with handmade(lambda talk: talk.sendall(b"554 go away\r\n")) as (port, _):
         assert await fault_of(target(port)) == "the server answered 554"
+
+
+async def test_one_whose_answer_never_ends_is_left_before_it_fills_the_memory() -> None:
+    def says(talk: socket.socket) -> None:
+        try:
+            while True:
+                talk.sendall(b"220-and more\r\n" * 1000)
+        except OSError:
+            pass
+
+    with handmade(says) as (port, _):
+        assert await fault_of(target(port, timeout=10)) == "the server says more than any mail server has to"

@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 from contextlib import suppress
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from tunneld.alerts import messages
@@ -17,6 +18,9 @@ from tunneld.alerts.messages import Message
 from tunneld.config.alerts import EmailTarget
 
 __all__ = ["send_mail"]
+
+_MOST = 64 * 1024
+"""Bytes of a server's answers, up to TLS and behind it."""
 
 
 async def send_mail(target: EmailTarget, message: Message) -> None:
@@ -27,6 +31,39 @@ async def send_mail(target: EmailTarget, message: Message) -> None:
         await talk.done
     finally:
         talk.hang_up()
+
+
+class _Bounded:
+    """What a server says, of which no more than `_MOST` bytes are read in all: an answer may have lines without end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._left = _MOST
+
+    def readline(self, most: int) -> bytes:
+        line = self._file.readline(most)
+        self._left -= len(line)
+        if self._left < 0:
+            raise Undelivered("the server says more than any mail server has to", final=True)
+        return line
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Client(smtplib.SMTP):
+    """The library's, which reads its answers from `file`."""
+
+    _bounded: _Bounded | None = None
+
+    @property
+    def file(self) -> _Bounded | None:
+        """What the library made of its socket."""
+        return self._bounded
+
+    @file.setter
+    def file(self, made: BinaryIO | None) -> None:
+        self._bounded = None if made is None else _Bounded(made)
 
 
 class _Talk:
@@ -127,7 +164,7 @@ class _Talk:
         context = trusting(target.ca_file)
         made = self._connected(host, parts.port or (465 if secure else 25))
         # Given a host it would connect by itself, out of reach of `hang_up`.
-        client = smtplib.SMTP(timeout=target.timeout)
+        client = _Client(timeout=target.timeout)
         client._host = host  # type: ignore[attr-defined]  # what STARTTLS checks the certificate for
         client.sock = made
         try:
