@@ -61,6 +61,8 @@ async def test_what_fires_by_a_rule_that_goes_is_over_for_whom_it_was_told(
         assert hook.bodies[1]["alerts"][0]["message"].endswith("Its rule was changed or taken away.")
         assert told == [("tunnel_down", "firing"), ("tunnel_down", "resolved")]
         assert watch.shown() == []
+        await asyncio.wait(watch._retired)
+        assert (watch.tally.sent, watch.tally.failed) == (2, 0), "what was counted stays, though its receiver is gone"
 
 
 async def test_a_receiver_that_is_new_is_told_what_fires_and_one_that_goes_that_it_is_over(
@@ -105,6 +107,7 @@ async def test_what_waits_for_a_receiver_that_goes_is_sent_and_what_it_does_not_
             await hook.until(1)
             watch.configure(())
             said = await lines.wait("2 alert messages to webhook")
+            assert (watch.tally.sent, watch.tally.failed) == (0, 2)
             assert said.text.endswith("were not sent: its rule is another now, and it did not take them in time.")
 
 
@@ -160,8 +163,8 @@ async def test_whatever_a_program_does_it_is_judged_by_how_it_ends(program: str,
 def test_a_program_is_run_so_on_the_daemons_own_loop_and_nothing_of_it_is_left() -> None:
     async def main() -> list[str | None]:
         faults = []
-        for program in ("exec 0<&-; exit 0", "yes >&2", "echo why >&2; exit 1"):
-            target = CommandTarget(command=["/bin/sh", "-c", program], timeout="1s", retry_for=0)
+        for program, timeout in (("exec 0<&-; exit 0", 8), ("yes >&2", 1), ("echo why >&2; exit 1", 8)):
+            target = CommandTarget(command=["/bin/sh", "-c", program], timeout=timeout, retry_for=0)
             async with delivering(target) as (_, put):
                 faults.append((await put(replace(MESSAGE, alerts=MESSAGE.alerts * 5000))).fault)
         return faults

@@ -15,7 +15,7 @@ from tunneld.alerts.messages import Message
 from tunneld.alerts.sending import send, told
 from tunneld.config.alerts import CommandTarget, EmailTarget, WebhookTarget
 
-__all__ = ["Delivery", "Outcome"]
+__all__ = ["Delivery", "Outcome", "Tally"]
 
 log = logging.getLogger("tunneld.alerts")
 
@@ -41,8 +41,25 @@ class _Waiting:
     done: Callable[[Outcome], None] | None
 
 
+@dataclass(slots=True)
+class Tally:
+    """Messages of all deliveries of a daemon, those that are no more among them.
+
+    Attributes:
+        sent: that arrived.
+        failed: that were given up, dropped or left.
+    """
+
+    sent: int = 0
+    failed: int = 0
+
+
 class Delivery:
     """To one target. `start`, then `put`, then `stop` or `finish`.
+
+    Args:
+        target: who is told.
+        tally: what is counted here is counted there too.
 
     Attributes:
         target: who is told.
@@ -51,8 +68,9 @@ class Delivery:
         last_error: why the last attempt failed; None: it did not.
     """
 
-    def __init__(self, target: Deliverable) -> None:
+    def __init__(self, target: Deliverable, tally: Tally | None = None) -> None:
         self.target = target
+        self._tally = tally if tally is not None else Tally()
         self.name = told(target)
         self.sent = self.failed = 0
         self.last_error: str | None = None
@@ -89,6 +107,7 @@ class Delivery:
             task.cancel()
             await asyncio.wait([task])
         if self._queue:
+            self._count(failed=len(self._queue))
             log.warning("%d alert messages to %s were not sent: %s.", len(self._queue), self.name, why)
 
     def put(self, message: Message, lasts: float, done: Callable[[Outcome], None] | None = None) -> None:
@@ -113,10 +132,16 @@ class Delivery:
         except TimeoutError:
             fault = f"no answer within {within:g} s"
         if fault is None:
-            self.sent += 1
+            self._count(sent=1)
         else:
-            self.failed += 1
+            self._count(failed=1)
         return Outcome(self.name, fault)
+
+    def _count(self, *, sent: int = 0, failed: int = 0) -> None:
+        self.sent += sent
+        self.failed += failed
+        self._tally.sent += sent
+        self._tally.failed += failed
 
     def _pop(self) -> _Waiting:
         """Take the first of the queue out."""
@@ -141,7 +166,7 @@ class Delivery:
                 return  # its place was taken
             if fault is None:
                 self._pop()
-                self.sent += 1
+                self._count(sent=1)
                 if waiting.done is not None:
                     waiting.done(Outcome(self.name, None))
                 return
@@ -168,7 +193,7 @@ class Delivery:
         return None, False
 
     def _end(self, waiting: _Waiting, why: str) -> None:
-        self.failed += 1
+        self._count(failed=1)
         log.error(
             "An alert to %s was given up: %s. It said: %s",
             self.name,

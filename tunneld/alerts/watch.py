@@ -11,7 +11,7 @@ from time import monotonic, time
 from types import MappingProxyType
 from typing import Literal
 
-from tunneld.alerts.delivery import Delivery, Outcome
+from tunneld.alerts.delivery import Delivery, Outcome, Tally
 from tunneld.alerts.facts import Gather
 from tunneld.alerts.messages import Message, Telling
 from tunneld.alerts.rules import Alert, Engine, Notice
@@ -50,6 +50,9 @@ class AlertWatch:
         facts: gathered at each look.
         role: ``agent`` or ``server``, for the source that messages name.
         tell: called with (alert, state, subject, message) of each alert that is told: for the daemon's own events.
+
+    Attributes:
+        tally: messages since the start, whatever became of the rules.
     """
 
     def __init__(self, rules: tuple[AlertRule, ...], facts: Gather, *, role: str, tell: Tell) -> None:
@@ -57,6 +60,7 @@ class AlertWatch:
         self._tell = tell
         self._source = f"{socket.gethostname()} ({role})"
         self._engine = Engine(rules)
+        self.tally = Tally()
         self._deliveries: dict[str, list[Delivery]] = {}
         self._retired: list[asyncio.Task[None]] = []
         self._timer: asyncio.Handle | None = None
@@ -147,7 +151,7 @@ class AlertWatch:
                     continue
                 found = next((one for one in left if one.target == target), None)
                 if found is None:
-                    found = Delivery(target)
+                    found = Delivery(target, self.tally)
                     found.start()
                     firing = [
                         alert for alert in self._engine.active.values() if alert.rule is rule and alert.told is not None

@@ -88,9 +88,8 @@ class Alerts:
         return counts
 
     def messages(self) -> tuple[int, int]:
-        """Messages to receivers that arrived, and that were given up."""
-        deliveries = self._watch.deliveries if self._watch is not None else []
-        return sum(one.sent for one in deliveries), sum(one.failed for one in deliveries)
+        """Messages to receivers that arrived, and that were given up, since the start."""
+        return (self._watch.tally.sent, self._watch.tally.failed) if self._watch is not None else (0, 0)
 
     def usage(self) -> Iterator[Usage]:
         """Of the receivers' queues, the fullest."""
