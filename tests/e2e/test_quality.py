@@ -260,11 +260,12 @@ def carried(seen: list[Packet], side: str, seconds: float) -> float:
 @pytest.mark.parametrize("filling", [("a download",), ("an upload",), ("a download", "an upload")], ids=" and ".join)
 def test_a_full_pipe_is_not_taken_for_a_slow_network(filling: tuple[str, ...]) -> None:
     with ends(delay=_PATH / 2, rate=_RATE, queue=256 << 10) as it:
-        for side, quality in it.after(20).items():
+        # Beside the first pings the ends load what they are asked by: of so many these are no twentieth.
+        for side, quality in it.after(120).items():
             assert (quality["grade"], quality["queue_ms"] < 30) == ("excellent", True), (side, quality)
         for what in filling:
             it.start("b", _FILL[what], what)
-        qualities = it.after(80)
+        qualities = it.after(200)
         seen = packets(it.log)
         for what in filling:
             full = carried(seen, "a" if what == "a download" else "b", 3)

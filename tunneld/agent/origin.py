@@ -364,10 +364,16 @@ _REASONS = {
 }
 
 
+#: By OpenSSL's number (X509_V_ERR_…): what the one who keeps the service can mend at once.
+_BAD_CERTIFICATES = {9: "its certificate is not valid yet", 10: "its certificate has expired"}
+
+
 def why(fault: Exception) -> str:
     """Why a connect failed, in words that name no address: they are shown to visitors."""
     if isinstance(fault, ssl.SSLCertVerificationError):
-        return "its certificate is not valid for its address, or not trusted"
+        return _BAD_CERTIFICATES.get(
+            getattr(fault, "verify_code", 0), "its certificate is not valid for its address, or not trusted"
+        )
     if isinstance(fault, ssl.SSLError):
         return "TLS failed"
     if isinstance(fault, socket.gaierror | UnicodeError):

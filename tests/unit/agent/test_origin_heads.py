@@ -89,6 +89,13 @@ def test_an_answer_loses_what_names_the_service() -> None:
     assert answer == [("Location", "/x"), ("A", "b")]
 
 
+def _refused(code: int) -> ssl.SSLCertVerificationError:
+    """As OpenSSL refuses a certificate, with its number."""
+    fault = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    fault.verify_code = code
+    return fault
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
@@ -102,6 +109,9 @@ def test_an_answer_loses_what_names_the_service() -> None:
             ssl.SSLCertVerificationError(1, "self-signed"),
             "its certificate is not valid for its address, or not trusted",
         ),
+        (_refused(10), "its certificate has expired"),
+        (_refused(9), "its certificate is not valid yet"),
+        (_refused(18), "its certificate is not valid for its address, or not trusted"),
         (ssl.SSLError(1, "wrong version number"), "TLS failed"),
         (OSError("something with 127.0.0.1"), "connection failed"),
     ],
