@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Iterable, Iterator
 
 import pytest
 from hypothesis import example, given
@@ -25,7 +26,7 @@ from tunneld.telemetry.usage import Usage
 OPEN = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"
 
 
-async def text_of(families: list[Family], accept: str = "") -> str:
+async def text_of(families: Iterable[Family | None], accept: str = "") -> str:
     text, kind = await render(families, role="agent", started=1.5, accept=accept)
     assert kind.startswith("application/openmetrics-text" if accept else CONTENT_TYPE)
     return text.decode()
@@ -216,3 +217,21 @@ async def test_the_loop_turns_while_a_long_text_is_made() -> None:
     assert len(read(text)) > 3200
     assert turns >= 10
     assert turns <= took / 0.001 + 2
+
+
+def test_bounds_that_each_take_a_look_at_all_tunnels_are_looked_at_one_at_a_time() -> None:
+    looked: list[str] = []
+
+    def usages() -> Iterator[Usage]:
+        for name in ("memory", "tunnels", "replay"):
+            looked.append(name)
+            yield Usage(name, 1, 4)
+
+    families = near(usages())
+    for count in (1, 2, 3):
+        assert next(families) is None  # the loop may turn
+        assert len(looked) == count
+    assert [family.name for family in families if family is not None] == [
+        "tunneld_limit_used_ratio",
+        "tunneld_kept_used_ratio",
+    ]
