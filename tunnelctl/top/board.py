@@ -34,6 +34,10 @@ SORTS: dict[Panel, tuple[tuple[str, _Order], ...]] = {
         ("events", lambda one: one["events"]),
     ),
 }
+_MOVES = {
+    "up": -1, "k": -1, "down": 1, "j": 1, "pageup": -_PAGE, "pagedown": _PAGE,
+    "home": -(10**9), "g": -(10**9), "end": 10**9, "G": 10**9,
+}  # fmt: skip
 _DOWN = frozenset({"rtt", "bytes", "events", "age", "idle"})  # the largest first
 _KEYS: dict[Panel, str] = {"tunnels": "name", "streams": "request_id"}
 _SEARCHED: dict[Panel, tuple[str, ...]] = {
@@ -75,6 +79,7 @@ class Board:
         self.wish: Wish | None = None
         self.sparks: dict[str, deque[float | None]] = {}
         self.rates = (0.0, 0.0)
+        self._scroll = 0
         self._rows: dict[Panel, list[dict[str, Any]]] = {"tunnels": [], "streams": []}
         self._at: dict[Panel, int] = {"tunnels": 0, "streams": 0}
         self._chosen: dict[Panel, str] = {"tunnels": "", "streams": ""}
@@ -128,6 +133,11 @@ class Board:
         rows = self.rows(self.panel)
         return rows[self._at[self.panel]] if rows else None
 
+    def scrolled(self, most: int) -> int:
+        """Lines of the details, or of the help, that were scrolled away: at most so many."""
+        self._scroll = min(self._scroll, max(0, most))
+        return self._scroll
+
     # -- keys --------------------------------------------------------------------------------------------
 
     def key(self, key: str) -> Wish | None:
@@ -141,27 +151,19 @@ class Board:
             if key in ("q", "escape", "enter", "?", "i"):
                 self.mode = "list"
                 return None
+            if key in _MOVES:
+                self._scroll = max(0, self._scroll + _MOVES[key])
+                return None
             if self.mode == "help" or key not in ("c", "r"):
                 return None
             self.mode = "list"
         return self._command(key)
 
     def _command(self, key: str) -> Wish | None:
-        moves = {
-            "up": -1,
-            "k": -1,
-            "down": 1,
-            "j": 1,
-            "pageup": -_PAGE,
-            "pagedown": _PAGE,
-            "home": -(10**9),
-            "g": -(10**9),
-        }
-        moves |= {"end": 10**9, "G": 10**9}
         if key == "q":
             return Wish("quit")
-        if key in moves:
-            self._move(moves[key])
+        if key in _MOVES:
+            self._move(_MOVES[key])
         elif key == "tab":
             self.panel = "streams" if self.panel == "tunnels" else "tunnels"
         elif key == "s":
@@ -179,9 +181,9 @@ class Board:
             self._filter("")
             self.message = ""
         elif key in ("enter", "i") and self.chosen is not None:
-            self.mode = "details"
+            self.mode, self._scroll = "details", 0
         elif key in ("?", "h"):
-            self.mode = "help"
+            self.mode, self._scroll = "help", 0
         elif key in ("c", "r"):
             self._ask(key)
         return None

@@ -53,13 +53,15 @@ _STREAMS = (
 _HELP = (
     ("Tab", "between tunnels and streams"),
     ("Up Down j k", "choose a row; PgUp, PgDn, Home, End too"),
-    ("Enter", "all that is known of the row"),
+    ("Enter  i", "all that is known of the row; Up, Down"),
     ("s  S", "sort by the next column; the other way round"),
     ("/", "filter: words that a row must have; Esc ends it"),
     ("c", "cancel the stream"),
     ("r", "let the tunnel reconnect"),
     ("q", "leave"),
 )
+_KEYS = ("q quit", "? help", "Tab panel", "s sort", "/ filter", "c cancel", "r reconnect", "i details")
+"""Of the foot, those first that are missed most where it is narrow."""
 _BARS = "▁▂▃▄▅▆▇█"
 _PLAIN_BARS = "_.-:=+*#"
 _PLAIN = {ord("…"): "~", ord("·"): "-"}  # the signs of our own, where the terminal may not show them
@@ -93,9 +95,9 @@ def draw(board: Board, width: int, height: int, *, unicode: bool = True) -> list
     lines = [Line(elide(_head(board), width), head=True)]
     room = max(4, height - 3)
     if board.mode == "help":
-        lines += [Line(""), *_pairs(_HELP, width)]
+        lines += _scrolled(board, _pairs(_HELP, width), height - 3)
     elif board.mode == "details" and board.chosen is not None:
-        lines += [Line(""), *_pairs(_details(board.panel, board.chosen), width)]
+        lines += _scrolled(board, _pairs(_details(board.panel, board.chosen), width), height - 3)
     else:
         above = min(max(1, board.count("tunnels")), max(2, (room - 4) // 3))
         lines += _panel(board, "tunnels", above, screen, unicode)
@@ -103,7 +105,7 @@ def draw(board: Board, width: int, height: int, *, unicode: bool = True) -> list
         lines += _panel(board, "streams", max(1, height - len(lines) - 3), screen, unicode)
     lines = lines[: height - 1]
     lines += [Line("")] * (height - 1 - len(lines))
-    lines.append(Line(elide(_foot(board), width), head=board.mode in ("confirm", "filter")))
+    lines.append(Line(elide(_foot(board, width), width), head=board.mode in ("confirm", "filter")))
     return lines if unicode else [replace(one, text=one.text.translate(_PLAIN)) for one in lines]
 
 
@@ -116,7 +118,15 @@ def _head(board: Board) -> str:
     )
 
 
-def _foot(board: Board) -> str:
+def _scrolled(board: Board, lines: list[Line], room: int) -> list[Line]:
+    """As many of the lines as there is room for; above them stands whether there are more."""
+    most = len(lines) - max(1, room)
+    start = board.scrolled(most)
+    more = "" if most <= 0 else f"  lines {start + 1}-{start + max(1, room)} of {len(lines)}: Up, Down"
+    return [Line(more), *lines[start : start + max(1, room)]]
+
+
+def _foot(board: Board, width: int) -> str:
     if board.mode == "confirm" and board.wish is not None:
         chosen = board.chosen or {}
         of = f"{chosen.get('path', '')} of {chosen.get('tunnel', '')}" if board.wish.what == "cancel" else board.wish.of
@@ -127,7 +137,11 @@ def _foot(board: Board) -> str:
         return "Esc goes back"
     if board.message:
         return clean(board.message)
-    return "q quit  Tab panel  s sort  / filter  Enter details  c cancel  r reconnect  ? help"
+    shown, *others = _KEYS
+    for each in others:  # whole ones, as many as there is room for
+        if len(f"{shown}  {each}") <= width:
+            shown = f"{shown}  {each}"
+    return shown
 
 
 def _panel(board: Board, panel: Panel, room: int, screen: Screen, unicode: bool) -> list[Line]:

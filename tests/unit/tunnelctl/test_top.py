@@ -181,3 +181,32 @@ def test_keys_of_a_terminal() -> None:
     assert list(parse_keys("\x1b\x1b[A")) == ["escape", "up"]
     assert list(parse_keys("\x1b[1;5Cq")) == ["q"]
     assert list(parse_keys("\x1b[")) == []
+
+
+def test_details_that_are_longer_than_the_screen_are_scrolled() -> None:
+    made = board()
+    press(made, "tab", "enter")
+    lines = shown(made, 40, 10)
+    assert (len(lines), max(map(len, lines)) <= 40) == (10, True)
+    first = lines[1]
+    assert first.startswith("  lines 1-7 of ")
+    seen = set(lines)
+    for _ in range(30):
+        press(made, "down")
+        lines = shown(made, 40, 10)
+        assert len(lines) == 10
+        seen |= set(lines)
+    assert any(line.startswith("  to the visitor") for line in seen)
+    press(made, "up")  # of thirty steps no more are undone than were made
+    assert shown(made, 40, 10) != lines
+    press(made, "home")
+    assert shown(made, 40, 10)[1] == first
+    press(made, "escape", "enter")
+    assert shown(made, 40, 10)[1] == first
+    assert not any("lines 1-" in line for line in shown(made, 80, 40))
+
+
+def test_the_foot_names_whole_keys_as_many_as_there_is_room_for() -> None:
+    made = board()
+    assert shown(made, 40, 10)[-1] == "q quit  ? help  Tab panel  s sort"
+    assert shown(made, 80, 24)[-1].endswith("r reconnect  i details")
