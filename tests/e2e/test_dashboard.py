@@ -306,7 +306,9 @@ return first && window.feedAt && [first.startTime, window.feedAt];
 PAINT = """
 const first = performance.getEntriesByName("first-contentful-paint")[0];
 const blocking = performance.getEntriesByType("resource").filter((each) => each.renderBlockingStatus === "blocking");
-const before = performance.getEntriesByType("resource").filter((each) => first && each.startTime < first.startTime);
+// A page that is not painted within half a second begins all the same.
+const until = Math.min(500, first?.startTime ?? 0);
+const before = performance.getEntriesByType("resource").filter((each) => each.startTime < until);
 return first && [first.startTime, blocking.map((each) => each.name), before.map((each) => each.name.split("/").at(-1))];
 """
 

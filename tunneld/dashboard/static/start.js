@@ -5,7 +5,8 @@ const MODULES = ["app", "changes", "curves", "details", "feed", "known", "lookin
 // A page that is not seen is never painted, and one may be hidden meanwhile: then it begins all the same.
 function painted() {
   return new Promise((done) => {
-    new PerformanceObserver(done).observe({ type: "paint", buffered: true });
+    const look = (list) => list.getEntriesByName("first-contentful-paint").length && done(); // the first may be of the paper alone
+    new PerformanceObserver(look).observe({ type: "paint", buffered: true });
     setTimeout(done, document.hidden ? 0 : 500);
   });
 }
