@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import resource
 import signal
+import sys
+import threading
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from tunneld.config.advice import otlp_missing
 from tunneld.config.common import TelemetryConfig
@@ -31,6 +35,8 @@ _STATUS_EVERY = 10.0
 #: Seconds between two requests for more time while the daemon stops, and how much each asks for: a loop that hangs
 #: asks for nothing, and is killed.
 _MORE_EVERY, _MORE = 5.0, 15.0
+#: Seconds that a loop may take to close once its work is over.
+_CLOSE = 5.0
 
 
 class Daemon(Protocol):
@@ -97,8 +103,43 @@ def tracer(telemetry: TelemetryConfig, *, role: str) -> Tracer | None:
 
 def run(main: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
     """Run a coroutine on uvloop where it is installed, on asyncio's own loop elsewhere."""
-    with asyncio.Runner(loop_factory=event_loop) as runner:
-        return runner.run(main())
+    with _Closing() as closing, asyncio.Runner(loop_factory=event_loop) as runner:
+        try:
+            result = runner.run(main())
+        except BaseException as error:
+            closing.begins(1, error)
+            raise
+        closing.begins(result if isinstance(result, int) else 0, None)
+        return result
+
+
+class _Closing:
+    """Ends the process where its loop does not: uvloop was seen to wait for ever when it was closed behind an exception
+    with transports open, and a daemon that failed has to leave, so that it is started again."""
+
+    def __init__(self) -> None:
+        self._timer: threading.Timer | None = None
+
+    def begins(self, status: int, error: BaseException | None) -> None:
+        """The loop is about to be closed; with `status` the process ends where that takes longer than `_CLOSE`."""
+        self._timer = threading.Timer(_CLOSE, self._leave, (status, error))
+        self._timer.daemon = True
+        self._timer.start()
+
+    @staticmethod
+    def _leave(status: int, error: BaseException | None) -> None:
+        if error is not None:
+            traceback.print_exception(error)
+        print(f"The loop did not close within {_CLOSE:g} s; leaving without.", file=sys.stderr, flush=True)
+        os._exit(status)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join()
 
 
 def main(make: Callable[[], Daemon], level: logs.Level, format: logs.Format, *, burst: int = logs.BURST) -> int:
