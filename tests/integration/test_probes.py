@@ -185,7 +185,7 @@ async def test_a_server_that_knows_no_probes_leaves_it_to_the_agent(
     lines: Book, service: tuple[Service, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An older server: `connected` without the key. Being connected, and the agent's own look, are all there is."""
-    monkeypatch.setattr("tunneld.server.tunnels.Connected", _without_probe)
+    monkeypatch.setattr("tunneld.server.welcome.Connected", _without_probe)
     monkeypatch.setattr("tunneld.server.probing.Prober.start", lambda *_: None)
     _, url = service
     port = free_port()

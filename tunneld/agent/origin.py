@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from tunneld.config.service import Service
 from tunneld.wire.closewatch import CloseWatch
+from tunneld.wire.dial import dial
 from tunneld.wire.http_client import AnswerReader, AnswerSink, BadAnswer
 from tunneld.wire.short_reads import UNCOUNTED
 from tunneld.wire.sockets import descriptor, reset
@@ -77,18 +78,28 @@ class Origin:
         if service.scheme == "unix":
             sock = await _connect_unix(service.path)
             await loop.create_unix_connection(lambda: connection, sock=sock)
-        elif self.tls is not None:
+        else:
+            # By a socket of our own: the loops' own dial looks names up in the few threads that they have for all.
+            sock = await dial(service.host, service.port)
+            try:
+                await self._over(sock, connection, loop)
+            except BaseException:
+                sock.close()
+                raise
+        return connection
+
+    async def _over(self, sock: socket.socket, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
+        """Use a socket that is connected."""
+        if self.tls is None:
+            await loop.create_connection(lambda: connection, sock=sock)
+        else:
             await loop.create_connection(
                 lambda: connection,
-                service.host,
-                service.port,
+                sock=sock,
                 ssl=self.tls,
-                server_hostname=service.host,
+                server_hostname=self.service.host,
                 ssl_shutdown_timeout=_SHUTDOWN,
             )
-        else:
-            await loop.create_connection(lambda: connection, service.host, service.port)
-        return connection
 
 
 async def _connect_unix(path: str) -> socket.socket:

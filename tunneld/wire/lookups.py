@@ -57,7 +57,11 @@ async def lookup(
 
     if not _room.acquire(blocking=False):
         raise socket.gaierror(socket.EAI_AGAIN, f"{_MOST} lookups of names hang: the resolver does not answer")
-    threading.Thread(target=work, name="lookup", daemon=True).start()
+    try:
+        threading.Thread(target=work, name="lookup", daemon=True).start()
+    except RuntimeError as error:  # no more threads are to be had
+        _room.release()
+        raise socket.gaierror(socket.EAI_AGAIN, f"no thread for a lookup: {error}") from None
     return await done
 
 

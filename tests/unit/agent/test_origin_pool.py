@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from tunneld.agent.origin import Connection, Origin
 from tunneld.agent.pool import Pool
 from tunneld.agent.probe import _Check
 from tunneld.config.service import parse_service
+from tunneld.wire import dial as dial_module
 
 
 class Client(_Check):
@@ -140,3 +142,21 @@ async def test_close_stops_connects_that_have_not_begun() -> None:
         await pool.wait_closed()
         assert pool.connecting == pool.open == 0
         assert not any(client.connection or client.detail for client in clients)
+
+
+@on_both_loops
+async def test_a_service_is_looked_up_beside_the_loops_own_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name as any other: a resolver that hangs holds up no other service, and no end of the agent."""
+    asked: list[str] = []
+
+    async def resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, Any]]:
+        asked.append(host)
+        return [(socket.AF_INET6, ("::1", port, 0, 0)), (socket.AF_INET, ("127.0.0.1", port))]
+
+    monkeypatch.setattr(dial_module, "resolve", resolve)
+    async with serving(silent) as address:
+        pool, client = made(address.replace("127.0.0.1", "service.example.org")), Client()
+        pool.want(client)
+        await turns_until(lambda: client.connection is not None)
+        assert asked == ["service.example.org"], "and the second address was taken, the first being refused"
+        pool.close()
