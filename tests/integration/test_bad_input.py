@@ -127,9 +127,9 @@ def test_receivers_that_fail_and_a_port_that_is_taken_disturb_no_tunnel(stack: E
     for process in (agent, server):
         for words in (
             ("webhook", "given up", "within 0.5 s"),
-            ("webhook", "given up", "500"),
+            ("webhook", "given up", "answered 500"),
             ("webhook", "given up", "a redirect is not followed"),
-            ("ops@example.org", "given up", "554"),
+            ("ops@example.org", "given up", "answered 554"),
         ):
             wait_for(functools.partial(said, process, *words), f"{process.name}: {words}")
             assert len(said(process, *words)) == 1, said(process, *words)
