@@ -21,7 +21,7 @@ from tunneld.config.load import load_agent
 from tunneld.errors import ConfigError, VisitorError
 from tunneld.protocol.links import secret_of, sign
 from tunneld.protocol.messages import Connected
-from tunneld.server import tunnels
+from tunneld.server import welcome
 
 KEY = "k-0123456789abcdef"
 
@@ -108,7 +108,7 @@ async def test_a_server_that_enforces_nothing_gets_no_protected_tunnel(monkeypat
     def old(**said: Any) -> Connected:
         return Connected(**(said | {"access": None}))
 
-    monkeypatch.setattr(tunnels, "Connected", old)
+    monkeypatch.setattr(welcome, "Connected", old)
     service = SampleService()
     settings = tunnel(service, {"mode": "key", "keys": [key(KEY)]})
     try:

@@ -39,7 +39,7 @@ CHECKS = {
 }
 """The ids of findings, which stay as they are, and what each looks at; the manual is made of them."""
 # To the last one: a password may hold a slash or another. Tried once in each word, whose length its time grows with.
-_USERINFO = re.compile(r"(?<![^\s\"'<>])((?:(?!://)[^\s\"'<>])*+://)[^\s\"'<>]*@")
+_USERINFO = re.compile(r"(?<![^\s\"'<>])((?:(?!://)[^\s\"'<>])*://)[^\s\"'<>]*@")
 _QUERY = re.compile(r"\?[^\s\"']+")
 
 

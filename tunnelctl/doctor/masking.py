@@ -77,7 +77,8 @@ _CREDENTIALS = [
     (re.compile(r"\btnl_[0-9A-Za-z_-]+"), HIDDEN),
     (re.compile(r"(?i)(?<=v2/)[^/?#\s\"']+|(?<=v2%2F)[^/?#\s\"'%]+"), HIDDEN),
     (
-        re.compile(rf"(?<!{_NAME})((?:(?!\beyJ{_NAME}{{8}}){_NAME})*+)eyJ{_NAME}++(?:\.{_NAME}++){{1,4}}"),
+        # No `*+` around a group: before Python 3.11.5 that loses what the group took.
+        re.compile(rf"(?<!{_NAME})((?:(?!\beyJ{_NAME}{{8}}){_NAME})*)\beyJ{_NAME}{{8}}{_NAME}*+(?:\.{_NAME}++){{1,4}}"),
         rf"\1{HIDDEN}",
     ),
     (re.compile(r"\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}|sha256:[0-9a-fA-F]{64}"), HIDDEN),

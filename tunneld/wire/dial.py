@@ -64,7 +64,8 @@ async def dial(host: str, port: int, *, local_addr: tuple[str, int] | None = Non
 
 
 async def _attempt(family: socket.AddressFamily, address: Any, local_addr: tuple[str, int] | None) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    # Said by its name: asyncio sets TCP_NODELAY on no other.
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         sock.setblocking(False)
         if local_addr is not None:
