@@ -221,6 +221,22 @@ async def test_read_only_socket(agent: MemoryAgent, path: Path) -> None:
     assert (len(agent.live), agent.draining) == (3, False)
 
 
+async def test_what_is_refused_is_noted_once_in_a_short_line(
+    path: Path, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "tunneld.control")
+    long = "/v1/" + "x" * 10_000
+    transport = httpx.AsyncHTTPTransport(uds=str(path.with_name("r.sock")), verify=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", verify=False) as reader:
+        problem(await reader.put(long), "read_only")
+    problem(await client.put(long, headers={"Origin": "http://page.example"}), "web_page_refused")
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 2
+    assert all(len(line) < 400 for line in lines)
+    assert "…': read_only, by " in lines[0]
+    assert "…' of a web page, by " in lines[1]
+
+
 async def test_every_change_is_logged_with_who_made_it(
     agent: MemoryAgent, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -136,8 +136,13 @@ def noting(scope: Scope, send: Send) -> Send:
 async def note_refusal(scope: Scope, code: str) -> None:
     """Note a change that was asked for and not made, once, and what it was answered."""
     if not scope["state"].get("noted"):
-        path = scope["path"] if len(scope["path"]) <= _SHOWN else scope["path"][:_SHOWN] + "…"
-        await audit(scope, "refused", f"refused {scope['method']} {path!r}: {code}", failed=True)
+        await audit(scope, "refused", f"refused {_asked(scope)}: {code}", failed=True)
+
+
+def _asked(scope: Scope) -> str:
+    """Its method and its path, as far as a line needs it."""
+    path = scope["path"] if len(scope["path"]) <= _SHOWN else scope["path"][:_SHOWN] + "…"
+    return f"{scope['method']} {path!r}"
 
 
 class Guard:
@@ -174,12 +179,11 @@ async def _refusal(scope: Scope) -> Problem | None:
     names = {name for name, _ in scope["headers"]}
     sites = {value for name, value in scope["headers"] if name == b"sec-fetch-site"}
     if b"origin" in names or not sites <= {b"none"}:
-        await audit(scope, "refused", f"refused {scope['method']} {scope['path']!r} of a web page", failed=True)
+        await audit(scope, "refused", f"refused {_asked(scope)} of a web page", failed=True)
         return Problem("web_page_refused")
     if len(hosts) != 1 or hosts[0].lower() != b"localhost":
         return Problem("misdirected")
     if scope["method"] not in _READS and scope.get("state", {}).get("readonly"):
-        await audit(scope, "refused", f"refused {scope['method']} {scope['path']!r}: read only", failed=True)
         return Problem("read_only")
     return None
 

@@ -5,6 +5,7 @@ import asyncio
 from tests.unit.dashboard.test_feed import Daemon
 from tunneld.dashboard.history import History
 from tunneld.dashboard.sampler import Sampler, clock
+from tunneld.dashboard.source import Brief
 
 
 async def test_every_tunnel_is_sampled_again_and_again_until_it_stops() -> None:
@@ -15,7 +16,7 @@ async def test_every_tunnel_is_sampled_again_and_again_until_it_stops() -> None:
     rounds: dict[str, int] = {}
 
     class Counting(Sampler):
-        def sample(self, brief):  # type: ignore[no-untyped-def]
+        def sample(self, brief: Brief) -> None:
             super().sample(brief)
             rounds[brief.name] = rounds.get(brief.name, 0) + 1
             if brief.name == "t59" and rounds["t59"] == 3:
@@ -42,7 +43,7 @@ async def test_a_timer_that_fires_early_samples_no_period_twice() -> None:
         return (loop.time() - begin) * 0.9
 
     class Noting(Sampler):
-        def sample(self, brief):  # type: ignore[no-untyped-def]
+        def sample(self, brief: Brief) -> None:
             points.setdefault(brief.name, []).append(int(late() // period))
             if len(points[brief.name]) == 6:
                 seen.set()
