@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.eventsource import BOM
@@ -16,12 +16,14 @@ answers = st.lists(st.tuples(lines, ends).map(b"".join), max_size=30).map(b"".jo
 
 @settings(deadline=None)
 @given(data=st.one_of(answers, answers.map(lambda data: BOM + data), st.binary(max_size=60)), size=st.integers(1, 20))
+@example(data=b": c\nid: 3\n\n", size=1)  # a comment before what is left out
+@example(data=b"id: 4\nid\n\nid: 4\n\n", size=1)  # an id that only this answer sent
 def test_cuts_change_nothing(data: bytes, size: int) -> None:
     outcomes = []
     for step in (len(data) or 1, size, 1):
         before = EventSplitter(1000)
         before.feed(b"id: 1\ndata\n\nid: 2\ndata\n\nid: 3\ndata\n\n")
-        reader = Continuation(b"3", before.sent, 1000)
+        reader = Continuation(b"3", before.sent_so_far(), 1000)
         before.begin_anew()
         out, left = b"", data
         while left and not reader.settled:

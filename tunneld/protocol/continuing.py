@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tunneld.protocol.sse import BLOCK, EventSplitter, own_id
+from tunneld.protocol.sse import BLOCK, LEAD, EventSplitter, own_id
 
 __all__ = ["Continuation"]
 
@@ -12,13 +12,14 @@ __all__ = ["Continuation"]
 class Continuation:
     """Reads an answer to a request with ``Last-Event-ID`` until it has shown whether the service resumed.
 
-    Events with exactly the last id were sent before: they are left out. Events without an id of their own are new,
+    Events with exactly the last id were sent before: they are left out, from their first field on (what stands before
+    that is passed on as it comes, and nobody knows yet whose it is). Events without an id of their own are new,
     whatever comes of the rest. The first other id decides: one that was sent lately means that the service began
     anew. Of an event over `max_event` what came at once decides, if it names an id; it is passed on in pieces.
 
     Args:
         last_id: the id that was asked for, in octets.
-        sent: whether an id is one of those sent lately.
+        sent: whether an id is one of those sent lately, before this answer.
         max_event: bytes of a block that may be held.
 
     Attributes:
@@ -51,7 +52,8 @@ class Continuation:
             end = match.end()
             own = own_id(match.group())
             if own == self._last_id:
-                pieces.append(text[start : match.start()])
+                lead = LEAD.match(text, match.start())
+                pieces.append(text[start : lead.end() if lead else match.start()])
                 start = end
                 self.dropped += 1
             elif own and self._judge(own):

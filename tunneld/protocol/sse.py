@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from array import array
+from collections.abc import Callable
 
-__all__ = ["BLOCK", "MAX_ID", "REMEMBERED", "EventCounter", "EventSplitter", "own_id", "rewrite_endpoint"]
+__all__ = ["BLOCK", "LEAD", "MAX_ID", "REMEMBERED", "EventCounter", "EventSplitter", "own_id", "rewrite_endpoint"]
 
 MAX_ID = 1024  # bytes of an id that is still usable
 REMEMBERED = 64  # ids sent last whose hashes are kept (PROTOCOL.md, recovery)
@@ -22,7 +23,8 @@ _MAX_RETRY_DIGITS = 12
 # One line end is CR, LF or CRLF; atomic, so that a CRLF is never taken for two of them.
 _LINE_END = re.compile(rb"(?>\r\n?|\n)")
 _BLANK = re.compile(rb"(?>\r\n?|\n)(?>\r\n?|\n)+")
-_LEAD = re.compile(rb"(?>(?::[^\r\n]*+)?(?>\r\n?|\n))++")
+#: What stands before a block's first field: comments and empty lines, which are never held.
+LEAD = re.compile(rb"(?>(?::[^\r\n]*+)?(?>\r\n?|\n))++")
 #: One block: lines, comments among them, up to and with an empty line.
 BLOCK = re.compile(rb"(?>[^\r\n]++(?>\r\n?|\n))++(?>\r\n?|\n)")
 _ID_LINE = re.compile(rb"(?:^|(?<=[\r\n]))id(?:: ?([^\r\n]*))?(?=[\r\n])")
@@ -324,6 +326,11 @@ class EventSplitter(EventCounter):
         """Whether this id is one of those sent last (by its hash)."""
         return self._ids is not None and hash(event_id) in self._ids[-self._most :]
 
+    def sent_so_far(self) -> Callable[[bytes], bool]:
+        """`sent` as it answers now, whatever is sent from here on."""
+        ids = frozenset(self._ids[-self._most :] if self._ids is not None else ())
+        return lambda event_id: hash(event_id) in ids
+
     def begin_anew(self) -> None:
         """Another answer goes on with these events, from its first byte: what is held of the last one is dropped."""
         self._held = bytearray()
@@ -426,7 +433,7 @@ class EventSplitter(EventCounter):
                 cut = match.end()
         # Only a line end in this very chunk can complete a comment: without it a long one is not read again.
         if cut < len(held) and (10 in chunk or 13 in chunk):
-            lead = _LEAD.match(held, cut)
+            lead = LEAD.match(held, cut)
             if lead is not None:
                 cut = lead.end()
         whole = bytes(held[:cut])
@@ -439,7 +446,7 @@ class EventSplitter(EventCounter):
         """Whether whole blocks hold one that would have been passed on in pieces, had it come in pieces."""
         at = 0
         while True:
-            lead = _LEAD.match(text, at)
+            lead = LEAD.match(text, at)
             if lead is not None:
                 if any(len(line) > self.max_event for line in _LINE_END.split(lead.group())):
                     return True

@@ -199,7 +199,7 @@ class Recovery:
             self._fail(f"the service answered {status} and no event stream that could go on")
             return
         splitter = self._events.splitter
-        self._continuation = Continuation(splitter.last_id, splitter.sent, self._exchange.tunnel.max_event)
+        self._continuation = Continuation(splitter.last_id, splitter.sent_so_far(), self._exchange.tunnel.max_event)
         self._begun = splitter.events, monotonic()
         self._stop_timers()
         self._exchange.recovered()

@@ -17,7 +17,7 @@ def fed(data: bytes, size: int, *, sent: int = 5, max_event: int = 1000) -> tupl
     before = EventSplitter(1000)
     for number in range(1, sent + 1):
         before.feed(event(number))
-    reader = Continuation(str(sent).encode(), before.sent, max_event)
+    reader = Continuation(str(sent).encode(), before.sent_so_far(), max_event)
     out = b""
     while data and not reader.settled:
         out += reader.feed(data[:size])
@@ -71,3 +71,8 @@ def test_what_was_held_is_dropped_when_another_answer_goes_on() -> None:
     assert splitter.held == 0
     assert splitter.feed(b"\xef\xbb\xbf" + event(2)) == event(2)
     assert (splitter.events, splitter.last_event_id, splitter.recoverable) == (2, "2", True)
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_comments_before_an_event_that_is_left_out_pass_however_they_come(size: int) -> None:
+    assert fed(b": quiet\n\n: beat\n" + event(5) + event(6), size)[0] == b": quiet\n\n: beat\n" + event(6)
