@@ -277,7 +277,7 @@ async def test_a_kept_session_of_a_revoked_token_ends(operator: Operator) -> Non
 
 
 async def test_a_token_that_expires_or_is_rotated_closes_its_tunnels(operator: Operator, server: ServerDaemon) -> None:
-    _, short = operator.create("short --expires 1s")
+    _, short = operator.create("short --expires 4s")
     token, secret = operator.create("app")
     await settled(lambda: len(server.access.credentials) == 2)
     async with (
