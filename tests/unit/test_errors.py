@@ -3,6 +3,9 @@ import re
 
 import pytest
 
+from tunneld.codes.operators import OPERATORS
+from tunneld.codes.tunnels import TUNNELS
+from tunneld.codes.visitors import VISITORS
 from tunneld.errors import (
     CODES,
     ConfigError,
@@ -25,6 +28,10 @@ def test_each_code_is_a_stable_word_with_a_status_a_title_and_advice() -> None:
             assert text[0].isupper()
             assert text.isprintable()
             assert len(text) < 140
+
+
+def test_no_table_hides_a_code_of_another() -> None:
+    assert len(CODES) == len(VISITORS) + len(TUNNELS) + len(OPERATORS)
 
 
 def test_the_answers_of_the_contract_have_their_codes() -> None:

@@ -184,7 +184,7 @@ async def _refusal(scope: Scope) -> Problem | None:
     if len(hosts) != 1 or hosts[0].lower() != b"localhost":
         return Problem("misdirected")
     if scope["method"] not in _READS and scope.get("state", {}).get("readonly"):
-        return Problem("read_only")
+        return Problem("read_only", "This socket only shows: use control.socket, or ask someone of its group.")
     return None
 
 

@@ -136,7 +136,8 @@ class Desk:
                 return None
             found = grant
         if found.level == "read_only" and (head.method not in READ_METHODS or head.upgrade):
-            raise Refused(VisitorError("read_only"), [("Allow", "GET, HEAD, OPTIONS")])
+            why = "This visitor may only look: GET, HEAD and OPTIONS, and no WebSocket."
+            raise Refused(VisitorError("read_only", why), [("Allow", "GET, HEAD, OPTIONS")])
         return found, path
 
     def _check_host(self, tunnel: Visited, prefix: str) -> None:
