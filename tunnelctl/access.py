@@ -11,7 +11,7 @@ from tunnelctl.render import Column, Screen, clean, parse_duration, table, to_js
 from tunneld.errors import UsageError
 
 if TYPE_CHECKING:
-    from tunneld.control.models import PermissionInfo
+    from tunneld.control.models.permissions import PermissionInfo
 
 __all__ = ["access", "add_arguments"]
 

@@ -16,7 +16,8 @@ from tunnelctl.render import Screen, clean, duration, parse_duration, to_json
 from tunneld.errors import TunneldError, UsageError
 
 if TYPE_CHECKING:
-    from tunneld.control.models import Link, Status, TunnelStatus
+    from tunneld.control.models.agent import Status
+    from tunneld.control.models.tunnels import Link, TunnelStatus
 
 __all__ = ["close", "info", "open_", "share"]
 

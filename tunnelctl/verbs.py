@@ -16,7 +16,8 @@ from tunneld.errors import TunneldError, UsageError
 if TYPE_CHECKING:
     import threading
 
-    from tunneld.control.models import Filter, Health, Status, StreamInfo
+    from tunneld.control.models.agent import Health, Status
+    from tunneld.control.models.streams import Filter, StreamInfo
 
 __all__ = ["cancel", "completion", "drain", "events", "health", "reconnect", "reload", "status", "streams", "top"]
 
@@ -214,7 +215,7 @@ def _someone_answers() -> bool:
 
 
 def _matching(wanted: Filter, live: list[StreamInfo]) -> list[StreamInfo]:
-    from tunneld.control.models import matches  # here: the only verb that needs it; see there what it costs
+    from tunneld.control.models.streams import matches
 
     return [one for one in live if matches(one, wanted)]
 

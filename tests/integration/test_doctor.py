@@ -24,7 +24,7 @@ from tunnelctl.doctor import stream
 from tunnelctl.doctor.browsers import tabs
 from tunnelctl.doctor.findings import CHECKS
 from tunneld import __version__
-from tunneld.control.models import DoctorReport
+from tunneld.control.models.doctor import DoctorReport
 
 REPORT: TypeAdapter[DoctorReport] = TypeAdapter(DoctorReport)
 TOKEN = "tnl_not-to-be-seen-anywhere"

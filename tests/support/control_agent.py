@@ -17,21 +17,11 @@ from typing import Any
 from tunneld.agent.telling import StreamListener
 from tunneld.control.app import create_app
 from tunneld.control.listener import ControlServer
-from tunneld.control.models import (
-    Drained,
-    Event,
-    Health,
-    LogLevelName,
-    NewPermissions,
-    NewTunnel,
-    PermissionInfo,
-    Reconnected,
-    Reloaded,
-    Status,
-    StreamInfo,
-    TunnelClosed,
-    TunnelStatus,
-)
+from tunneld.control.models.agent import Drained, Health, LogLevelName, Reloaded, Status
+from tunneld.control.models.events import Event
+from tunneld.control.models.permissions import NewPermissions, PermissionInfo
+from tunneld.control.models.streams import StreamInfo
+from tunneld.control.models.tunnels import NewTunnel, Reconnected, TunnelClosed, TunnelStatus
 from tunneld.errors import ConfigError, VisitorError
 
 

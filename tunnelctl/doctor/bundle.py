@@ -22,7 +22,7 @@ from tunneld import __version__
 from tunneld.errors import TunneldError
 
 if TYPE_CHECKING:
-    from tunneld.control.models import DoctorReport
+    from tunneld.control.models.doctor import DoctorReport
 
 __all__ = ["MOST", "write"]
 

@@ -17,7 +17,7 @@ from tunnelctl.render import Screen, clean, parse_duration, to_json
 from tunneld.errors import TunneldError, UsageError
 
 if TYPE_CHECKING:
-    from tunneld.control.models import DoctorReport
+    from tunneld.control.models.doctor import DoctorReport
 
 __all__ = ["add_arguments", "run"]
 

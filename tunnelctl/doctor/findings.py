@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from tunneld import __version__
 
 if TYPE_CHECKING:
-    from tunneld.control.models import DoctorFinding, DoctorReport
+    from tunneld.control.models.doctor import DoctorFinding, DoctorReport
 
 __all__ = ["CHECKS", "Finding", "Grade", "fail", "ok", "report", "skip", "warn", "without_secrets"]
 

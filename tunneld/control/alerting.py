@@ -16,7 +16,7 @@ from tunneld.wire.certificates import describe
 if TYPE_CHECKING:
     from tunneld.alerts.watch import AlertWatch
     from tunneld.config.alerts import AlertRule
-    from tunneld.control.models import AlertsStatus, AlertsTested
+    from tunneld.control.models.alerts import AlertsStatus, AlertsTested
 
 __all__ = ["Alerts", "CertificateEnds", "certificate_end"]
 

@@ -11,8 +11,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from tunneld.control import models
 from tunneld.control.guard import Problem, json_bytes
+from tunneld.control.models import problem
 from tunneld.errors import CODES, VisitorError
 
 __all__ = ["add_errors", "describe", "docs", "json_answer", "text_docs"]
@@ -35,7 +35,7 @@ def docs(
         docs[status] = {"model": model, "description": HTTPStatus(status).phrase}
     for code in (*codes, *always):
         meaning = CODES[code]
-        entry = docs.setdefault(meaning.status, {"model": models.Problem, "description": ""})
+        entry = docs.setdefault(meaning.status, {"model": problem.Problem, "description": ""})
         entry["description"] = f"{entry['description']} `{code}`: {meaning.title}".strip()
     return docs
 

@@ -13,13 +13,20 @@ from fastapi import Body, FastAPI, Path, Query, Request
 from fastapi.responses import Response
 
 from tunneld.config.units import MAX_SECONDS
-from tunneld.control import calls, models
+from tunneld.control import calls
 from tunneld.control.answers import describe, docs, json_answer, text_docs
 from tunneld.control.event_bounds import EventBounds
 from tunneld.control.event_shapes import schema
 from tunneld.control.events import EventStream, Subscribers
 from tunneld.control.facade import AgentFacade
 from tunneld.control.guard import Guard, Problem, audit
+from tunneld.control.models import problem
+from tunneld.control.models.agent import Drained, Health, LogLevel, NewLogLevel, Reloaded, Status
+from tunneld.control.models.alerts import AlertsStatus, AlertsTested, AlertsWanted
+from tunneld.control.models.events import Event
+from tunneld.control.models.permissions import NewPermissions, Permissions
+from tunneld.control.models.streams import Cancelled, Filter, Replayed, SeenRequests, StreamInfo, StreamKind, Streams
+from tunneld.control.models.tunnels import Link, NewLink, NewTunnel, Reconnected, TunnelClosed, TunnelStatus
 from tunneld.control.tailing import Tailing
 from tunneld.errors import ConfigError
 from tunneld.protocol.headers import path_has_dot_segment, valid_target
@@ -83,40 +90,40 @@ def _note(request: Request, action: str) -> calls.Note:
 
 
 def _add_reads(app: FastAPI, agent: AgentFacade) -> None:
-    @app.get("/v1/health", responses=docs(models.Health, also={503: models.Health}))
+    @app.get("/v1/health", responses=docs(Health, also={503: Health}))
     async def health() -> Response:
         """Whether the agent does its work: 200 for ok and degraded, 503 for down."""
         return calls.health(agent.health())
 
-    @app.get("/v1/status", responses=docs(models.Status))
+    @app.get("/v1/status", responses=docs(Status))
     async def status() -> Response:
         """The agent, its tunnels and its totals."""
         return json_answer(agent.status())
 
-    @app.get("/v1/streams", responses=docs(models.Streams, "bad_argument"))
+    @app.get("/v1/streams", responses=docs(Streams, "bad_argument"))
     async def streams(
         tunnel: Annotated[str | None, Query(description="Of this tunnel only.")] = None,
-        kind: Annotated[models.StreamKind | None, Query(description="Of this kind only.")] = None,
+        kind: Annotated[StreamKind | None, Query(description="Of this kind only.")] = None,
     ) -> Response:
         """Every visitor's request that is under way, oldest first."""
         return json_answer({"streams": agent.streams(tunnel, kind)})
 
-    @app.get("/v1/streams/{request_id}", responses=docs(models.StreamInfo, "no_such_stream", "bad_argument"))
+    @app.get("/v1/streams/{request_id}", responses=docs(StreamInfo, "no_such_stream", "bad_argument"))
     async def stream(request_id: str) -> Response:
         """One stream."""
         return calls.stream(agent, request_id)
 
-    @app.get("/v1/alerts", responses=docs(models.AlertsStatus))
+    @app.get("/v1/alerts", responses=docs(AlertsStatus))
     async def alerts() -> Response:
         """Which alerts hold, the rules, and how telling of them went."""
         return json_answer(agent.alerts())
 
-    @app.get("/metrics", responses=text_docs(docs(models.Problem)), response_class=Response)
+    @app.get("/metrics", responses=text_docs(docs(problem.Problem)), response_class=Response)
     async def metrics(request: Request) -> Response:
         """What the agent counts, for Prometheus; as OpenMetrics, with exemplars, where `Accept` asks for it."""
         return await calls.metrics(agent, request)
 
-    events_docs = docs(models.Event, "too_many_subscribers")
+    events_docs = docs(Event, "too_many_subscribers")
     events_docs[200] = {
         "description": "Server-sent events; `event` is the type, `data` the event as JSON of this schema. With "
         "`Last-Event-ID` those that came since are told first, after an event `gap` where not all are kept.",
@@ -130,7 +137,7 @@ def _add_reads(app: FastAPI, agent: AgentFacade) -> None:
 
 
 def _add_looks(app: FastAPI, agent: AgentFacade) -> None:
-    tail_docs = docs(models.Event, "no_such_stream", "not_inspected", "too_many_subscribers", "bad_argument")
+    tail_docs = docs(Event, "no_such_stream", "not_inspected", "too_many_subscribers", "bad_argument")
     tail_docs[200] = {
         "description": "Server-sent events, by type: `event` (`id`, `event`, `data`, `cut`), `comment`, `bytes` of "
         "what is no event stream or is packed (`encoding`), `frame` of a WebSocket (`from`, `kind`, `final`, `bytes`, "
@@ -143,7 +150,7 @@ def _add_looks(app: FastAPI, agent: AgentFacade) -> None:
         """What passes on a stream from now on, decoded; of tunnels with `inspect: true` alone."""
         return Tailing(lambda tell: agent.tail(request_id, tell))
 
-    @app.get("/v1/requests", responses=docs(models.SeenRequests, "bad_argument"))
+    @app.get("/v1/requests", responses=docs(SeenRequests, "bad_argument"))
     async def requests(
         tunnel: Annotated[str | None, Query(description="Of this tunnel only.")] = None,
     ) -> Response:
@@ -152,13 +159,13 @@ def _add_looks(app: FastAPI, agent: AgentFacade) -> None:
 
 
 def _add_cancels(app: FastAPI, agent: AgentFacade) -> None:
-    @app.delete("/v1/streams/{request_id}", responses=docs(models.Cancelled, "no_such_stream", "bad_argument"))
+    @app.delete("/v1/streams/{request_id}", responses=docs(Cancelled, "no_such_stream", "bad_argument"))
     async def cancel_one(request: Request, request_id: str) -> Response:
         """Cancel one stream: its service's work stops, its visitor is told."""
         return await calls.cancel_one(agent, request_id, _note(request, "cancel"))
 
-    @app.post("/v1/streams/cancel", responses=docs(models.Cancelled, "bad_argument", "empty_filter", "body_too_large"))
-    async def cancel_some(request: Request, wanted: Annotated[models.Filter, Body()]) -> Response:
+    @app.post("/v1/streams/cancel", responses=docs(Cancelled, "bad_argument", "empty_filter", "body_too_large"))
+    async def cancel_some(request: Request, wanted: Annotated[Filter, Body()]) -> Response:
         """Cancel every stream that passes all keys of the filter; an empty filter is refused."""
         if not wanted:
             return Problem("empty_filter")
@@ -170,20 +177,20 @@ def _add_cancels(app: FastAPI, agent: AgentFacade) -> None:
 
 
 def _add_changes(app: FastAPI, agent: AgentFacade) -> None:
-    @app.post("/v1/reload", responses=docs(models.Reloaded, "bad_config"))
+    @app.post("/v1/reload", responses=docs(Reloaded, "bad_config"))
     async def reload(request: Request) -> Response:
         """Apply the changed configuration file; a bad one changes nothing and the answer says why."""
         return await calls.reload(agent, _note(request, "reload"))
 
-    @app.post("/v1/alerts/test", responses=docs(models.AlertsTested, "bad_argument", "no_such_alert", "body_too_large"))
-    async def test_alerts(request: Request, wanted: Annotated[models.AlertsWanted | None, Body()] = None) -> Response:
+    @app.post("/v1/alerts/test", responses=docs(AlertsTested, "bad_argument", "no_such_alert", "body_too_large"))
+    async def test_alerts(request: Request, wanted: Annotated[AlertsWanted | None, Body()] = None) -> Response:
         """Send a test message to the receivers, and tell how each went."""
         return await calls.test_alerts(agent, wanted, _note(request, "alerts-test"))
 
     @app.post(
         "/v1/requests/{request_id}/replay",
         responses=docs(
-            models.Replayed, "no_such_request", "not_replayable", "service_unreachable", "bad_request", "bad_argument"
+            Replayed, "no_such_request", "not_replayable", "service_unreachable", "bad_request", "bad_argument"
         ),
     )
     async def replay(request: Request, request_id: str) -> Response:
@@ -192,15 +199,15 @@ def _add_changes(app: FastAPI, agent: AgentFacade) -> None:
         await audit(request.scope, "replay", f"sent request {request_id} to its service again")
         return json_answer(answer)
 
-    @app.post("/v1/drain", responses=docs(models.Drained))
+    @app.post("/v1/drain", responses=docs(Drained))
     async def drain(request: Request) -> Response:
         """Take no new streams, let those under way end within `drain_timeout`, then leave, as after SIGTERM."""
         changed = agent.drain()
         await audit(request.scope, "drain", f"draining, {changed['streams']} streams left")
         return json_answer(changed)
 
-    @app.put("/v1/log-level", responses=docs(models.LogLevel, "bad_argument", "body_too_large"))
-    async def log_level(request: Request, wanted: Annotated[models.NewLogLevel, Body()]) -> Response:
+    @app.put("/v1/log-level", responses=docs(LogLevel, "bad_argument", "body_too_large"))
+    async def log_level(request: Request, wanted: Annotated[NewLogLevel, Body()]) -> Response:
         """Log from this level on, until the next reload or restart."""
         level = wanted["level"]
         was = agent.set_log_level(level)
@@ -209,14 +216,14 @@ def _add_changes(app: FastAPI, agent: AgentFacade) -> None:
 
 
 def _add_tunnels(app: FastAPI, agent: AgentFacade) -> None:
-    @app.post("/v1/tunnels/{name}/reconnect", responses=docs(models.Reconnected, "no_such_tunnel", "bad_argument"))
+    @app.post("/v1/tunnels/{name}/reconnect", responses=docs(Reconnected, "no_such_tunnel", "bad_argument"))
     async def reconnect(request: Request, name: str) -> Response:
         """Drop the tunnel's connection, if any, and dial now."""
         changed = agent.reconnect(name)
         await audit(request.scope, "reconnect", f"tunnel {name} dials again")
         return json_answer(changed)
 
-    @app.get("/v1/tunnels/{name}", responses=docs(models.TunnelStatus, "no_such_tunnel", "bad_argument"))
+    @app.get("/v1/tunnels/{name}", responses=docs(TunnelStatus, "no_such_tunnel", "bad_argument"))
     async def tunnel(name: str) -> Response:
         """One tunnel, as in the status."""
         return json_answer(agent.tunnel(name))
@@ -225,7 +232,7 @@ def _add_tunnels(app: FastAPI, agent: AgentFacade) -> None:
         "/v1/tunnels",
         status_code=201,
         responses=docs(
-            models.TunnelStatus,
+            TunnelStatus,
             "bad_argument",
             "tunnel_exists",
             "not_saved",
@@ -235,7 +242,7 @@ def _add_tunnels(app: FastAPI, agent: AgentFacade) -> None:
             good=201,
         ),
     )
-    async def open_tunnel(request: Request, wanted: Annotated[models.NewTunnel, Body()]) -> Response:
+    async def open_tunnel(request: Request, wanted: Annotated[NewTunnel, Body()]) -> Response:
         """Open a tunnel: it goes with the agent, or after `for_s` seconds, unless it is to be saved."""
         seconds = wanted.get("for_s")
         if seconds is not None and not 0 < seconds <= MAX_SECONDS:
@@ -252,7 +259,7 @@ def _add_tunnels(app: FastAPI, agent: AgentFacade) -> None:
 
     @app.delete(
         "/v1/tunnels/{name}",
-        responses=docs(models.TunnelClosed, "no_such_tunnel", "tunnel_configured", "bad_argument"),
+        responses=docs(TunnelClosed, "no_such_tunnel", "tunnel_configured", "bad_argument"),
     )
     async def close_tunnel(request: Request, name: str) -> Response:
         """Close a tunnel that was opened at run time; its streams end, and what was saved of it goes."""
@@ -266,10 +273,10 @@ def _add_links(app: FastAPI, agent: AgentFacade) -> None:
         "/v1/tunnels/{name}/links",
         status_code=201,
         responses=docs(
-            models.Link, "bad_argument", "no_such_tunnel", "not_protected", "tunnel_offline", "body_too_large", good=201
+            Link, "bad_argument", "no_such_tunnel", "not_protected", "tunnel_offline", "body_too_large", good=201
         ),
     )
-    async def share(request: Request, name: str, wanted: Annotated[models.NewLink, Body()]) -> Response:
+    async def share(request: Request, name: str, wanted: Annotated[NewLink, Body()]) -> Response:
         """Sign an address of a protected tunnel: it lets a visitor in, for that path and that long."""
         path, seconds = wanted["path"], wanted["for_s"]
         if not valid_target(path) or path_has_dot_segment(path) or len(path) > MAX_PATH:
@@ -284,7 +291,7 @@ def _add_links(app: FastAPI, agent: AgentFacade) -> None:
 def _add_permissions(app: FastAPI, agent: AgentFacade) -> None:
     path = "/v1/tunnels/{name}/permissions"
 
-    @app.get(path, responses=docs(models.Permissions, "no_such_tunnel", "tunnel_offline", "bad_argument"))
+    @app.get(path, responses=docs(Permissions, "no_such_tunnel", "tunnel_offline", "bad_argument"))
     async def permissions(name: str) -> Response:
         """Who may visit a tunnel by e-mail address, as its server keeps it."""
         return json_answer({"permissions": await agent.permissions(name)})
@@ -294,9 +301,9 @@ def _add_permissions(app: FastAPI, agent: AgentFacade) -> None:
     @app.post(
         path,
         status_code=201,
-        responses=docs(models.Permissions, *changes, "too_many_permissions", "body_too_large", good=201),
+        responses=docs(Permissions, *changes, "too_many_permissions", "body_too_large", good=201),
     )
-    async def grant(request: Request, name: str, wanted: Annotated[models.NewPermissions, Body()]) -> Response:
+    async def grant(request: Request, name: str, wanted: Annotated[NewPermissions, Body()]) -> Response:
         """Let somebody visit; one who may already keeps their permission, with what is said otherwise."""
         if not 0 < wanted.get("expires_s", 1) <= MAX_SECONDS:
             return Problem("bad_argument", f"expires_s: give seconds above 0, at most {MAX_SECONDS:.0f}")
@@ -306,7 +313,7 @@ def _add_permissions(app: FastAPI, agent: AgentFacade) -> None:
         await audit(request.scope, "grant", f"tunnel {name} may be visited by {', '.join(wanted['emails'])}")
         return json_answer({"permissions": kept}, 201)
 
-    @app.delete(path + "/{email}", responses=docs(models.Permissions, *changes, "no_such_permission"))
+    @app.delete(path + "/{email}", responses=docs(Permissions, *changes, "no_such_permission"))
     async def revoke(request: Request, name: str, email: Annotated[str, Path(max_length=254)]) -> Response:
         """Let somebody visit no longer; their open streams end at once."""
         gone = await agent.revoke_permission(name, email)

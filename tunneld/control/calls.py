@@ -11,7 +11,9 @@ from fastapi.responses import Response
 from tunneld import __version__
 from tunneld.control.answers import add_errors, json_answer
 from tunneld.control.guard import Problem
-from tunneld.control.models import AlertsTested, AlertsWanted, Filter, Health, Reloaded, StreamInfo, matches
+from tunneld.control.models.agent import Health, Reloaded
+from tunneld.control.models.alerts import AlertsTested, AlertsWanted
+from tunneld.control.models.streams import Filter, StreamInfo, matches
 from tunneld.errors import ConfigError
 
 __all__ = ["Note", "cancel_one", "cancel_some", "health", "metrics", "new_app", "reload", "stream", "test_alerts"]

@@ -1,16 +1,12 @@
 """The events of ``GET /v1/events`` by type, as OpenAPI has them. Readers ignore types and keys they do not know."""
 
-import sys
 from typing import Annotated, Any, Literal, NotRequired, get_args
 
 from pydantic import Field, TypeAdapter
 
-from tunneld.control.models import StreamKind, TunnelState
-
-if sys.version_info >= (3, 12):
-    from typing import TypedDict
-else:  # pydantic can read only this one's annotations before Python 3.12
-    from typing_extensions import TypedDict
+from tunneld.control.models.streams import StreamKind
+from tunneld.control.models.tunnels import TunnelState
+from tunneld.control.models.typed import TypedDict
 
 __all__ = ["BY_TYPE", "TypedEvent", "schema"]
 

@@ -21,7 +21,7 @@ from starlette.responses import Response
 from tunneld.agent.telling import StreamListener, StreamOpened
 from tunneld.control.event_bounds import EventBounds
 from tunneld.control.guard import Problem, json_bytes
-from tunneld.control.models import EVENT_TYPES, Event
+from tunneld.control.models.events import EVENT_TYPES, Event
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send

@@ -6,26 +6,12 @@ from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 from tunneld.agent.telling import StreamListener
-from tunneld.control.models import (
-    AlertsStatus,
-    AlertsTested,
-    Drained,
-    Event,
-    Health,
-    Link,
-    LogLevelName,
-    NewPermissions,
-    NewTunnel,
-    PermissionInfo,
-    Reconnected,
-    Reloaded,
-    Replayed,
-    SeenRequest,
-    Status,
-    StreamInfo,
-    TunnelClosed,
-    TunnelStatus,
-)
+from tunneld.control.models.agent import Drained, Health, LogLevelName, Reloaded, Status
+from tunneld.control.models.alerts import AlertsStatus, AlertsTested
+from tunneld.control.models.events import Event
+from tunneld.control.models.permissions import NewPermissions, PermissionInfo
+from tunneld.control.models.streams import Replayed, SeenRequest, StreamInfo
+from tunneld.control.models.tunnels import Link, NewTunnel, Reconnected, TunnelClosed, TunnelStatus
 
 __all__ = ["AgentFacade"]
 

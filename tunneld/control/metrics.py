@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, get_args
 from tunneld.agent.daemon import AgentDaemon
 from tunneld.agent.usage import agent_usage
 from tunneld.control.alert_metrics import alert_families
-from tunneld.control.models import STREAM_KINDS, TunnelState
+from tunneld.control.models.streams import STREAM_KINDS
+from tunneld.control.models.tunnels import TunnelState
 from tunneld.protocol.grades import GRADES, Grade
 from tunneld.protocol.quality import Reading
 from tunneld.telemetry.exposition import (

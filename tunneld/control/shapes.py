@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import cast
 
-from tunneld.control.models import OutagesStatus, OutageStatus, Quality
+from tunneld.control.models.tunnels import OutagesStatus, OutageStatus, Quality
 from tunneld.protocol.quality import Reading
 from tunneld.telemetry.outages import Outages
 from tunneld.wire.tcp_info import TcpInfo

@@ -19,28 +19,12 @@ from tunneld.alerts.facts import Facts
 from tunneld.config.load import load_tunnel
 from tunneld.control.alerting import Alerts
 from tunneld.control.metrics import agent_metrics
-from tunneld.control.models import (
-    AlertsStatus,
-    AlertsTested,
-    Check,
-    Drained,
-    Event,
-    Health,
-    HealthStatus,
-    Link,
-    LogLevelName,
-    NewPermissions,
-    NewTunnel,
-    PermissionInfo,
-    Reconnected,
-    Reloaded,
-    Replayed,
-    SeenRequest,
-    Status,
-    StreamInfo,
-    TunnelClosed,
-    TunnelStatus,
-)
+from tunneld.control.models.agent import Check, Drained, Health, HealthStatus, LogLevelName, Reloaded, Status
+from tunneld.control.models.alerts import AlertsStatus, AlertsTested
+from tunneld.control.models.events import Event
+from tunneld.control.models.permissions import NewPermissions, PermissionInfo
+from tunneld.control.models.streams import Replayed, SeenRequest, StreamInfo
+from tunneld.control.models.tunnels import Link, NewTunnel, Reconnected, TunnelClosed, TunnelStatus
 from tunneld.control.shapes import outages_status, quality_status
 from tunneld.errors import VisitorError
 from tunneld.telemetry import logs

@@ -5,7 +5,7 @@ from pydantic import TypeAdapter
 
 from tests.support.running import book, running_agent, running_server, settled, url_of
 from tunneld.control.event_shapes import BY_TYPE, TypedEvent, schema
-from tunneld.control.models import EVENT_TYPES, Event
+from tunneld.control.models.events import EVENT_TYPES, Event
 
 
 def test_every_type_has_its_shape() -> None:

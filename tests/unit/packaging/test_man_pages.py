@@ -15,7 +15,7 @@ from tunnelctl import cli
 from tunnelctl.doctor.findings import CHECKS
 from tunneld import commands
 from tunneld.config.load import load
-from tunneld.control.models import DoctorFinding, DoctorReport
+from tunneld.control.models.doctor import DoctorFinding, DoctorReport
 
 
 def plain(page: str) -> str:

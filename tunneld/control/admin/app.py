@@ -10,13 +10,18 @@ from fastapi.responses import Response
 
 from tunneld.config.units import MAX_SECONDS
 from tunneld.control import calls
-from tunneld.control import models as shared
 from tunneld.control.admin import models
 from tunneld.control.admin.facade import ServerFacade
 from tunneld.control.admin.guard import ALWAYS, CHANGE_HEADER, AdminGuard
 from tunneld.control.admin.keeper import Keeper
 from tunneld.control.answers import describe, docs, json_answer, text_docs
 from tunneld.control.guard import Problem
+from tunneld.control.models import problem
+from tunneld.control.models.agent import Health, Reloaded
+from tunneld.control.models.alerts import AlertsStatus, AlertsTested, AlertsWanted
+from tunneld.control.models.permissions import NewPermissions, Permissions
+from tunneld.control.models.streams import Cancelled, Filter, StreamInfo, StreamKind, Streams
+from tunneld.control.models.tunnels import Reconnected
 from tunneld.dashboard.routes import Dashboard
 from tunneld.server.principals import Principal
 from tunneld.telemetry.trail import Trail
@@ -103,7 +108,7 @@ def _seconds(value: float, key: str, *, least: float = 0.0) -> float:
 
 
 def _add_state(router: APIRouter, server: ServerFacade) -> None:
-    @router.get("/health", responses=_docs(shared.Health, also={503: shared.Health}))
+    @router.get("/health", responses=_docs(Health, also={503: Health}))
     async def health(request: Request) -> Response:
         """Whether the server does its work: 200 for ok and degraded, 503 for down."""
         return calls.health(_view(request, server).health())
@@ -124,16 +129,16 @@ def _add_state(router: APIRouter, server: ServerFacade) -> None:
         found = _view(request, server).tunnel(name)
         return Problem("no_such_tunnel", f"no tunnel {name}") if found is None else json_answer(found)
 
-    @router.get("/streams", responses=_docs(shared.Streams))
+    @router.get("/streams", responses=_docs(Streams))
     async def streams(
         request: Request,
         tunnel: Annotated[str | None, Query(description="Of this tunnel only.")] = None,
-        kind: Annotated[shared.StreamKind | None, Query(description="Of this kind only.")] = None,
+        kind: Annotated[StreamKind | None, Query(description="Of this kind only.")] = None,
     ) -> Response:
         """Every visitor's request that is under way, oldest first."""
         return json_answer({"streams": _view(request, server).streams(tunnel, kind)})
 
-    @router.get("/streams/{request_id}", responses=_docs(shared.StreamInfo, "no_such_stream"))
+    @router.get("/streams/{request_id}", responses=_docs(StreamInfo, "no_such_stream"))
     async def stream(request: Request, request_id: Id) -> Response:
         """One stream."""
         return calls.stream(_view(request, server), request_id)
@@ -145,20 +150,20 @@ def _add_state(router: APIRouter, server: ServerFacade) -> None:
 
 
 def _add_metrics(app: FastAPI, server: ServerFacade) -> None:
-    @app.get("/metrics", responses=text_docs(_docs(shared.Problem)), response_class=Response)
+    @app.get("/metrics", responses=text_docs(_docs(problem.Problem)), response_class=Response)
     async def metrics(request: Request) -> Response:
         """What the server counts, for Prometheus."""
         return await calls.metrics(_view(request, server), request)
 
 
 def _add_cancels(router: APIRouter, server: ServerFacade) -> None:
-    @router.delete("/streams/{request_id}", responses=_docs(shared.Cancelled, "no_such_stream"))
+    @router.delete("/streams/{request_id}", responses=_docs(Cancelled, "no_such_stream"))
     async def cancel_one(request: Request, request_id: Id) -> Response:
         """Cancel one stream: its service's work stops, its visitor is told."""
         return await calls.cancel_one(_view(request, server), request_id, _note(request, server, "stream.cancel"))
 
-    @router.post("/streams/cancel", responses=_docs(shared.Cancelled, "empty_filter", "body_too_large"))
-    async def cancel_some(request: Request, wanted: Annotated[shared.Filter, Body()]) -> Response:
+    @router.post("/streams/cancel", responses=_docs(Cancelled, "empty_filter", "body_too_large"))
+    async def cancel_some(request: Request, wanted: Annotated[Filter, Body()]) -> Response:
         """Cancel every stream that passes all keys of the filter; an empty filter is refused."""
         if not wanted:
             return Problem("empty_filter")
@@ -168,7 +173,7 @@ def _add_cancels(router: APIRouter, server: ServerFacade) -> None:
 
 
 def _add_reconnect(router: APIRouter, server: ServerFacade) -> None:
-    @router.post("/tunnels/{name}/reconnect", responses=_docs(shared.Reconnected, "no_such_tunnel", "tunnel_offline"))
+    @router.post("/tunnels/{name}/reconnect", responses=_docs(Reconnected, "no_such_tunnel", "tunnel_offline"))
     async def reconnect(request: Request, name: Id) -> Response:
         """Close a tunnel's connection: its agent dials again at once and goes on with the same session."""
         changed = _view(request, server).reconnect(name)
@@ -177,7 +182,7 @@ def _add_reconnect(router: APIRouter, server: ServerFacade) -> None:
 
 
 def _add_reload(router: APIRouter, server: ServerFacade) -> None:
-    @router.post("/reload", responses=_docs(shared.Reloaded, "bad_config"))
+    @router.post("/reload", responses=_docs(Reloaded, "bad_config"))
     async def reload(request: Request) -> Response:
         """Apply the changed configuration file; a bad one changes nothing and the answer says why."""
         return await calls.reload(_view(request, server), _note(request, server, "reload"))
@@ -255,13 +260,13 @@ def _add_names(reads: APIRouter, changes: APIRouter, server: ServerFacade) -> No
 
 
 def _add_alerts(reads: APIRouter, changes: APIRouter, server: ServerFacade) -> None:
-    @reads.get("/alerts", responses=_docs(shared.AlertsStatus))
+    @reads.get("/alerts", responses=_docs(AlertsStatus))
     async def alerts(request: Request) -> Response:
         """Which alerts hold, the rules, and how telling of them went."""
         return json_answer(_view(request, server).alerts())
 
-    @changes.post("/alerts/test", responses=_docs(shared.AlertsTested, "no_such_alert", "body_too_large"))
-    async def test_alerts(request: Request, wanted: Annotated[shared.AlertsWanted | None, Body()] = None) -> Response:
+    @changes.post("/alerts/test", responses=_docs(AlertsTested, "no_such_alert", "body_too_large"))
+    async def test_alerts(request: Request, wanted: Annotated[AlertsWanted | None, Body()] = None) -> Response:
         """Send a test message to the receivers, and tell how each went."""
         return await calls.test_alerts(_view(request, server), wanted, _note(request, server, "alerts.test"))
 
@@ -294,7 +299,7 @@ def _add_owners(reads: APIRouter, changes: APIRouter, server: ServerFacade) -> N
 def _add_permissions(reads: APIRouter, changes: APIRouter, server: ServerFacade) -> None:
     path = "/tunnels/{name}/permissions"
 
-    @reads.get(path, responses=_docs(shared.Permissions, "no_such_tunnel"))
+    @reads.get(path, responses=_docs(Permissions, "no_such_tunnel"))
     async def permissions(request: Request, name: Id) -> Response:
         """Who may visit a tunnel, by e-mail address."""
         return json_answer({"permissions": _view(request, server).permissions(name)})
@@ -302,11 +307,11 @@ def _add_permissions(reads: APIRouter, changes: APIRouter, server: ServerFacade)
     @changes.post(
         path,
         responses=_docs(
-            shared.Permissions, "no_such_tunnel", "too_many_permissions", "body_too_large", "store_failed", good=201
+            Permissions, "no_such_tunnel", "too_many_permissions", "body_too_large", "store_failed", good=201
         ),
         status_code=201,
     )
-    async def grant(request: Request, name: Id, wanted: Annotated[shared.NewPermissions, Body()]) -> Response:
+    async def grant(request: Request, name: Id, wanted: Annotated[NewPermissions, Body()]) -> Response:
         """Let somebody visit; one who may already keeps their permission, with what is said otherwise."""
         if "expires_s" in wanted:
             _seconds(wanted["expires_s"], "expires_s")
@@ -316,7 +321,7 @@ def _add_permissions(reads: APIRouter, changes: APIRouter, server: ServerFacade)
         return json_answer({"permissions": kept}, 201)
 
     @changes.delete(
-        path + "/{email}", responses=_docs(shared.Permissions, "no_such_tunnel", "no_such_permission", "store_failed")
+        path + "/{email}", responses=_docs(Permissions, "no_such_tunnel", "no_such_permission", "store_failed")
     )
     async def revoke_permission(request: Request, name: Id, email: Annotated[str, Path(max_length=254)]) -> Response:
         """Let somebody visit no longer; their open streams end at once."""

@@ -17,16 +17,11 @@ from tunneld.control.admin.models import (
     ServerTunnel,
     TokenInfo,
 )
-from tunneld.control.models import (
-    AlertsStatus,
-    AlertsTested,
-    Health,
-    NewPermissions,
-    PermissionInfo,
-    Reconnected,
-    Reloaded,
-    StreamInfo,
-)
+from tunneld.control.models.agent import Health, Reloaded
+from tunneld.control.models.alerts import AlertsStatus, AlertsTested
+from tunneld.control.models.permissions import NewPermissions, PermissionInfo
+from tunneld.control.models.streams import StreamInfo
+from tunneld.control.models.tunnels import Reconnected
 from tunneld.server.principals import Principal
 
 __all__ = ["ServerFacade"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, get_args
 from tunneld.control.admin.models import ServerTunnelState
 from tunneld.control.admin.states import tunnel_state
 from tunneld.control.alert_metrics import alert_families
-from tunneld.control.models import STREAM_KINDS
+from tunneld.control.models.streams import STREAM_KINDS
 from tunneld.protocol.grades import GRADES
 from tunneld.server.daemon import ServerDaemon
 from tunneld.server.registry import Tunnel

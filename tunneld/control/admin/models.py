@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any, Literal, NotRequired
 
-from tunneld.control.models import OutagesStatus, Quality, Totals
-
-if sys.version_info >= (3, 12):
-    from typing import TypedDict
-else:  # pydantic can read only this one's annotations before Python 3.12
-    from typing_extensions import TypedDict
+from tunneld.control.models.agent import Totals
+from tunneld.control.models.tunnels import OutagesStatus, Quality
+from tunneld.control.models.typed import TypedDict, strict
 
 __all__ = [
     "AuditInfo",
@@ -256,6 +252,4 @@ class AuditPage(TypedDict):
     before: int | None
 
 
-for _body in (NewToken, NewName, NewOwner, OwnerLimits, Rotation, TokenLimits):
-    # What callers send is checked strictly, as in `control.models`.
-    setattr(_body, "__pydantic_config__", {"extra": "forbid", "strict": True})  # noqa: B010 (mypy knows no such key)
+strict(NewToken, NewName, NewOwner, OwnerLimits, Rotation, TokenLimits)

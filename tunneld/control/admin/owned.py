@@ -21,7 +21,8 @@ from tunneld.control.admin.models import (
 )
 from tunneld.control.admin.view import ServerView
 from tunneld.control.alerting import Alerts
-from tunneld.control.models import AlertsStatus, AlertsTested, Reloaded
+from tunneld.control.models.agent import Reloaded
+from tunneld.control.models.alerts import AlertsStatus, AlertsTested
 from tunneld.errors import VisitorError
 from tunneld.server.daemon import ServerDaemon
 from tunneld.server.principals import Principal

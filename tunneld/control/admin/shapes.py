@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from tunneld.control.admin.models import ServerTunnel, TokenInfo
 from tunneld.control.admin.states import tunnel_state
-from tunneld.control.models import StreamInfo
+from tunneld.control.models.streams import StreamInfo
 from tunneld.control.shapes import outages_status, quality_status
 from tunneld.server.principals import OPEN_OWNER
 from tunneld.server.registry import Tunnel

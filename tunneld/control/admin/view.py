@@ -25,16 +25,11 @@ from tunneld.control.admin.models import (
 from tunneld.control.admin.shapes import iso, stream_info, token_info, tunnel_info
 from tunneld.control.admin.states import tunnel_state
 from tunneld.control.alerting import Alerts
-from tunneld.control.models import (
-    AlertsStatus,
-    AlertsTested,
-    Health,
-    NewPermissions,
-    PermissionInfo,
-    Reconnected,
-    Reloaded,
-    StreamInfo,
-)
+from tunneld.control.models.agent import Health, Reloaded
+from tunneld.control.models.alerts import AlertsStatus, AlertsTested
+from tunneld.control.models.permissions import NewPermissions, PermissionInfo
+from tunneld.control.models.streams import StreamInfo
+from tunneld.control.models.tunnels import Reconnected
 from tunneld.errors import VisitorError
 from tunneld.server.daemon import RESTART_SECTIONS, ServerDaemon
 from tunneld.server.keys import LABEL, find_owner, new_owner, new_token

@@ -1,7 +1,7 @@
 import pytest
 
 from tests.support.control_agent import stream_info
-from tunneld.control.models import Filter, matches
+from tunneld.control.models.streams import Filter, matches
 
 
 @pytest.mark.parametrize(
