@@ -102,6 +102,15 @@ async def test_a_test_says_who_was_reached(folder: Path, hook: Hook) -> None:
         assert (refused.status_code, refused.json()["code"]) == (404, "no_such_alert")
 
 
+async def test_a_test_is_over_when_the_daemon_stops(hook: Hook) -> None:
+    hook.answers = ["hang"]
+    async with delivering(WebhookTarget(**hooked(hook))) as (made, _):
+        tests = [asyncio.ensure_future(made.test(MESSAGE, within=60)) for _ in range(2)]  # one waits for the other
+        await hook.until(1)
+    assert [(await test).fault for test in tests] == ["the daemon stops"] * 2
+    assert (made.sent, made.failed) == (0, 2)
+
+
 async def test_a_reload_brings_other_rules_and_keeps_what_fires(folder: Path, hook: Hook, lines: Book) -> None:
     rule = {"when": "tunnel_down", "for": 0, "group": 0, "repeat": 0, "to": [hooked(hook)]}
     async with hosted(folder, [rule]) as (host, client):

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from tests.support.control_agent import MemoryAgent, stream_info, tunnel_status
+from tests.support.running import Book
 from tunneld.control.app import create_app
 from tunneld.control.listener import ControlServer
 from tunneld.errors import CODES, ConfigError
@@ -367,6 +368,25 @@ async def test_a_reader_that_reads_nothing_does_not_hold_the_stop_up(
     assert agent.listeners == set()
     writer.close()
     del reader
+
+
+async def test_a_call_that_the_stop_cuts_off_is_told_and_is_no_fault(
+    agent: MemoryAgent, folder: Path, monkeypatch: pytest.MonkeyPatch, lines: Book
+) -> None:
+    monkeypatch.setattr("tunneld.control.serving.GRACE", 0.05)
+    async with ControlServer(lambda: create_app(agent), folder / "c.sock"):
+        reader, writer = await asyncio.open_unix_connection(folder / "c.sock")
+        writer.write(b"POST /v1/streams/cancel HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
+        other = await asyncio.open_unix_connection(folder / "c.sock")
+        other[1].write(b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await other[0].readuntil(b"\r\n\r\n")  # what came before it is being served
+    answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"x-tunnel-error: shutdown" in answer.lower()
+    for one in (writer, other[1]):
+        one.close()
+    assert not lines.find("Exception in ASGI application")
+    assert not lines.find("without")
 
 
 @pytest.mark.parametrize(

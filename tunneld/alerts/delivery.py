@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import uniform
 from time import monotonic
+from typing import Any
 
 from tunneld.alerts.faults import Undelivered
 from tunneld.alerts.messages import Message
@@ -79,6 +80,8 @@ class Delivery:
         self._empty = asyncio.Event()
         self._empty.set()
         self._testing = asyncio.Lock()
+        self._tests: set[asyncio.Task[Any]] = set()
+        self._stopped = ""
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -101,7 +104,10 @@ class Delivery:
             await self.stop("its rule is another now, and it did not take them in time")
 
     async def stop(self, why: str = "the daemon stops") -> None:
-        """Send no more; what waits is lost, and said so."""
+        """Send no more; what waits is lost, and said so, and a test is over with that."""
+        self._stopped = why
+        for test in self._tests:
+            test.cancel()
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -126,11 +132,21 @@ class Delivery:
             within: seconds that it has, the wait for a test before it among them.
         """
         fault: str | None
+        task = asyncio.current_task()
+        assert task is not None
+        self._tests.add(task)
         try:
             async with asyncio.timeout(within), self._testing:
                 fault, _ = await self._attempt(_Waiting(message, 60.0, monotonic(), None))
         except TimeoutError:
             fault = f"no answer within {within:g} s"
+        except asyncio.CancelledError:
+            if not self._stopped:
+                raise
+            task.uncancel()
+            fault = self._stopped
+        finally:
+            self._tests.discard(task)
         if fault is None:
             self._count(sent=1)
         else:

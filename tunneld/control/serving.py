@@ -16,10 +16,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from tunneld.control.doors import IDLE
+from tunneld.control.guard import Problem
 from tunneld.wire.unix import credentials
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from starlette.types import Message, Receive, Scope, Send
 
 __all__ = ["Serving"]
 
@@ -30,7 +32,13 @@ GRACE = 2.0
 
 
 class _Protocol(H11Protocol):
-    """Puts a Unix peer's credentials and a way to abort into the request's state; bounds a quiet first request."""
+    """Puts a Unix peer's credentials and a way to abort into the request's state; bounds a quiet first request.
+
+    Attributes:
+        gone: set when it has ended.
+    """
+
+    gone: asyncio.Event
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -38,6 +46,10 @@ class _Protocol(H11Protocol):
         peer = credentials(sock) if sock.family == socket.AF_UNIX else None
         self.app_state = {**self.app_state, "peer": peer, "abort": transport.abort}
         self.timeout_keep_alive_task = self.loop.call_later(IDLE, self.timeout_keep_alive_handler)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.gone.set()
 
 
 class Serving:
@@ -53,8 +65,12 @@ class Serving:
         self._app = app
         self._loop = loop
         self._state = ServerState()
+        self._unanswered: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self._gone = asyncio.Event()
         self._config = Config(
-            app,
+            self._call,
+            interface="asgi3",
             http=_Protocol,
             ws="none",
             lifespan="off",
@@ -71,7 +87,32 @@ class Serving:
 
     def protocol(self, state: dict[str, Any]) -> asyncio.Protocol:
         """For one connection, whose requests carry this state."""
-        return _Protocol(self._config, self._state, state, self._loop)
+        made = _Protocol(self._config, self._state, state, self._loop)
+        made.gone = self._gone
+        return made
+
+    async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One call of the application; one that is cut off by the stop is no fault, and is answered where that can be.
+
+        (uvicorn would log a traceback of it.)
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        self._unanswered.add(task)
+
+        async def answering(message: Message) -> None:
+            self._unanswered.discard(task)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, answering)
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+            if task in self._unanswered:
+                await Problem("shutdown", "This daemon stops.")(scope, receive, send)
+        finally:
+            self._unanswered.discard(task)
 
     async def stop(self) -> None:
         """End event streams, give calls under way `GRACE` seconds, then end every connection. Idempotent."""
@@ -82,9 +123,18 @@ class Serving:
             connection.shutdown()
         if self._state.tasks:
             await asyncio.wait(self._state.tasks, timeout=GRACE)
+        self._stopping = True
+        await self._cut(tuple(self._unanswered))
         for connection in tuple(self._state.connections):
             connection.transport.abort()
-        for task in tuple(self._state.tasks):
+        while self._state.connections:  # what it is told then goes nowhere, which is no fault any more
+            self._gone.clear()
+            await self._gone.wait()
+        await self._cut(tuple(self._state.tasks))
+
+    @staticmethod
+    async def _cut(tasks: tuple[asyncio.Task[None], ...]) -> None:
+        for task in tasks:
             task.cancel()
-        if self._state.tasks:
-            await asyncio.wait(self._state.tasks, timeout=GRACE)
+        if tasks:
+            await asyncio.wait(tasks, timeout=GRACE)
