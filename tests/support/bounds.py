@@ -49,6 +49,7 @@ _STREAM = "of one stream, which waits there while its reader is slow: tunneld_st
 _RATE = "a rate, at which who is over it waits or is refused: tunneld_limit_hits counts both"
 _WRONG = "wrong credentials of one address, for attackers to fill: those that are refused are logged"
 _NOTHING = "bounds what is told, not what is held"
+_CALLERS = "those who were refused of late, for attackers to fill: what others do is counted together in the audit"
 
 #: Key of the configuration -> why there is no such series.
 REASONS = {
@@ -58,6 +59,7 @@ REASONS = {
     "agent.inspection.waiting": "of one reader, who is told how many it missed",
     "agent.limits.stream_window": _STREAM,
     "agent.limits.stream_window_max": _STREAM,
+    "agent.log.audit_callers": _CALLERS,
     "agent.log.burst": _RATE,
     "agent.metrics.max_failures": _WRONG,
     "agent.sse.max_event": _ONE,
@@ -83,6 +85,7 @@ REASONS = {
     "server.limits.tunnel_requests": _RATE,
     "server.limits.v2_message": _ONE,
     "server.limits.v2_queue": _STREAM,
+    "server.log.audit_callers": _CALLERS,
     "server.log.burst": _RATE,
     "server.login.max_answer": _ONE,
     "server.sse.max_event": _ONE,

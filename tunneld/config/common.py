@@ -231,6 +231,9 @@ class LogConfig(Model):
         format: ``auto`` is the journal under systemd, text on a terminal, JSON lines elsewhere.
         queries: query strings of visitors' addresses are written too.
         audit: file of the audit trail; None: none.
+        audit_repeat: seconds in which a caller's refusals for one reason, or its sign-ins, have one line; of the
+            others the number is told.
+        audit_callers: how many of those are told apart at a time; what others do is counted together.
         burst: lines that the journal gets in 30 s at most, and then the count of those that were dropped; 0: no limit.
     """
 
@@ -238,6 +241,8 @@ class LogConfig(Model):
     format: Literal["auto", "text", "json", "journal"] = "auto"
     queries: Flag = False
     audit: FilePath | None = None
+    audit_repeat: Interval = 60.0
+    audit_callers: Count = 1000
     burst: LineCount = 5000
 
 

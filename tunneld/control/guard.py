@@ -15,6 +15,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from tunneld.errors import CODES, VisitorError
+from tunneld.telemetry.failures import network
 from tunneld.wire.unix import Credentials
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ __all__ = [
     "MAX_BODY",
     "Guard",
     "Problem",
+    "address_of",
     "as_json",
     "audit",
     "bounded",
@@ -33,6 +35,7 @@ __all__ = [
     "note_refusal",
     "noting",
     "refusal",
+    "who_asks",
 ]
 
 MAX_BODY = 64 * 1024
@@ -95,26 +98,58 @@ def _user_name(uid: int) -> str:
         return ""
 
 
-async def audit(scope: Mapping[str, Any], action: str, text: str, *, failed: bool = False) -> None:
+async def audit(
+    scope: Mapping[str, Any], action: str, text: str, *, failed: bool = False, reason: str | None = None
+) -> None:
     """Log one change, done or refused, with the peer's credentials; the audit trail has it too.
 
     Args:
-        scope: of the request; its state carries the `Credentials` that the listener read.
+        scope: of the request; its state carries the `Credentials` that the listener read, or `who` a guard let in.
         action: the stable word of the change.
         text: what was done, a phrase.
         failed: it was asked for, but refused or not possible: a warning.
+        reason: of what costs its caller nothing and may come without end: of one caller one line in
+            `log.audit_repeat`, the others counted. None: each has its line.
     """
-    scope.get("state", {})["noted"] = True
+    state = scope.get("state", {})
+    state["noted"] = True
+    trail: Trail | None = getattr(scope["app"].state, "trail", None) if "app" in scope else None
+    write = functools.partial(_write, trail, state.get("peer"), who_asks(scope), action, failed)
+    if reason is not None and trail is not None:
+        key = (*_caller(scope), action, reason)
+        if not trail.first(key, lambda more: write(f"{more} like this: {text}")):
+            return
+    await write(text)
+
+
+def who_asks(scope: Mapping[str, Any]) -> str:
+    """Who calls, for people: as the guard knows them, or by their address."""
+    known = scope.get("state", {}).get("who")
+    return str(known) if known else f"somebody at {address_of(scope)}"
+
+
+def address_of(scope: Mapping[str, Any]) -> str:
+    """The address of who calls."""
+    client = scope.get("client")
+    return str(client[0]) if client and client[0] else "unix"
+
+
+def _caller(scope: Mapping[str, Any]) -> tuple[object, str]:
+    """What a caller cannot change at will: a user's id, or the network and the credential."""
     peer: Credentials | None = scope.get("state", {}).get("peer")
+    if peer is not None:
+        return peer.uid, ""
+    return network(address_of(scope)), scope.get("state", {}).get("who") or ""
+
+
+async def _write(trail: Trail | None, peer: Credentials | None, who: str, action: str, failed: bool, text: str) -> None:
     fields: dict[str, object] = {"action": action}
-    who = scope.get("state", {}).get("who") or "an unknown peer"
     if peer is not None:
         # The name may come from a directory service over the network: never on the loop.
         user = await asyncio.get_running_loop().run_in_executor(None, _user_name, peer.uid)
         fields |= {"peer_pid": peer.pid, "peer_uid": peer.uid, "peer_gid": peer.gid, "peer_user": user}
         who = f"{user or 'uid'} (pid {peer.pid}, uid {peer.uid}, gid {peer.gid})"
     log.log(logging.WARNING if failed else logging.INFO, "control: %s, by %s", text, who, extra=fields)
-    trail: Trail | None = getattr(scope["app"].state, "trail", None) if "app" in scope else None
     if trail is not None:
         await trail.note(who, action, text, ok=not failed)
 
@@ -136,7 +171,7 @@ def noting(scope: Scope, send: Send) -> Send:
 async def note_refusal(scope: Scope, code: str) -> None:
     """Note a change that was asked for and not made, once, and what it was answered."""
     if not scope["state"].get("noted"):
-        await audit(scope, "refused", f"refused {_asked(scope)}: {code}", failed=True)
+        await audit(scope, "refused", f"refused {_asked(scope)}: {code}", failed=True, reason=code)
 
 
 def _asked(scope: Scope) -> str:
@@ -179,7 +214,8 @@ async def _refusal(scope: Scope) -> Problem | None:
     names = {name for name, _ in scope["headers"]}
     sites = {value for name, value in scope["headers"] if name == b"sec-fetch-site"}
     if b"origin" in names or not sites <= {b"none"}:
-        await audit(scope, "refused", f"refused {_asked(scope)} of a web page", failed=True)
+        text = f"refused {_asked(scope)} of a web page"
+        await audit(scope, "refused", text, failed=True, reason="web_page_refused")
         return Problem("web_page_refused")
     if len(hosts) != 1 or hosts[0].lower() != b"localhost":
         return Problem("misdirected")

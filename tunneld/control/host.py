@@ -41,7 +41,11 @@ class AgentHost:
         self._alerts = Alerts(config.alerts, AgentFacts(self.agent), role="agent", tell=self._tell_alert)
         self.agent.usage.append(self._alerts.usage)
         self.agent.reloaded.append(lambda changed: self._alerts.configure(changed.alerts))
-        self._trail = Trail(lambda: self.agent.config.log.audit)
+        self._trail = Trail(
+            lambda: self.agent.config.log.audit,
+            repeat=lambda: self.agent.config.log.audit_repeat,
+            callers=lambda: self.agent.config.log.audit_callers,
+        )
         self._started_with = config
         control = config.control
         self._reading: ReadingServer | None = None
@@ -90,6 +94,7 @@ class AgentHost:
             await self.agent.stop()
         finally:
             await self._stop_answering()
+            await self._trail.close()
 
     async def _stop_answering(self) -> None:
         if self._sampler is not None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from hmac import compare_digest
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from tunneld.control.guard import as_json, bounded, note_refusal, noting, refusal
+from tunneld.control.guard import address_of, as_json, bounded, note_refusal, noting, refusal
 from tunneld.control.local import check_local, check_page, count_failure
+from tunneld.control.sign_ins import note_refused, noting_sign_in
 from tunneld.dashboard.files import is_file
 from tunneld.errors import VisitorError
 from tunneld.telemetry.failures import Failures
@@ -22,6 +22,7 @@ log = logging.getLogger("tunneld.metrics")
 
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _OPEN = frozenset({"/metrics"})
+_DOOR = "metrics.listen"
 
 
 class ReadingGuard:
@@ -52,19 +53,14 @@ class ReadingGuard:
                 return
             self._check(scope)
         except VisitorError as error:
-            await self._note(scope, error.code)
+            if scope["method"] not in _READS:
+                await note_refusal(scope, error.code)
+            await note_refused(scope, error.code, _DOOR)
             await refusal(error)(scope, receive, send)
             return
-        state["who"] = f"metrics.token_file from {_address(scope)}"
-        await self._app(as_json(scope), bounded(receive), noting(scope, send))
-
-    async def _note(self, scope: Scope, code: str) -> None:
-        """Write down that a change was refused; of one address no more than `metrics.max_failures` say."""
-        if scope["method"] in _READS or code == "rate_limited":
-            return
-        if code == "unauthorized" or self._failures.note(_address(scope), monotonic()) is None:
-            scope["state"]["who"] = f"somebody at {_address(scope)}"
-            await note_refusal(scope, code)
+        address = address_of(scope)
+        state["who"] = f"this machine ({address})" if self._secret is None else f"metrics.token_file from {address}"
+        await self._app(as_json(scope), bounded(receive), noting_sign_in(scope, noting(scope, send), _DOOR))
 
     def _shows(self, scope: Scope) -> bool:
         """The dashboard's page, which asks for the token, goes to who brings none."""
@@ -78,7 +74,7 @@ class ReadingGuard:
             given = [value for name, value in scope["headers"] if name == b"authorization"]
             scheme, _, token = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
             if scheme.lower() != b"bearer" or not compare_digest(token.strip(), self._secret):
-                address = _address(scope)
+                address = address_of(scope)
                 count_failure(self._failures, address)
                 log.warning("Refused a credential on metrics.listen from %s", address, extra={"peer": address})
                 raise VisitorError("unauthorized", "This listener asks for a bearer token: that of metrics.token_file.")
@@ -88,7 +84,3 @@ class ReadingGuard:
             check_page(scope)
         else:
             check_local(scope, "metrics.token_file")
-
-
-def _address(scope: Scope) -> str:
-    return str((scope.get("client") or ("?",))[0])

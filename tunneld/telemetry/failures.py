@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv6Address, ip_address
 
-__all__ = ["Failures"]
+__all__ = ["Failures", "network"]
 
 
 class Failures:
@@ -35,7 +35,7 @@ class Failures:
 
     def full(self, address: str, now: float) -> float | None:
         """Seconds until one more try is worth it; None: it is now. Counts nothing."""
-        level, then = self._seen.get(_network(address), (0.0, now))
+        level, then = self._seen.get(network(address), (0.0, now))
         rate = self._most / self._window
         over = level - (now - then) * rate + 1 - self._most
         return over / rate if over > 0 else None
@@ -45,7 +45,7 @@ class Failures:
 
         Tries beyond the bound are not added: who goes on trying waits as long as the answer says.
         """
-        key = _network(address)
+        key = network(address)
         level, then = self._seen.pop(key, (0.0, now))
         rate = self._most / self._window
         level = max(0.0, level - (now - then) * rate)
@@ -56,7 +56,7 @@ class Failures:
         return (level + 1 - self._most) / rate if over else None
 
 
-def _network(address: str) -> str:
+def network(address: str) -> str:
     """An IPv6 peer has a /64 to try from."""
     try:
         parsed = ip_address(address.partition("%")[0])

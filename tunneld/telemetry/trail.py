@@ -1,6 +1,7 @@
 """The audit trail (`log.audit`): who changed what, a JSON object a line, beside the log and never instead of it.
 
 The file is opened for each line: whoever turns it over needs to tell nobody. Changes are rare, and a thread writes.
+Refusals and sign-ins are as many as callers like: of each caller one line in `log.audit_repeat`, the others counted.
 """
 
 from __future__ import annotations
@@ -10,19 +11,25 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from datetime import UTC, datetime
 from typing import TypeVar
 
 from tunneld.errors import ConfigError
+from tunneld.telemetry.repeats import Repeats
 
-__all__ = ["Trail", "append", "check_writable", "noted_drain", "noted_reload"]
+__all__ = ["Again", "Trail", "append", "check_writable", "noted_drain", "noted_reload"]
 
 log = logging.getLogger("tunneld.audit")
 
 _MODE = 0o640
 _SIGNAL = "a signal"
+_LEAVING = 1.0
+"""Seconds that the last lines have when the daemon leaves."""
 _T = TypeVar("_T")
+
+Again = Callable[[str], Awaitable[None]]
+"""Writes the line that says how many more there were; takes that, a phrase."""
 
 
 class Trail:
@@ -30,10 +37,22 @@ class Trail:
 
     Args:
         path: of the file now; None: nothing is written.
+        repeat: seconds in which a caller's refusals for one reason, or its sign-ins, have one line.
+        callers: how many of those are told apart; what others do is counted together.
     """
 
-    def __init__(self, path: Callable[[], str | None] = lambda: None) -> None:
+    def __init__(
+        self,
+        path: Callable[[], str | None] = lambda: None,
+        *,
+        repeat: Callable[[], float] = lambda: 60.0,
+        callers: Callable[[], int] = lambda: 1000,
+    ) -> None:
         self._path = path
+        self._repeat = repeat
+        self._repeats: Repeats[Again] = Repeats(repeat, callers)
+        self._timer: asyncio.TimerHandle | None = None
+        self._writing: set[asyncio.Future[None]] = set()
 
     def check(self) -> None:
         """Raises ConfigError when the file cannot be written."""
@@ -55,6 +74,42 @@ class Trail:
             await asyncio.get_running_loop().run_in_executor(None, append, path, actor, action, detail, ok)
         except OSError as error:
             log.error("log.audit: %s: a change was not written: %s", path, error.strerror, extra={"action": action})
+
+    def first(self, key: Hashable, again: Again) -> bool:
+        """Whether a line is to be written; one like it was already otherwise, and `again` writes how many more came."""
+        told = self._repeats.first(key, again, asyncio.get_running_loop().time())
+        if self._timer is None:
+            self._arm()
+        return told
+
+    def _arm(self) -> None:
+        deadline = self._repeats.deadline()
+        loop = asyncio.get_running_loop()
+        self._timer = None if deadline is None else loop.call_at(deadline, self._over)
+
+    def _over(self) -> None:
+        self._tell(self._repeats.over(asyncio.get_running_loop().time()))
+        self._arm()
+
+    def _tell(self, over: list[tuple[Again | None, int]]) -> None:
+        for again, more in over:
+            said = f"{more} more within {self._repeat():g} s"
+            writing = asyncio.ensure_future((again or self._others)(said))
+            self._writing.add(writing)
+            writing.add_done_callback(self._writing.discard)
+
+    async def _others(self, more: str) -> None:
+        text = f"{more}, refused or signed in, of callers beyond log.audit_callers"
+        log.warning("audit: %s", text, extra={"action": "refused"})
+        await self.note("others", "refused", text, ok=False)
+
+    async def close(self) -> None:
+        """Write what was counted, as far as a disk takes it in a second. Nothing is noted afterwards."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._tell(self._repeats.end())
+        if self._writing:
+            await asyncio.wait(self._writing, timeout=_LEAVING)
 
 
 def check_writable(path: str | None) -> None:
@@ -106,4 +161,5 @@ def append(path: str, actor: str, action: str, detail: str, ok: bool = True) -> 
 
 
 def _open(path: str) -> int:
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _MODE)
+    # A pipe that nobody reads is refused at once, and not waited for.
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, _MODE)

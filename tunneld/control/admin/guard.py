@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tunneld.control.admin.keeper import BOTH, Keeper
 from tunneld.control.guard import bounded, note_refusal, noting, refusal
+from tunneld.control.sign_ins import note_refused, noting_sign_in
 from tunneld.dashboard.files import is_file
 from tunneld.errors import VisitorError
 from tunneld.server.principals import WRITE, Principal
@@ -23,6 +24,7 @@ ALWAYS: Final = ("unauthorized", "not_permitted", "local_only", "web_page_refuse
 """What may be answered to any call."""
 
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
+_DOOR = "admin.listen"
 
 
 class AdminGuard:
@@ -52,12 +54,13 @@ class AdminGuard:
             state["who"] = principal.actor
             _check_right(scope, principal)
         except VisitorError as error:
-            if scope["method"] not in _READS and self._keeper.noted(scope, error.code):
+            if scope["method"] not in _READS:
                 await note_refusal(scope, error.code)
+            await note_refused(scope, error.code, _DOOR)
             await refusal(error)(scope, receive, send)
             return
         state["principal"] = principal
-        await self._app(scope, bounded(receive), noting(scope, send))
+        await self._app(scope, bounded(receive), noting_sign_in(scope, noting(scope, send), _DOOR))
 
 
 def may_change(scope: Mapping[str, Any]) -> bool:

@@ -39,7 +39,11 @@ class ServerHost:
         self.server.reloading.append(self._reloading)
         self._alerts = Alerts(config.alerts, ServerFacts(self.server), role="server")
         self.server.usage.append(self._alerts.usage)
-        self._trail = Trail(lambda: self.server.config.log.audit)
+        self._trail = Trail(
+            lambda: self.server.config.log.audit,
+            repeat=lambda: self.server.config.log.audit_repeat,
+            callers=lambda: self.server.config.log.audit_callers,
+        )
         admin = config.admin or AdminConfig()
         self._keeper = Keeper(
             self.server.access.credentials,
@@ -95,6 +99,7 @@ class ServerHost:
         if self.sampler is not None:
             await self.sampler.stop()
         await self.server.stop()
+        await self._trail.close()
 
     async def reload(self) -> object:
         """As the daemon's, as a signal asks for."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from hmac import compare_digest
-from time import monotonic, time
+from time import time
 from typing import TYPE_CHECKING, Any
 
 from tunneld.control.local import check_local, count_failure, page_status
@@ -68,12 +68,6 @@ class Keeper:
         if self._digest is None and not values:
             return Principal("local", f"this machine ({address})", (), scopes=BOTH)
         return self._known(bearer_of(values), address)
-
-    def noted(self, scope: Scope, code: str) -> bool:
-        """Whether the audit gets a line that a change was refused: of one address no more than the bound says."""
-        address = scope["client"][0] if scope.get("client") else "unix"
-        scope["state"].setdefault("who", f"somebody at {address}")
-        return code == "unauthorized" or (code != "rate_limited" and self._failures.note(address, monotonic()) is None)
 
     def holds(self, scope: Mapping[str, Any]) -> bool:
         """Whether whoever was let in with this request would be let in by its credential now."""
