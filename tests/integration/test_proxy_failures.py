@@ -17,8 +17,9 @@ from tests.support.sockets import certificate, free_port, short_dir
 from tests.support.tunnelled import Tunnelled, read_head, reply, serving, tunnelled, tunnelled_to, turns_until
 from tunneld.agent.origin import Origin
 from tunneld.agent.probe import ServiceProbe
-from tunneld.config.agent import AgentConfig, AgentLimits, ServerLink, TunnelConfig
+from tunneld.config.agent import AgentConfig, ServerLink
 from tunneld.config.service import parse_service
+from tunneld.config.tunnel import AgentLimits, TunnelConfig
 from tunneld.errors import CODES
 from tunneld.wire.sockets import reset
 from tunneld.wire.tls import client_context, server_context

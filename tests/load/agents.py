@@ -19,7 +19,7 @@ from tests.support.herds import Well, herded
 from tests.support.programs import raise_limit, run, say, until_terminated
 from tunneld.agent.state import State
 from tunneld.agent.tunnel import AgentTunnel
-from tunneld.config.agent import TunnelConfig
+from tunneld.config.tunnel import TunnelConfig
 from tunneld.protocol.messages import Headers, Open
 from tunneld.protocol.sinks import Sink
 from tunneld.protocol.streams import Stream

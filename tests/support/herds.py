@@ -11,7 +11,8 @@ from tunneld.agent.hello import Identity
 from tunneld.agent.proxy import Proxy
 from tunneld.agent.state import State
 from tunneld.agent.tunnel import AgentTunnel
-from tunneld.config.agent import AgentConfig, TunnelConfig
+from tunneld.config.agent import AgentConfig
+from tunneld.config.tunnel import TunnelConfig
 
 __all__ = ["Well", "herded"]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from tests.support.joined import Joined, Visitor
 from tunneld.agent.proxy import Proxy
-from tunneld.config.agent import AgentLimits
 from tunneld.config.service import parse_service
+from tunneld.config.tunnel import AgentLimits
 
 __all__ = ["Handler", "Tunnelled", "read_head", "reply", "serving", "tunnelled", "tunnelled_to", "turns_until"]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from tunneld.agent.proxy import Proxy
-from tunneld.config.agent import TunnelConfig
+from tunneld.config.tunnel import TunnelConfig
 from tunneld.protocol.messages import Probed, ProbeSettings
 
 __all__ = ["ServiceCheck", "ServiceHealth"]

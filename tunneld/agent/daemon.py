@@ -27,9 +27,10 @@ from tunneld.agent.tunnel import AgentTunnel
 from tunneld.agent.wake import WakeWatch
 from tunneld.config import dropins
 from tunneld.config.advice import descriptors_needed
-from tunneld.config.agent import AgentConfig, TunnelConfig
+from tunneld.config.agent import AgentConfig
 from tunneld.config.load import Changes, agent_token, diff, load_agent
 from tunneld.config.proxies import proxy_for
+from tunneld.config.tunnel import TunnelConfig
 from tunneld.errors import ConfigError, VisitorError
 from tunneld.lifecycle import raise_descriptor_limit, tracer, warn_about_descriptors
 from tunneld.protocol.windows import Holders, MemoryBudget

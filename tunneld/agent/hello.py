@@ -9,7 +9,8 @@ from secrets import token_bytes, token_hex
 from tunneld import __version__
 from tunneld.agent.access import access_wish, enforces
 from tunneld.agent.checking import ServiceCheck
-from tunneld.config.agent import AgentConfig, TunnelConfig
+from tunneld.config.agent import AgentConfig
+from tunneld.config.tunnel import TunnelConfig
 from tunneld.errors import VisitorError
 from tunneld.protocol.links import secret_of, sign
 from tunneld.protocol.messages import Connected, HeartbeatSettings, Hello, ResumeSettings, Settings, SseSettings, Wishes

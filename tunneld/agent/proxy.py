@@ -21,8 +21,9 @@ from tunneld.agent.probe import ServiceProbe
 from tunneld.agent.record import STALL_CHECKS, Record
 from tunneld.agent.resending import resend
 from tunneld.agent.sockets import SocketExchange
-from tunneld.config.agent import AgentLimits, InspectionConfig, TunnelConfig
+from tunneld.config.agent import InspectionConfig
 from tunneld.config.service import Service
+from tunneld.config.tunnel import AgentLimits, TunnelConfig
 from tunneld.protocol.messages import Open
 from tunneld.protocol.sinks import NOBODY, Sink
 from tunneld.protocol.streams import Stream

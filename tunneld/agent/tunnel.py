@@ -21,7 +21,8 @@ from tunneld.agent.proxy import Proxy
 from tunneld.agent.pulse import Pulse
 from tunneld.agent.reconnect import Backoff, Retry, Verdict, of_close, of_error_code
 from tunneld.agent.state import ASKED, State, TunnelState
-from tunneld.config.agent import AgentConfig, TunnelConfig
+from tunneld.config.agent import AgentConfig
+from tunneld.config.tunnel import TunnelConfig
 from tunneld.errors import RemoteError, VisitorError
 from tunneld.link import CLOSE_CODES, Link
 from tunneld.protocol.handshake import check_connected, check_live, check_probe

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tunneld.config.agent import AgentConfig, TunnelConfig
+from tunneld.config.agent import AgentConfig
+from tunneld.config.tunnel import TunnelConfig
 
 if TYPE_CHECKING:
     from tunneld.config.server import ServerConfig

@@ -18,10 +18,11 @@ import yaml
 from pydantic import ValidationError
 
 from tunneld.config.access import resolve
-from tunneld.config.agent import AgentConfig, TunnelConfig
+from tunneld.config.agent import AgentConfig
 from tunneld.config.common import Faults, Model
 from tunneld.config.secrets import open_to_others
 from tunneld.config.source import File, explain
+from tunneld.config.tunnel import TunnelConfig
 from tunneld.errors import ConfigError
 
 __all__ = ["FOLDER", "MAX_FILES", "check_headers", "folders", "forget", "merged", "save"]
@@ -119,7 +120,7 @@ def _read(path: Path, agent: AgentConfig, places: dict[str, str]) -> list[Tunnel
             continue
         places[tunnel.name] = f"{path}:{file.line(('tunnels', index, 'name'))}"
         try:
-            tunnel = tunnel.effective(agent)
+            tunnel = agent.complete(tunnel)
         except Faults as error:
             for loc, text in error.faults:
                 file.fault(("tunnels", index, *loc), text)

@@ -9,13 +9,14 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 
 from tunneld.config.access import resolve
-from tunneld.config.agent import AgentConfig, TunnelConfig
+from tunneld.config.agent import AgentConfig
 from tunneld.config.changes import Changes, diff
 from tunneld.config.common import Faults
 from tunneld.config.document import Node
 from tunneld.config.dropins import check_headers, merged
 from tunneld.config.secrets import agent_token, open_to_others, read_secret
 from tunneld.config.source import MAX_FILE, File, Loc, explain
+from tunneld.config.tunnel import TunnelConfig
 from tunneld.config.units import shown
 from tunneld.errors import ConfigError
 
@@ -71,7 +72,7 @@ def load_tunnel(section: dict[str, Any], agent: AgentConfig) -> TunnelConfig:
     """
     faults: list[tuple[Loc, str]] = []
     try:
-        tunnel = TunnelConfig.model_validate(section).effective(agent)
+        tunnel = agent.complete(TunnelConfig.model_validate(section))
         access, found = resolve(tunnel.access)
         if not found:
             return tunnel.model_copy(update={"access": access})

@@ -3,8 +3,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tunneld.config.agent import AgentConfig, TunnelConfig, default_control_socket
+from tunneld.config.agent import AgentConfig, default_control_socket
 from tunneld.config.common import Faults
+from tunneld.config.tunnel import TunnelConfig
 
 SERVER = {"url": "ws://127.0.0.1:8440"}
 DEMO = {"name": "demo", "service": "http://127.0.0.1:9000"}
@@ -54,11 +55,11 @@ def test_a_tunnel_takes_from_the_defaults_what_it_does_not_set() -> None:
 
 def test_a_tunnel_made_at_run_time_is_completed_the_same_way() -> None:
     config = agent(heartbeat={"interval": "20s"}, tunnels=[DEMO])
-    made = TunnelConfig.model_validate(DEMO).effective(config)
+    made = config.complete(TunnelConfig.model_validate(DEMO))
     assert made == config.tunnels[0]
-    assert made.effective(config) == made
+    assert config.complete(made) == made
     with pytest.raises(Faults, match="more than stream_window_max"):
-        TunnelConfig.model_validate({**DEMO, "limits": {"stream_window": "5MiB"}}).effective(config)
+        config.complete(TunnelConfig.model_validate({**DEMO, "limits": {"stream_window": "5MiB"}}))
 
 
 @pytest.mark.parametrize(
