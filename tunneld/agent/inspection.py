@@ -158,11 +158,6 @@ class Seen(msgspec.Struct, eq=False, gc=False):
         """Of the request, as far as it is kept."""
         return b"" if self._body is None else self._body
 
-    @property
-    def tapped(self) -> bool:
-        """Somebody reads what passes."""
-        return self._reading is not None and bool(self._reading.taps)
-
     def is_of(self, request_id: str) -> bool:
         """It is the request of that id."""
         kept = self._request  # unpacked only where the id stands in it at all

@@ -32,14 +32,13 @@ from tunneld.server.legacy import LegacyConnection, LegacyPolicy
 from tunneld.server.legacy_keys import LegacyKeys, legacy_rules
 from tunneld.server.legacy_names import Labels
 from tunneld.server.legacy_permissions import NotAllowed, PermissionsDoor
-from tunneld.server.offers import TunnelOffer
+from tunneld.server.offers import LegacyCall, TunnelOffer
 from tunneld.server.principals import OPEN, Principal
 from tunneld.server.problems import problem
 from tunneld.server.registry import Registry
 from tunneld.server.store.records import Registration
 from tunneld.server.visitors.rules import Rules
 from tunneld.wire.http1 import RequestHead
-from tunneld.wire.http_server import ServerConnection
 from tunneld.wire.ws_accept import Acceptance
 
 __all__ = ["LegacyDoor", "LegacyHost"]
@@ -207,18 +206,18 @@ class LegacyDoor:
 
     # -- registration ------------------------------------------------------------------------------------
 
-    def permit(self, connection: ServerConnection, head: RequestHead, address: str, token: str | None) -> None:
+    def permit(self, call: LegacyCall) -> None:
         """``/permissions``; raises VisitorError to be answered with."""
-        self.permissions.serve(connection, head, address, token)
+        self.permissions.serve(call)
 
-    def register(self, connection: ServerConnection, head: RequestHead, address: str, token: str | None) -> None:
+    def register(self, call: LegacyCall) -> None:
         """``/register``; raises VisitorError to be answered with."""
-        principal = self.admit(token, address or "unix")
+        principal = self.admit(call.token, call.address or "unix")
         Form(
             self._host.ingress,
-            connection,
-            head,
-            whole=lambda form, body: self.spawn(self._register(form, body, principal, address), "v2 register"),
+            call.connection,
+            call.head,
+            whole=lambda form, body: self.spawn(self._register(form, body, principal, call.address), "v2 register"),
             refuse=self.refuse_form,
         ).begin()
 
@@ -266,12 +265,12 @@ class LegacyDoor:
         }
         return (200, {**answer, "is_reregistration": True}) if again else (201, answer)
 
-    def refuse(self, connection: ServerConnection, head: RequestHead, error: VisitorError) -> None:
+    def refuse(self, call: LegacyCall, error: VisitorError) -> None:
         """Answer in the dialect's shape what was refused before its body was read."""
-        status, headers, body = self._refusal(head, error)
+        status, headers, body = self._refusal(call.head, error)
         if isinstance(error, NotAllowed):
             headers.append(("Allow", ", ".join(error.allowed)))
-        self._host.ingress.answer_whole(connection, status, headers, body)
+        self._host.ingress.answer_whole(call.connection, status, headers, body)
 
     def refuse_form(self, form: Form, error: VisitorError) -> None:
         """Answer an error in the dialect's shape."""

@@ -25,12 +25,12 @@ from tunneld.server.access import Access
 from tunneld.server.auth import bearer_of
 from tunneld.server.forms import Form
 from tunneld.server.ingress import Ingress
+from tunneld.server.offers import LegacyCall
 from tunneld.server.permissions import Change, permission_shape
 from tunneld.server.principals import Principal
 from tunneld.server.registry import Registry
 from tunneld.server.store.records import AuditEntry, Permission
 from tunneld.wire.http1 import RequestHead
-from tunneld.wire.http_server import ServerConnection
 
 __all__ = ["NotAllowed", "PermissionsDoor", "PermissionsHost"]
 
@@ -93,7 +93,7 @@ class _Patch(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
+class _Caller:
     """Who calls, and from where."""
 
     principal: Principal
@@ -112,19 +112,20 @@ class PermissionsDoor:
         self._host = host
         self._door = door
 
-    def serve(self, connection: ServerConnection, head: RequestHead, address: str, token: str | None) -> None:
+    def serve(self, call: LegacyCall) -> None:
         """A request whose path begins with ``/permissions``; raises VisitorError to be answered with."""
+        head = call.head
         path = head.target.partition("?")[0]
         rest = unquote(path.removeprefix("/permissions").removeprefix("/"))
         allowed = ("GET", "PATCH", "DELETE") if rest else ("POST",)
-        call = _Call(self._who(head, token, address or "unix"), address)
+        caller = _Caller(self._who(head, call.token, call.address or "unix"), call.address)
         if head.method not in allowed:
             raise NotAllowed(allowed)
 
         def whole(form: Form, body: bytes) -> None:
-            self._door.spawn(self._answer(form, call, rest, body), "v2 permissions")
+            self._door.spawn(self._answer(form, caller, rest, body), "v2 permissions")
 
-        Form(self._host.ingress, connection, head, whole=whole, refuse=self._door.refuse_form).begin()
+        Form(self._host.ingress, call.connection, head, whole=whole, refuse=self._door.refuse_form).begin()
 
     def _who(self, head: RequestHead, token: str | None, address: str) -> Principal:
         sent = [value for name, value in head.headers if name.lower() == "authorization"]
@@ -132,10 +133,10 @@ class PermissionsDoor:
             return self._host.access.gate.bearer(bearer_of(sent), address=address, name="")
         return self._door.admit(token, address)
 
-    async def _answer(self, form: Form, call: _Call, rest: str, body: bytes) -> None:
+    async def _answer(self, form: Form, caller: _Caller, rest: str, body: bytes) -> None:
         work = {"POST": self._post, "GET": self._get, "PATCH": self._patch, "DELETE": self._delete}[form.head.method]
         try:
-            status, said = await work(call, rest, body)
+            status, said = await work(caller, rest, body)
         except VisitorError as error:
             if error.code == "bad_argument":  # of this dialect's calls every fault is a 400
                 error = VisitorError("bad_request", error.detail)
@@ -143,35 +144,35 @@ class PermissionsDoor:
             return
         form.answer(status, _headers(), json.dumps({"success": True, **said}, ensure_ascii=False).encode())
 
-    async def _post(self, call: _Call, _: str, body: bytes) -> tuple[int, dict[str, Any]]:
+    async def _post(self, caller: _Caller, _: str, body: bytes) -> tuple[int, dict[str, Any]]:
         said = _read(body, _Grant)
-        tunnel, server_id = await self._find(said.server_key, call.principal)
+        tunnel, server_id = await self._find(said.server_key, caller.principal)
         change = Change(said.access_level, _until(said.expires_at) or None, said.notes)
         kept, added = await self._host.access.permissions.grant(
-            call.principal.id, tunnel, said.emails, change, server_id=server_id, address=call.address
+            caller.principal.id, tunnel, said.emails, change, server_id=server_id, address=caller.address
         )
-        await self._note(call, "permission.grant", f"{tunnel}: {', '.join(one.email for one in kept)}")
+        await self._note(caller, "permission.grant", f"{tunnel}: {', '.join(one.email for one in kept)}")
         message = f"{added} of {len(kept)} permissions are new."
         return 201, {"message": message, "added": added, "permissions": _shapes(kept)}
 
-    async def _get(self, call: _Call, rest: str, _: bytes) -> tuple[int, dict[str, Any]]:
-        tunnel, _id = await self._find(rest, call.principal)
-        found = self._host.access.permissions.all_of(call.principal.id, tunnel)
+    async def _get(self, caller: _Caller, rest: str, _: bytes) -> tuple[int, dict[str, Any]]:
+        tunnel, _id = await self._find(rest, caller.principal)
+        found = self._host.access.permissions.all_of(caller.principal.id, tunnel)
         return 200, {"server_key": rest, "permissions": _shapes(found)}
 
-    async def _patch(self, call: _Call, rest: str, body: bytes) -> tuple[int, dict[str, Any]]:
+    async def _patch(self, caller: _Caller, rest: str, body: bytes) -> tuple[int, dict[str, Any]]:
         said = _read(body, _Patch)
         expires = None if said.expires_at is msgspec.UNSET else _until(said.expires_at)
         notes = None if said.notes is msgspec.UNSET else said.notes or ""
         change = Change(said.access_level, expires, notes, said.status)
-        later = await self._host.access.permissions.change(call.principal.id, _number(rest), change)
-        await self._note(call, "permission.change", f"{later.tunnel}: {later.email}, {later.level}, {_status(later)}")
+        later = await self._host.access.permissions.change(caller.principal.id, _number(rest), change)
+        await self._note(caller, "permission.change", f"{later.tunnel}: {later.email}, {later.level}, {_status(later)}")
         return 200, {"message": "The permission is changed.", "permission": permission_shape(later, time())}
 
-    async def _delete(self, call: _Call, rest: str, _: bytes) -> tuple[int, dict[str, Any]]:
+    async def _delete(self, caller: _Caller, rest: str, _: bytes) -> tuple[int, dict[str, Any]]:
         change = Change(status="revoked")
-        later = await self._host.access.permissions.change(call.principal.id, _number(rest), change)
-        await self._note(call, "permission.revoke", f"{later.tunnel}: {later.email}")
+        later = await self._host.access.permissions.change(caller.principal.id, _number(rest), change)
+        await self._note(caller, "permission.revoke", f"{later.tunnel}: {later.email}")
         return 200, {"message": f"The permission of {later.email} is revoked."}
 
     # -- inside ------------------------------------------------------------------------------------------
@@ -193,9 +194,9 @@ class PermissionsDoor:
             return server_key, None
         raise VisitorError("no_such_server")
 
-    async def _note(self, call: _Call, action: str, detail: str) -> None:
-        actor = f"token {call.principal.id} ({call.principal.name})"
-        log.info("%s: %s, by %s", action, detail, actor, extra={"action": action, "client": call.address})
+    async def _note(self, caller: _Caller, action: str, detail: str) -> None:
+        actor = f"token {caller.principal.id} ({caller.principal.name})"
+        log.info("%s: %s, by %s", action, detail, actor, extra={"action": action, "client": caller.address})
         entry = AuditEntry(time(), actor, action, detail[:1000])
         try:
             await self._host.access.store.add_audit(entry, most=self._host.config.limits.audit_entries)

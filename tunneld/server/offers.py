@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from tunneld.config.server import ListenConfig
@@ -15,7 +16,7 @@ from tunneld.wire.tls import Certificate
 if TYPE_CHECKING:
     from tunneld.server.ingress import Ingress
 
-__all__ = ["ConnectTunnel", "LegacyAddresses", "Listener", "TunnelOffer"]
+__all__ = ["ConnectTunnel", "LegacyAddresses", "LegacyCall", "Listener", "TunnelOffer"]
 
 
 class Listener:
@@ -81,17 +82,32 @@ class ConnectTunnel(Protocol):
         """Take the offer or answer it; `leftover` is input that came behind the head."""
 
 
+@dataclass(frozen=True, slots=True)
+class LegacyCall:
+    """A request for an address of the older dialect.
+
+    Attributes:
+        address: of who calls; that which a trusted proxy names, if one stands between; empty: not known.
+        token: of a base address ``/v2/TOKEN``, as it came; None: the address had none. A secret.
+    """
+
+    connection: ServerConnection
+    head: RequestHead
+    address: str
+    token: str | None = field(repr=False)
+
+
 class LegacyAddresses(Protocol):
     """The addresses of the older dialect (server/legacy_door.py); each call raises VisitorError to be answered with."""
 
     def admit(self, token: str | None, address: str) -> object:
         """Judge the token of a base address ``/v2/TOKEN``."""
 
-    def register(self, connection: ServerConnection, head: RequestHead, address: str, token: str | None) -> None:
+    def register(self, call: LegacyCall) -> None:
         """Serve ``POST /register``."""
 
-    def permit(self, connection: ServerConnection, head: RequestHead, address: str, token: str | None) -> None:
+    def permit(self, call: LegacyCall) -> None:
         """Serve ``/permissions``."""
 
-    def refuse(self, connection: ServerConnection, head: RequestHead, error: VisitorError) -> None:
+    def refuse(self, call: LegacyCall, error: VisitorError) -> None:
         """Answer a registration or a call of ``/permissions`` that is refused."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tunneld.errors import VisitorError
-from tunneld.server.offers import ConnectTunnel, LegacyAddresses, Listener, TunnelOffer
+from tunneld.server.offers import ConnectTunnel, LegacyAddresses, LegacyCall, Listener, TunnelOffer
 from tunneld.wire.http1 import RequestHead
 from tunneld.wire.http_server import ServerConnection
 
@@ -50,16 +50,14 @@ class OwnAddresses:
         """
         ingress = self._ingress
         path = head.target.partition("?")[0]
-        if path == CONNECT and listener.tunnels:
-            self._offer(connection, head, listener, token)
-            return
-        if path == REGISTER and listener.tunnels and ingress.legacy is not None:
-            self._register(connection, head, listener, ingress.legacy, token)
-            return
-        if is_permissions(path) and listener.tunnels and ingress.legacy is not None:
-            self._permit(connection, head, listener, ingress.legacy, token)
-            return
         client = ingress.peers.client(connection, head, listener)
+        if listener.tunnels:
+            if path == CONNECT:
+                self._offer(connection, head, client, token)
+                return
+            if ingress.legacy is not None and (path == REGISTER or is_permissions(path)):
+                self._call(ingress.legacy, LegacyCall(connection, head, client, token), path)
+                return
         if listener.visitors and ingress.desk.answers(connection, head, client):
             return
         if path not in ("/healthz", "/readyz"):
@@ -74,42 +72,19 @@ class OwnAddresses:
         else:
             ingress.answer_text(connection, 503, "not ready\n", [("Retry-After", "1")])
 
-    def _register(
-        self,
-        connection: ServerConnection,
-        head: RequestHead,
-        listener: Listener,
-        legacy: LegacyAddresses,
-        token: str | None,
-    ) -> None:
+    def _call(self, legacy: LegacyAddresses, call: LegacyCall, path: str) -> None:
         ingress = self._ingress
-        if head.method != "POST":
+        if path == REGISTER and call.head.method != "POST":
             error = VisitorError("method_not_allowed")
-            ingress.answer(connection, error, ingress.new_id(), head.headers, [("Allow", "POST")])
+            ingress.answer(call.connection, error, ingress.new_id(), call.head.headers, [("Allow", "POST")])
             return
         try:
-            legacy.register(connection, head, ingress.peers.client(connection, head, listener), token)
+            (legacy.register if path == REGISTER else legacy.permit)(call)
         except VisitorError as error:
-            legacy.refuse(connection, head, error)
+            legacy.refuse(call, error)
 
-    def _permit(
-        self,
-        connection: ServerConnection,
-        head: RequestHead,
-        listener: Listener,
-        legacy: LegacyAddresses,
-        token: str | None,
-    ) -> None:
-        ingress = self._ingress
-        try:
-            legacy.permit(connection, head, ingress.peers.client(connection, head, listener), token)
-        except VisitorError as error:
-            legacy.refuse(connection, head, error)
-
-    def _offer(self, connection: ServerConnection, head: RequestHead, listener: Listener, token: str | None) -> None:
-        ingress = self._ingress
+    def _offer(self, connection: ServerConnection, head: RequestHead, client: str, token: str | None) -> None:
         if head.length:
             raise VisitorError("bad_request", "A request for a tunnel has no body.")
         leftover = connection.offer()
-        offer = TunnelOffer(ingress, connection, head, ingress.peers.client(connection, head, listener), token)
-        self._connect_tunnel(offer, head, leftover)
+        self._connect_tunnel(TunnelOffer(self._ingress, connection, head, client, token), head, leftover)
