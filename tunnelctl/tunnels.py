@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from tunnelctl.client import Client
-from tunnelctl.render import Screen, clean, duration, parse_duration, to_json
+from tunnelctl.render import Screen, clean, duration, parse_duration, size, to_json
 from tunneld.errors import TunneldError, UsageError
 
 if TYPE_CHECKING:
@@ -137,8 +137,11 @@ def _rows(found: TunnelStatus) -> list[tuple[str, str]]:
         ("registered", f"as {found['tunnel_id']}" if found["tunnel_id"] else "not yet"),
         ("since", _since(found["connected_s"], found["reconnects"])),
         ("streams", str(found["active_streams"])),
-        ("heartbeat", f"every {duration(beat['interval_s'])}, the last answer {duration(beat['last_pong_s'])} ago"),
+        ("heartbeat", f"every {duration(beat['interval_s'])}, {_heard(beat)}"),
         ("quality", _quality(quality)),
+        ("kernel", _kernel(quality.get("tcp"))),
+        ("throughput", _throughput(found)),
+        ("outages", _outages(found.get("outages"))),
     ]
     if found.get("file"):
         rows.append(("stands in", str(found["file"])))
@@ -161,7 +164,7 @@ def _quality(quality: Any) -> str:
         return "not known yet"
     trips = quality["rtt_ms"]
     words = [quality["grade"] + (f" ({quality['reason']})" if quality.get("reason") else "")]
-    words += [f"rtt {trips[key]:.1f} ms {word}" for key, word in (("p50", "median"), ("p95", "p95")) if trips[key]]
+    words += [f"rtt {trips[key]:.1f} ms {key}" for key in ("last", "p50", "p95") if trips[key] is not None]
     if quality["jitter_ms"] is not None:
         words.append(f"jitter {quality['jitter_ms']:.1f} ms")
     if quality.get("queue_ms") is not None:
@@ -169,3 +172,37 @@ def _quality(quality: Any) -> str:
     if quality["loss"] is not None:
         words.append(f"loss {quality['loss']:.1%}")
     return ", ".join(words)
+
+
+def _kernel(tcp: Any) -> str:
+    """What the kernel knows of the connection."""
+    if tcp is None:
+        return "knows nothing of the connection"
+    words = [f"rtt {tcp['rtt_ms']:.1f} ms smoothed", f"{tcp['least_rtt_ms']:.1f} ms least"]
+    words.append(f"{tcp['retransmitted']} of {tcp['segments']} segments sent again")
+    if tcp["delivery_rate"]:
+        words.append(f"delivers {size(tcp['delivery_rate'])}/s")
+    return ", ".join(words)
+
+
+def _throughput(found: TunnelStatus) -> str:
+    whole = f"{size(found.get('bytes_in', 0))} from visitors and {size(found.get('bytes_out', 0))} to them in sum"
+    if (rates := found.get("throughput")) is None:
+        return whole
+    return f"{size(rates['in_bytes_s'])}/s from visitors, {size(rates['out_bytes_s'])}/s to them; {whole}"
+
+
+def _outages(outages: Any) -> str:
+    if not outages or not outages["count"]:
+        return "none"
+    words = [f"{outages['count']}, {duration(outages['seconds'])} in sum, {outages['streams_lost']} streams lost"]
+    if last := outages["last"]:
+        how = "resumed" if last["resumed"] else "not resumed"
+        words.append(f"the last at {last['at']} for {duration(last['seconds'])}, {how}")
+    return "; ".join(words)
+
+
+def _heard(beat: Any) -> str:
+    """When the last answer came, and the last byte of any kind."""
+    pong, byte = duration(beat["last_pong_s"]), duration(beat.get("last_byte_s"))
+    return f"the last answer {pong} ago, the last byte {byte} ago"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -71,6 +72,13 @@ def test_the_agent_counts_what_happened(pair: tuple[Pair, SampleService]) -> Non
     assert 0 < found["tunneld_limit_used_ratio", "descriptors"] < 1
     assert found["tunneld_limit_used_ratio", "tunnel_streams"] == 0
     assert found["tunneld_streams_stalled", "demo"] == 0
+    assert found["tunneld_service_fault", "refused", "gone"] == 1
+    assert [key for key in found if key[0] == "tunneld_service_fault"] == [("tunneld_service_fault", "refused", "gone")]
+    sent = found["tunneld_tunnel_sent_bytes_total", "demo"]
+    assert 0 < sent <= found["tunneld_visitor_sent_bytes_total",]
+    assert 0 < found["tunneld_connection_rtt_seconds", "smoothed", "demo"] < 5
+    assert found["tunneld_connection_segments_total", "demo"] > 0
+    assert abs(time.time() - found["tunneld_connection_last_byte_timestamp_seconds", "demo"]) < 60
 
 
 def scrape_server(made: Pair) -> str:
@@ -96,6 +104,12 @@ def test_the_server_counts_what_happened(pair: tuple[Pair, SampleService]) -> No
     assert 0 <= found["tunneld_heartbeat_queue_seconds_sum",] < found["tunneld_heartbeat_rtt_seconds_sum",]
     assert found["tunneld_build_info", platform.python_version(), "server", __version__] == 1
     assert found["tunneld_held_bytes_limit",] == 512 << 20
+    assert found["tunneld_service_fault", "refused"] == 1
+    assert sum(value for key, value in found.items() if key[0] == "tunneld_service_fault") == 1
+    middle, worst = (found["tunneld_known_heartbeat_rtt_seconds", "last", which] for which in ("median", "worst"))
+    assert 0 < middle <= worst < 5
+    assert found["tunneld_known_connection_segments",] > 0
+    assert {key[2] for key in found if key[0] == "tunneld_known_connection_rtt_seconds"} == {"median", "worst"}
 
 
 ASKED = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}

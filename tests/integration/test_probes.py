@@ -25,6 +25,7 @@ from tunneld.agent.checking import ServiceCheck
 from tunneld.control.admin.shapes import tunnel_info
 from tunneld.control.admin.states import tunnel_state
 from tunneld.protocol.messages import Connected, ProbeSettings, Wishes
+from tunneld.server.carried import IDLE
 from tunneld.server.daemon import ServerDaemon
 
 
@@ -62,7 +63,7 @@ async def service() -> AsyncIterator[tuple[Service, str]]:
 def tunnel_of(server: ServerDaemon) -> Any:
     known = server.registry.find("app")
     assert known is not None
-    return tunnel_info(known, 0, monotonic())
+    return tunnel_info(known, IDLE, monotonic())
 
 
 QUICK = {"heartbeat": {"interval": 30, "timeout": 0.2, "min": 0.01}}

@@ -36,7 +36,10 @@ UNPLACED = {
     ),
     **dict.fromkeys(
         (f"tunneld_known_{name}" for name in (
-            "reconnects", "outages", "outage_seconds", "resumes", "replayed_bytes", "streams_lost"
+            "reconnects", "outages", "outage_seconds", "resumes", "replayed_bytes", "streams_lost",
+            "heartbeat_rtt_seconds", "heartbeat_jitter_seconds", "heartbeat_queue_seconds", "connection_loss_ratio",
+            "connection_rtt_seconds", "connection_segments", "connection_retransmitted_segments",
+            "connection_delivery_bytes_per_second", "connection_last_byte_timestamp_seconds",
         )),
         "the agents' own counters have it by tunnel; for a server whose agents nobody scrapes",
     ),

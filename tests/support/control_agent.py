@@ -58,7 +58,10 @@ def tunnel_status(name: str, **changes: Any) -> TunnelStatus:
         "reconnects": 0,
         "last_error": None,
         "active_streams": 0,
-        "heartbeat": {"interval_s": 30.0, "timeout_s": 10.0, "last_pong_s": 3.2},
+        "bytes_in": 0,
+        "bytes_out": 0,
+        "throughput": None,
+        "heartbeat": {"interval_s": 30.0, "timeout_s": 10.0, "last_pong_s": 3.2, "last_byte_s": 0.4},
         "quality": {
             "rtt_ms": {"last": None, "p50": None, "p95": None},
             "jitter_ms": None,

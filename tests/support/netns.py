@@ -18,6 +18,7 @@ import os
 import random
 import select
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -27,7 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.processes import Process
+from tests.support.processes import Process, python_module
+from tests.support.sockets import LOOPBACK
 
 __all__ = ["ADDRESS", "Network", "Packet", "missing", "packets"]
 
@@ -195,9 +197,21 @@ class Network:
         """The command that runs `argv` in the namespace of that side."""
         return [_IP, "netns", "exec", f"{self._mark}{side}", *argv]
 
-    def process(self, side: str, argv: Sequence[str], *, name: str) -> Process:
+    def process(self, side: str, argv: Sequence[str], *, name: str, pass_fds: Sequence[int] = ()) -> Process:
         """Start a program in the namespace of that side."""
-        return Process(self.inside(side, argv), name=name)
+        return Process(self.inside(side, argv), name=name, pass_fds=pass_fds)
+
+    @contextlib.contextmanager
+    def door(self, side: str, port: int) -> Iterator[int]:
+        """A port of this machine's loopback that leads to that port of the side's own loopback."""
+        with socket.create_server((LOOPBACK, 0)) as listening:
+            fd = listening.fileno()
+            argv = python_module("tests.support.door", str(fd), str(port))
+            process = self.process(side, argv, name=f"door to {side}", pass_fds=[fd])
+            try:
+                yield listening.getsockname()[1]
+            finally:
+                process.discard()
 
     # -- what happens between them
 

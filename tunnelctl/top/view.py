@@ -180,7 +180,7 @@ def _tunnel(one: dict[str, Any], board: Board, unicode: bool) -> tuple[Any, ...]
         "-" if loss is None else f"{loss:.1%}",
         one["active_streams"],
         duration(one["connected_s"]),
-        duration(one["heartbeat"]["last_pong_s"]),
+        duration(one["heartbeat"].get("last_byte_s")),
         one["reconnects"],
         one["public_url"] or "-",
     )
@@ -235,7 +235,8 @@ def _details(panel: Panel, one: dict[str, Any]) -> list[tuple[str, str]]:
             "-" if quality.get("queue_ms") is None else f"{quality['queue_ms']:.1f} ms of the last round trip",
         ),
         ("loss", "-" if quality["loss"] is None else f"{quality['loss']:.1%}"),
-        ("heartbeat", f"every {duration(beat['interval_s'])}, heard {duration(beat['last_pong_s'])} ago"),
+        ("heartbeat", f"every {duration(beat['interval_s'])}, answered {duration(beat['last_pong_s'])} ago"),
+        ("heard", f"{duration(beat.get('last_byte_s'))} ago"),
         ("connected", f"for {duration(one['connected_s'])}, {one['reconnects']} reconnects"),
         ("streams", str(one["active_streams"])),
     ]

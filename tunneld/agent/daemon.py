@@ -35,6 +35,7 @@ from tunneld.errors import ConfigError, VisitorError
 from tunneld.lifecycle import raise_descriptor_limit, tracer, warn_about_descriptors
 from tunneld.protocol.windows import Holders, MemoryBudget
 from tunneld.telemetry import logs
+from tunneld.telemetry.flow import FlowTimer
 from tunneld.telemetry.lag import LoopLag
 from tunneld.telemetry.metrics import StreamCounts
 from tunneld.telemetry.trail import check_writable
@@ -110,6 +111,7 @@ class AgentDaemon:
         self.usage: list[Callable[[], Iterable[Usage]]] = []
         #: How late this process runs what is due.
         self.lag = LoopLag()
+        self._flows = FlowTimer(lambda: ((each.flow, *_sums(each)[1:]) for each in self.tunnels))
         #: Makes the traces; None: there are none.
         self.tracer: Tracer | None = None
         self._events_of_gone = 0
@@ -152,6 +154,8 @@ class AgentDaemon:
         self._stack.callback(WakeWatch(self._woke).close)
         self.lag.start()
         self._stack.callback(self.lag.stop)
+        self._flows.start()
+        self._stack.callback(self._flows.stop)
         if self._runtime is not None and (estate := handover.take(self._runtime)) is not None:
             self._identity = Identity(estate.instance, itertools.count(estate.dial + 1))
             with contextlib.suppress(ValueError):  # left by an older version: addresses that were shared are over
@@ -501,16 +505,7 @@ def _events(tunnel: AgentTunnel) -> int:
 
 
 def _sums(tunnel: AgentTunnel) -> tuple[int, int, int]:
-    proxy = tunnel.proxy
-    over = proxy.totals
-    if not proxy.exchanges:
-        return over.streams, over.bytes_in, over.bytes_out
-    live = proxy.exchanges.values()
-    return (
-        over.streams,
-        over.bytes_in + sum(exchange.bytes_in for exchange in live),
-        over.bytes_out + sum(exchange.bytes_out for exchange in live),
-    )
+    return tunnel.proxy.totals.streams, *tunnel.proxy.carried
 
 
 def _dial(config: AgentConfig) -> Dial:

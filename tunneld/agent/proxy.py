@@ -202,6 +202,17 @@ class Proxy:
         exchange.cancel(reason)
         return True
 
+    @property
+    def carried(self) -> tuple[int, int]:
+        """Bytes from visitors and to them since the start, of requests under way too."""
+        over, live = self.totals, self.exchanges
+        if not live:
+            return over.bytes_in, over.bytes_out
+        return (
+            over.bytes_in + sum(exchange.bytes_in for exchange in live.values()),
+            over.bytes_out + sum(exchange.bytes_out for exchange in live.values()),
+        )
+
     def hold(self) -> None:
         """The tunnel has no connection: that time counts for no answer and no stall."""
         self.answers.hold()

@@ -38,6 +38,7 @@ from tunneld.protocol.messages import (
 )
 from tunneld.protocol.quality import Reading
 from tunneld.protocol.session import Session
+from tunneld.telemetry.flow import Flow
 from tunneld.telemetry.outages import Outage, Outages
 from tunneld.wire.tcp_info import TcpInfo
 from tunneld.wire.tls import peer_certificate_end
@@ -90,6 +91,8 @@ class AgentTunnel:
         #: The same of the token that it came with; None: for ever, or the server does not say.
         self.token_end: float | None = None
         self.reconnects = 0
+        #: Of visitors' bodies; the daemon samples it.
+        self.flow = Flow()
         #: Of the service, as visitors would find it.
         self.health = ServiceHealth(self._health_changed)
         self._check = ServiceCheck(proxy, config, self.health.looked)
@@ -259,6 +262,12 @@ class AgentTunnel:
     def last_pong_at(self) -> float | None:
         """Monotonic seconds; None: no heartbeat was answered yet."""
         return self._pulse.last_pong_at
+
+    @property
+    def heard_at(self) -> float | None:
+        """Monotonic seconds, when the last byte came on the connection that stands; None: none stands."""
+        link = self._connections.link
+        return link.pipe.last_heard if link is not None and self.connected_at is not None else None
 
     @property
     def outages(self) -> Outages:

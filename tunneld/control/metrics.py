@@ -11,8 +11,9 @@ from tunneld.agent.usage import agent_usage
 from tunneld.control.alert_metrics import alert_families
 from tunneld.control.models.streams import STREAM_KINDS
 from tunneld.control.models.tunnels import TunnelState
-from tunneld.protocol.grades import GRADES, Grade
+from tunneld.protocol.grades import CAUSES, GRADES, Grade, cause_of
 from tunneld.protocol.quality import Reading
+from tunneld.telemetry import causes as service
 from tunneld.telemetry.exposition import (
     Family,
     Things,
@@ -31,6 +32,7 @@ from tunneld.telemetry.exposition import (
 if TYPE_CHECKING:
     from tunneld.agent.tunnel import AgentTunnel
     from tunneld.control.alerting import Alerts
+    from tunneld.wire.tcp_info import TcpInfo
 
     Named = Things[AgentTunnel]
 
@@ -50,6 +52,7 @@ def _families(daemon: AgentDaemon, alerts: Alerts, written: Written) -> Iterator
     named = written.of(tunnels, lambda each: f'tunnel="{each.name}"')  # a DNS label: nothing to escape
     yield from _of_tunnels(tunnels, named)
     yield from _of_quality(named)
+    yield from _of_kernel(named)
     yield from _of_streams(daemon, tunnels, named)
     yield from _of_outages(named)
     budget = daemon.holders.budget
@@ -71,8 +74,28 @@ def _of_tunnels(tunnels: list[AgentTunnel], named: Named) -> Iterator[Family]:
         named, ("", lambda each: 1 if each.health.fault is None else 0),
     )  # fmt: skip
     yield of_each(
+        "gauge", "tunneld_service_fault", "1 for why the service fails, while it does.", named,
+        *((f'cause="{cause}",', _fails_by(cause)) for cause in service.CAUSES),
+    )  # fmt: skip
+    yield of_each(
+        "counter", "tunneld_tunnel_received_bytes", "Bodies of requests, by tunnel.", named,
+        ("", lambda each: each.proxy.carried[0]),
+    )  # fmt: skip
+    yield of_each(
+        "counter", "tunneld_tunnel_sent_bytes", "Bodies of answers, by tunnel.", named,
+        ("", lambda each: each.proxy.carried[1]),
+    )  # fmt: skip
+    yield of_each(
         "counter", "tunneld_reconnects", "Connections after the first.", named, ("", lambda each: each.reconnects)
     )
+
+
+def _fails_by(cause: str) -> Callable[[AgentTunnel], int | None]:
+    def holds(tunnel: AgentTunnel) -> int | None:
+        fault = tunnel.health.fault
+        return 1 if fault is not None and service.cause_of(fault) == cause else None
+
+    return holds
 
 
 def _is_up(tunnel: AgentTunnel) -> int:
@@ -115,6 +138,55 @@ def _of_quality(named: Named) -> Iterator[Family]:
         "gauge", "tunneld_connection_grade", "1 for the grade that holds.", named,
         *((f'grade="{grade}",', holds(grade)) for grade in GRADES),
     )  # fmt: skip
+
+    def holds_by(cause: str) -> Callable[[AgentTunnel], int | None]:
+        return lambda each: 1 if read(each).reason and cause_of(read(each).reason) == cause else None
+
+    yield of_each(
+        "gauge", "tunneld_connection_grade_cause", "1 for what the grade is no better for, below excellent.", named,
+        *((f'cause="{cause}",', holds_by(cause)) for cause in CAUSES),
+    )  # fmt: skip
+
+
+def _of_kernel(named: Named) -> Iterator[Family]:
+    """What the kernel knows of the connections that stand, and when they were heard."""
+    known: dict[AgentTunnel, TcpInfo | None] = {}
+    wall = time() - monotonic()
+
+    def of(value: Callable[[TcpInfo], float]) -> Callable[[AgentTunnel], float | None]:
+        def read(tunnel: AgentTunnel) -> float | None:
+            """Once for all families."""
+            if tunnel not in known:
+                known[tunnel] = tunnel.kernel
+            info = known[tunnel]
+            return None if info is None else value(info)
+
+        return read
+
+    def heard(tunnel: AgentTunnel) -> float | None:
+        return None if tunnel.heard_at is None else round(tunnel.heard_at + wall, 3)
+
+    yield of_each(
+        "gauge", "tunneld_connection_rtt_seconds", "The kernel's own round trip, smoothed, and the least of late.",
+        named,
+        ('stat="smoothed",', of(lambda info: info.rtt)),
+        ('stat="least",', of(lambda info: info.least_rtt)),
+    )  # fmt: skip
+    yield of_each(
+        "counter", "tunneld_connection_segments", "Segments sent on the connection that stands, by the kernel's count.",
+        named, ("", of(lambda info: info.segments)),
+    )  # fmt: skip
+    yield of_each(
+        "counter", "tunneld_connection_retransmitted_segments", "Of these, sent again.",
+        named, ("", of(lambda info: info.retransmitted)),
+    )  # fmt: skip
+    yield of_each(
+        "gauge", "tunneld_connection_delivery_bytes_per_second", "What the peer acknowledged lately; 0: not known.",
+        named, ("", of(lambda info: info.delivery_rate)),
+    )  # fmt: skip
+    yield of_each(
+        "gauge", "tunneld_connection_last_byte_timestamp_seconds", "When the last byte came.", named, ("", heard)
+    )
 
 
 def _of_streams(daemon: AgentDaemon, tunnels: list[AgentTunnel], named: Named) -> Iterator[Family]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import cast
 
-from tunneld.control.models.tunnels import OutagesStatus, OutageStatus, Quality
+from tunneld.control.models.tunnels import OutagesStatus, OutageStatus, Quality, Throughput
 from tunneld.protocol.quality import Reading
+from tunneld.telemetry.flow import Flow
 from tunneld.telemetry.outages import Outages
 from tunneld.wire.tcp_info import TcpInfo
 
-__all__ = ["outages_status", "quality_status"]
+__all__ = ["outages_status", "quality_status", "throughput_status"]
 
 
 def quality_status(reading: Reading, kernel: TcpInfo | None) -> Quality:
@@ -38,6 +39,12 @@ def quality_status(reading: Reading, kernel: TcpInfo | None) -> Quality:
 
 def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 3)
+
+
+def throughput_status(flow: Flow, now: float, received: int, sent: int) -> Throughput | None:
+    """A tunnel's throughput in the API's shape; None: not known yet. As `Flow.rates`."""
+    rates = flow.rates(now, received, sent)
+    return None if rates is None else {"in_bytes_s": round(rates[0], 1), "out_bytes_s": round(rates[1], 1)}
 
 
 def outages_status(outages: Outages) -> OutagesStatus:

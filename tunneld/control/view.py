@@ -25,7 +25,7 @@ from tunneld.control.models.events import Event
 from tunneld.control.models.permissions import NewPermissions, PermissionInfo
 from tunneld.control.models.streams import Replayed, SeenRequest, StreamInfo
 from tunneld.control.models.tunnels import Link, NewTunnel, Reconnected, TunnelClosed, TunnelStatus
-from tunneld.control.shapes import outages_status, quality_status
+from tunneld.control.shapes import outages_status, quality_status, throughput_status
 from tunneld.errors import VisitorError
 from tunneld.telemetry import logs
 from tunneld.telemetry.exposition import Written
@@ -262,7 +262,8 @@ class AgentView:
 def tunnel_status(tunnel: AgentTunnel, now: float) -> TunnelStatus:
     """One tunnel in the API's shape; `now` is monotonic seconds."""
     said = tunnel.connected
-    wished = tunnel.config.heartbeat
+    wished, heard = tunnel.config.heartbeat, tunnel.heard_at
+    received, sent = tunnel.proxy.carried
     return {
         "name": tunnel.name,
         "state": tunnel.state,
@@ -276,10 +277,14 @@ def tunnel_status(tunnel: AgentTunnel, now: float) -> TunnelStatus:
         "reconnects": tunnel.reconnects,
         "last_error": tunnel.last_error,
         "active_streams": tunnel.active_streams,
+        "bytes_in": received,
+        "bytes_out": sent,
+        "throughput": throughput_status(tunnel.flow, now, received, sent),
         "heartbeat": {
             "interval_s": said.heartbeat.interval if said else wished.interval,
             "timeout_s": said.heartbeat.timeout if said else wished.timeout,
             "last_pong_s": None if tunnel.last_pong_at is None else round(now - tunnel.last_pong_at, 3),
+            "last_byte_s": None if heard is None else round(max(0.0, now - heard), 3),
         },
         "quality": quality_status(tunnel.read_quality(now), tunnel.kernel),
         "outages": outages_status(tunnel.outages),

@@ -69,11 +69,4 @@ class WatchedAgent:
 
 
 def _brief(tunnel: AgentTunnel) -> Brief:
-    over, live = tunnel.proxy.totals, tunnel.proxy.exchanges.values()
-    return Brief(
-        tunnel.name,
-        tunnel.state,
-        tunnel.active_streams,
-        over.bytes_in + sum(exchange.bytes_in for exchange in live),
-        over.bytes_out + sum(exchange.bytes_out for exchange in live),
-    )
+    return Brief(tunnel.name, tunnel.state, tunnel.active_streams, *tunnel.proxy.carried)

@@ -27,7 +27,9 @@ _WHOLE = 3  # tunnels whose state changed in the same second that are looked at 
 _TOLD = 12  # of the past that it is told each second
 _FIRST = 1000  # streams that the first message holds; others follow, as those that begin
 _COUNTED = ("bytes_in", "bytes_out", "events", "last_event_id", "state", "kind")
-_LEFT_OUT = frozenset({"tunnel_id", "connected_s", "heartbeat", "active_streams", "state"})
+_LEFT_OUT = frozenset(
+    {"tunnel_id", "connected_s", "heartbeat", "active_streams", "state", "bytes_in", "bytes_out", "throughput"}
+)
 
 
 class Feed:
@@ -107,7 +109,7 @@ class Feed:
         shown["state"] = brief.state
         shown["interval_s"] = beat["interval_s"]
         # Times as moments, which stand still, rather than as ages, which never do.
-        for key, age in (("since", found["connected_s"]), ("heard", beat["last_pong_s"])):
+        for key, age in (("since", found["connected_s"]), ("heard", beat["last_byte_s"])):
             shown[key] = None if age is None else int(self._at - age)
         return shown
 

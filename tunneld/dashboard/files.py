@@ -22,8 +22,8 @@ __all__ = ["FILES", "PAGE", "content", "early", "fields", "is_file", "is_known"]
 
 PAGE: Final = "/dashboard"
 _SCRIPTS: Final = (
-    *("app", "changes", "curves", "details", "feed", "known", "looking", "start", "table", "tables", "timeline"),
-    *("words", "uPlot.iife.min"),
+    *("app", "changes", "curves", "details", "feed", "figures", "known", "looking", "start"),
+    *("table", "tables", "timeline", "words", "uPlot.iife.min"),
 )
 FILES: Final = {
     "index.html": "text/html; charset=utf-8",

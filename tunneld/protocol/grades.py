@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
-__all__ = ["GRADES", "Bounds", "Grade", "Thresholds", "grade_of"]
+__all__ = ["CAUSES", "GRADES", "NOT_CONNECTED", "Bounds", "Grade", "Thresholds", "cause_of", "grade_of"]
 
 Grade = Literal["excellent", "good", "fair", "poor", "down"]
 GRADES: tuple[Grade, ...] = ("excellent", "good", "fair", "poor", "down")
+CAUSES = ("rtt", "loss", "jitter", "connection")
+"""What a grade can be no better for: the figure that is over its bound, or that no connection stands."""
+NOT_CONNECTED = "not connected"
 
 
 class Bounds(Protocol):
@@ -60,6 +63,13 @@ def grade_of(limits: Thresholds, p95: float | None, jitter: float | None, loss: 
             return grade, reason
         reason = found  # why it is not this grade: what stands when the next one holds
     return "poor", reason
+
+
+def cause_of(reason: str) -> str | None:
+    """Which of `CAUSES` a reason in words tells of; None for an empty one."""
+    if reason == NOT_CONNECTED:
+        return "connection"
+    return next((cause for cause in CAUSES if reason.startswith((cause, f"p95 {cause}"))), None)
 
 
 def _over(bounds: Bounds, p95: float | None, jitter: float | None, loss: float | None) -> str:

@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
-from tunneld.protocol.grades import Grade, Thresholds, grade_of
+from tunneld.protocol.grades import NOT_CONNECTED, Grade, Thresholds, grade_of
 
 __all__ = ["Kernel", "Peer", "Quality", "Reading"]
 
@@ -377,7 +377,7 @@ class Quality:
         if not self._samples:
             return None, ""
         if not connected:
-            return "down", "not connected"
+            return "down", NOT_CONNECTED
         return grade_of(self.thresholds, p95, self._jitter, loss)
 
 

@@ -49,7 +49,8 @@ class Seen:
         peer: its address, for people.
         agent_version: as it said; None: it did not.
         connected_s: seconds that its connection stands.
-        last_heard_s: seconds since anything came.
+        last_heard_s: seconds since the last byte came.
+        last_pong_s: seconds since the last ping was answered; None before the first.
         round_trip_ms: of the last ping; None before the first.
         kernel: what the kernel knows of the connection; None: nothing.
     """
@@ -57,7 +58,8 @@ class Seen:
     peer: str
     agent_version: str | None
     connected_s: float
-    last_heard_s: float | None
+    last_heard_s: float
+    last_pong_s: float | None
     round_trip_ms: float | None
     kernel: TcpInfo | None = None
 

@@ -20,6 +20,7 @@ from tunneld.protocol.headers import lower
 from tunneld.protocol.messages import HeartbeatSettings, ResumeSettings, SseSettings
 from tunneld.server.access import Access
 from tunneld.server.auth import check_listeners
+from tunneld.server.carried import flows, under_way
 from tunneld.server.ingress import Ingress
 from tunneld.server.legacy import LegacyConnection, LegacyPolicy
 from tunneld.server.legacy_door import LegacyDoor
@@ -33,6 +34,7 @@ from tunneld.server.store.files import login_secret
 from tunneld.server.tunnels import TunnelConnection
 from tunneld.server.welcome import TunnelPolicy
 from tunneld.telemetry import logs
+from tunneld.telemetry.flow import FlowTimer
 from tunneld.telemetry.lag import LoopLag
 from tunneld.telemetry.trail import check_writable
 from tunneld.telemetry.usage import Usage
@@ -74,6 +76,7 @@ class ServerDaemon:
         self.path = path
         self.started = monotonic()
         self.lag = LoopLag()
+        self._flows = FlowTimer(lambda: flows(self.registry.all(), under_way(self.ingress.exchanges.values())))
         self.connections: set[TunnelConnection | LegacyConnection] = set()
         self.registry: Registry
         self.ingress: Ingress
@@ -141,6 +144,7 @@ class ServerDaemon:
         for listener, address in self.listening:
             log.info("Listening on %s for %s", address, " and ".join(listener.serve), extra={"address": address})
         self.lag.start()
+        self._flows.start()
         if self.ingress.desk.login is not None:
             self.ingress.desk.login.reach()
 
@@ -164,6 +168,7 @@ class ServerDaemon:
     async def stop(self) -> None:
         """End what is open with reason `shutdown`, visibly; return when every connection is gone."""
         self.lag.stop()
+        self._flows.stop()
         if not hasattr(self, "_legacy"):  # `start` failed, let go of what it had, and said why
             return
         self._begin_drain()

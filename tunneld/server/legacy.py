@@ -122,6 +122,7 @@ class LegacyConnection:
         self.api_keys: dict[bytes, None] = {}
         self.late = 0
         self.round_trip: float | None = None
+        self._pong_at: float | None = None
         self.policy = policy()
         self.budget = budget
         self.loop = asyncio.get_running_loop()
@@ -178,7 +179,8 @@ class LegacyConnection:
             peer=self.peer,
             agent_version=self.dialect,
             connected_s=round(now - self._since, 3),
-            last_heard_s=round(now - self._pipe.last_heard, 3),
+            last_heard_s=round(max(0.0, now - self._pipe.last_heard), 3),
+            last_pong_s=None if self._pong_at is None else round(now - self._pong_at, 3),
             round_trip_ms=None if self.round_trip is None else round(self.round_trip * 1000, 3),
             kernel=read_tcp_info(self._pipe.transport),
         )
@@ -349,7 +351,7 @@ class LegacyConnection:
             return
         trip = self._heartbeat.pong(seq, monotonic())
         if trip is not None:
-            self.round_trip = trip
+            self.round_trip, self._pong_at = trip, monotonic()
             kernel = read_tcp_info(self._pipe.transport)
             flight = self._flights.end(seq, kernel)
             if self.tunnel is not None:

@@ -22,6 +22,7 @@ from tunneld.server.principals import OPEN, Principal
 from tunneld.server.probing import Proof
 from tunneld.server.round_trips import RoundTrips
 from tunneld.server.visitors.rules import OPEN_RULES, Rules
+from tunneld.telemetry.flow import Flow
 from tunneld.telemetry.metrics import LATENCY, Histogram
 from tunneld.telemetry.outages import Outages
 
@@ -47,6 +48,7 @@ class Tunnel:
         expired: id of the last session that waited in vain.
         conflicts: who took the name from whom.
         outages: times without a connection, and what they cost.
+        flow: its throughput; the daemon samples it.
         quality: of its connections.
         proof: what the probes through it found.
         grace: the server's `resume.grace`, seconds.
@@ -76,6 +78,7 @@ class Tunnel:
         "connection",
         "connects",
         "expired",
+        "flow",
         "grace",
         "heartbeat",
         "host_url",
@@ -122,6 +125,7 @@ class Tunnel:
         self.conflicts = Conflicts()
         self.proof = Proof()
         self.outages = Outages()
+        self.flow = Flow()
         self.grace = 0.0
         self.connects = 0
         self.streams = self.bytes_in = self.bytes_out = 0

@@ -92,6 +92,7 @@ class TunnelConnection:
         self.session: Session | None = None
         self.hello: Hello | None = None
         self.round_trip: float | None = None
+        self._pong_at: float | None = None
         self._policy = policy
         self._registry = registry
         self._budget = budget
@@ -131,7 +132,8 @@ class TunnelConnection:
             peer=self.peer,
             agent_version=self.hello.agent_version if self.hello is not None else None,
             connected_s=round(now - self._since, 3),
-            last_heard_s=round(now - self.link.pipe.last_heard, 3),
+            last_heard_s=round(max(0.0, now - self.link.pipe.last_heard), 3),
+            last_pong_s=None if self._pong_at is None else round(now - self._pong_at, 3),
             round_trip_ms=None if self.round_trip is None else round(self.round_trip * 1000, 3),
             kernel=self.link.kernel(),
         )
@@ -223,7 +225,7 @@ class TunnelConnection:
     def link_heard(self, link: Link, round_trip: float | None) -> None:
         """A pong came."""
         if round_trip is not None:
-            self.round_trip = round_trip
+            self.round_trip, self._pong_at = round_trip, monotonic()
             if self.tunnel is not None and link.heartbeat is not None:
                 late = round_trip > link.heartbeat.timeout
                 self._registry.round_trips.answered(

@@ -49,7 +49,7 @@ class Daemon:
             "name": name, "public_url": f"http://x/t/{name}", "connected_s": 5.0 + self.now - T0,
             "reconnects": 0, "last_error": None,
             "active_streams": 0, "state": "?", "tunnel_id": name,
-            "heartbeat": {"interval_s": 30.0, "timeout_s": 10.0, "last_pong_s": 1.0 + self.now - T0},
+            "heartbeat": {"interval_s": 30.0, "timeout_s": 10.0, "last_byte_s": 1.0 + self.now - T0},
             "quality": {"rtt_ms": {"last": self.rtt.get(name), "p50": None, "p95": None}, "grade": "good"},
         }  # fmt: skip
 

@@ -8,10 +8,10 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, get_args
 
 from tunneld.control.admin.models import ServerTunnelState
+from tunneld.control.admin.quality_metrics import quality_families
 from tunneld.control.admin.states import tunnel_state
 from tunneld.control.alert_metrics import alert_families
 from tunneld.control.models.streams import STREAM_KINDS
-from tunneld.protocol.grades import GRADES
 from tunneld.server.daemon import ServerDaemon
 from tunneld.server.registry import Tunnel
 from tunneld.server.usage import server_usage
@@ -39,8 +39,8 @@ def _families(daemon: ServerDaemon, alerts: Alerts) -> Iterator[Family | None]:
         yield from _of_owners(daemon, admin.owner_metrics)
 
 
-def _of_tunnels(daemon: ServerDaemon) -> Iterator[Family]:
-    tunnels, now = daemon.registry.all(), monotonic()
+def _of_tunnels(daemon: ServerDaemon) -> Iterator[Family | None]:
+    tunnels = daemon.registry.all()
     yield gauge(
         "tunneld_tunnels",
         "Known tunnels by state; online: a probe came back from the service.",
@@ -51,12 +51,7 @@ def _of_tunnels(daemon: ServerDaemon) -> Iterator[Family]:
         ((), daemon.registry.probes)
     ])  # fmt: skip
     yield gauge("tunneld_tunnel_connections", "Connections of agents.", (), [((), len(daemon.connections))])
-    yield gauge(
-        "tunneld_connection_grade",
-        "Tunnels by the grade of their connection.",
-        ("grade",),
-        tallied(tunnels, lambda each: each.quality.read(now, connected=each.online).grade, GRADES),
-    )
+    yield from quality_families(tunnels)
     yield histogram("tunneld_heartbeat_rtt_seconds", "Round trips of heartbeats.", (), [
         ((), daemon.registry.round_trips.whole)
     ])  # fmt: skip

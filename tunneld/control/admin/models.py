@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, NotRequired
 
 from tunneld.control.models.agent import Totals
-from tunneld.control.models.tunnels import OutagesStatus, Quality
+from tunneld.control.models.tunnels import Heartbeat, OutagesStatus, Quality, Throughput
 from tunneld.control.models.typed import TypedDict, strict
 
 __all__ = [
@@ -37,14 +37,6 @@ Scope = Literal["agent", "read", "write"]
 ServerTunnelState = Literal["connecting", "online", "degraded", "resuming", "offline", "draining"]
 
 
-class ServerHeartbeat(TypedDict):
-    """What holds, and seconds since anything was heard."""
-
-    interval_s: float
-    timeout_s: float
-    last_pong_s: float | None
-
-
 class ServerTunnel(TypedDict):
     """One known name; what an agent's `TunnelStatus` says, as the server sees it.
 
@@ -65,7 +57,10 @@ class ServerTunnel(TypedDict):
     reconnects: int
     last_error: str | None
     active_streams: int
-    heartbeat: ServerHeartbeat
+    bytes_in: int
+    bytes_out: int
+    throughput: Throughput | None
+    heartbeat: Heartbeat
     quality: Quality
     outages: OutagesStatus
     peer: str | None

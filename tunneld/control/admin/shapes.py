@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from tunneld.control.admin.models import ServerTunnel, TokenInfo
 from tunneld.control.admin.states import tunnel_state
 from tunneld.control.models.streams import StreamInfo
-from tunneld.control.shapes import outages_status, quality_status
+from tunneld.control.shapes import outages_status, quality_status, throughput_status
+from tunneld.server.carried import Live
 from tunneld.server.principals import OPEN_OWNER
 from tunneld.server.registry import Tunnel
 from tunneld.server.store.records import Token
@@ -34,8 +35,9 @@ def token_info(token: Token, now: float) -> TokenInfo:
     }
 
 
-def tunnel_info(tunnel: Tunnel, busy: int, now: float) -> ServerTunnel:
-    """One known name in the API's shape; `busy` streams, `now` monotonic seconds."""
+def tunnel_info(tunnel: Tunnel, live: Live, now: float) -> ServerTunnel:
+    """One known name in the API's shape; `live`: what it carries, `now`: monotonic seconds."""
+    received, sent = tunnel.bytes_in + live.bytes_in, tunnel.bytes_out + live.bytes_out
     connection = tunnel.connection
     seen = connection.seen(now) if connection is not None else None
     principal = tunnel.principal
@@ -50,11 +52,15 @@ def tunnel_info(tunnel: Tunnel, busy: int, now: float) -> ServerTunnel:
         "connected_s": seen.connected_s if seen is not None and not waits else None,
         "reconnects": tunnel.connects - 1 if tunnel.connects else 0,
         "last_error": tunnel.proof.fault,
-        "active_streams": busy,
+        "active_streams": live.streams,
+        "bytes_in": received,
+        "bytes_out": sent,
+        "throughput": throughput_status(tunnel.flow, now, received, sent),
         "heartbeat": {
             "interval_s": tunnel.heartbeat.interval,
             "timeout_s": tunnel.heartbeat.timeout,
-            "last_pong_s": seen.last_heard_s if seen is not None else None,
+            "last_pong_s": seen.last_pong_s if seen is not None else None,
+            "last_byte_s": seen.last_heard_s if seen is not None and not waits else None,
         },
         "quality": quality_status(
             tunnel.quality.read(now, connected=tunnel.online), seen.kernel if seen is not None else None

@@ -31,6 +31,7 @@ from tunneld.control.models.permissions import NewPermissions, PermissionInfo
 from tunneld.control.models.streams import StreamInfo
 from tunneld.control.models.tunnels import Reconnected
 from tunneld.errors import VisitorError
+from tunneld.server.carried import IDLE, under_way
 from tunneld.server.daemon import RESTART_SECTIONS, ServerDaemon
 from tunneld.server.keys import LABEL, find_owner, new_owner, new_token
 from tunneld.server.permissions import Change, permission_shape
@@ -116,18 +117,16 @@ class ServerView:
 
     def tunnels(self) -> list[ServerTunnel]:  # noqa: D102
         now = monotonic()
-        busy: dict[str, int] = {}
-        for exchange in self._exchanges():
-            busy[exchange.tunnel.name] = busy.get(exchange.tunnel.name, 0) + 1
+        live = under_way(self._exchanges())
         known = sorted(filter(self._sees, self._daemon.registry.all()), key=lambda tunnel: tunnel.name)
-        return [tunnel_info(tunnel, busy.get(tunnel.name, 0), now) for tunnel in known]
+        return [tunnel_info(tunnel, live.get(tunnel.name, IDLE), now) for tunnel in known]
 
     def tunnel(self, name: str) -> ServerTunnel | None:  # noqa: D102
         found = self._daemon.registry.find(name)
         if found is None or not self._sees(found):
             return None
-        busy = sum(1 for exchange in self._daemon.ingress.exchanges.values() if exchange.tunnel is found)
-        return tunnel_info(found, busy, monotonic())
+        live = under_way(visit for visit in self._daemon.ingress.exchanges.values() if visit.tunnel is found)
+        return tunnel_info(found, live.get(name, IDLE), monotonic())
 
     def streams(self, tunnel: str | None = None, kind: str | None = None) -> list[StreamInfo]:  # noqa: D102
         now = monotonic()

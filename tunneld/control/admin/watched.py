@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from tunneld import __version__
 from tunneld.control.admin.states import tunnel_state
 from tunneld.dashboard.source import Brief
+from tunneld.server.carried import IDLE, Live, under_way
 from tunneld.telemetry.outages import Outages
 
 if TYPE_CHECKING:
     from tunneld.server.daemon import ServerDaemon
+    from tunneld.server.registry import Tunnel
 
 __all__ = ["WatchedServer"]
 
@@ -24,7 +26,7 @@ class WatchedServer:
 
     def __init__(self, daemon: ServerDaemon) -> None:
         self._daemon = daemon
-        self._busy: dict[str, int] = {}
+        self._live: dict[str, Live] = {}  # as the briefs found it last
 
     def head(self) -> Mapping[str, Any]:
         """As `Source`; so are all below."""
@@ -36,32 +38,17 @@ class WatchedServer:
         }
 
     def briefs(self) -> list[Brief]:  # noqa: D102
-        streams: dict[str, int] = {}
-        received: dict[str, int] = {}
-        sent: dict[str, int] = {}
-        for visit in self._daemon.ingress.exchanges.values():
-            name = visit.tunnel.name
-            streams[name] = streams.get(name, 0) + 1
-            received[name] = received.get(name, 0) + visit.bytes_in
-            sent[name] = sent.get(name, 0) + visit.bytes_out
-        self._busy = streams
-        known = sorted(self._daemon.registry.all(), key=lambda tunnel: tunnel.name)
+        live = self._live = under_way(self._daemon.ingress.exchanges.values())
         return [
-            Brief(
-                tunnel.name,
-                tunnel_state(tunnel),
-                streams.get(tunnel.name, 0),
-                tunnel.bytes_in + received.get(tunnel.name, 0),
-                tunnel.bytes_out + sent.get(tunnel.name, 0),
-            )
-            for tunnel in known
+            _brief(tunnel, live.get(tunnel.name, IDLE))
+            for tunnel in sorted(self._daemon.registry.all(), key=lambda tunnel: tunnel.name)
         ]
 
     def details(self, name: str) -> Mapping[str, Any] | None:  # noqa: D102
         from tunneld.control.admin.shapes import tunnel_info
 
         tunnel = self._daemon.registry.find(name)
-        return None if tunnel is None else tunnel_info(tunnel, self._busy.get(name, 0), monotonic())
+        return None if tunnel is None else tunnel_info(tunnel, self._live.get(name, IDLE), monotonic())
 
     def measured(self, name: str) -> tuple[float | None, float | None]:  # noqa: D102
         tunnel = self._daemon.registry.find(name)
@@ -82,3 +69,8 @@ class WatchedServer:
 
         visit = self._daemon.ingress.exchanges.get(request_id)
         return None if visit is None else stream_info(visit, monotonic())
+
+
+def _brief(tunnel: Tunnel, live: Live) -> Brief:
+    state, streams, received, sent = tunnel_state(tunnel), *live
+    return Brief(tunnel.name, state, streams, tunnel.bytes_in + received, tunnel.bytes_out + sent)

@@ -17,6 +17,7 @@ __all__ = [
     "Reconnected",
     "RoundTrip",
     "TcpStatus",
+    "Throughput",
     "TunnelClosed",
     "TunnelState",
     "TunnelStatus",
@@ -26,11 +27,19 @@ TunnelState = Literal["connecting", "online", "degraded", "resuming", "offline",
 
 
 class Heartbeat(TypedDict):
-    """A tunnel's heartbeat: what holds, and seconds since the last pong."""
+    """A tunnel's heartbeat: what holds, and seconds since the last pong, and since the last byte of the connection."""
 
     interval_s: float
     timeout_s: float
     last_pong_s: float | None
+    last_byte_s: float | None
+
+
+class Throughput(TypedDict):
+    """Bytes of visitors' bodies a second, over the last 5 to 10 seconds: from visitors, and to them."""
+
+    in_bytes_s: float
+    out_bytes_s: float
 
 
 class RoundTrip(TypedDict):
@@ -99,6 +108,7 @@ class TunnelStatus(TypedDict):
     `configured`: it stands in `file`, the agent's or one of `tunnels.d`; else it was opened at run time, and
     `expires_s` says when it goes (null: when the agent does). `server_version` is what the server said of itself,
     `token_expires_s` for how long the agent's token is good by its word (null: for ever, or it does not say).
+    `bytes_in` and `bytes_out`: of visitors' bodies since the start; `throughput` null until it is known.
     """
 
     name: str
@@ -111,6 +121,9 @@ class TunnelStatus(TypedDict):
     reconnects: int
     last_error: str | None
     active_streams: int
+    bytes_in: NotRequired[int]
+    bytes_out: NotRequired[int]
+    throughput: NotRequired[Throughput | None]
     heartbeat: Heartbeat
     quality: Quality
     outages: NotRequired[OutagesStatus]

@@ -2,6 +2,7 @@
 import { Plots } from "./curves.js";
 import { drawDetails, openDetails } from "./details.js";
 import { ask, Told, read, Refused, remember } from "./feed.js";
+import { drawFigures } from "./figures.js";
 import { changed, daemon, lose, now, outages, past, sample, streams, takeAll, takeSparks, takeTick, tunnels } from "./known.js";
 import { byId, put } from "./table.js";
 import { LOOKS, narrow, streamTable, tunnelTable } from "./tables.js";
@@ -51,6 +52,7 @@ function draw() {
   byId("requests-card").hidden = ![...tunnels.values()].some((item) => item.inspect);
   put(byId("curves-why"), quality?.grade ? described(quality) : "");
   drawDetails();
+  drawFigures(tunnels.get(chosen));
   sums();
 }
 
@@ -167,6 +169,7 @@ setInterval(() => {
   tables.tunnels.later();
   tables.streams.later();
   drawDetails();
+  drawFigures(tunnels.get(chosen));
   if (++seconds % 60 === 0) timeline();
 }, 1000);
 
