@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import statistics
 import subprocess
 import time
@@ -10,7 +11,9 @@ from typing import Any
 
 from tests.bench.load import Where
 from tests.bench.measures import Numbers, Run
-from tests.support.daemons import Pair
+from tests.bench.stepped import STEPPED, longest
+from tests.support.daemons import Agent, Pair, Server
+from tests.support.processes import Process
 from tests.support.sockets import LOOPBACK, short_dir
 
 __all__ = ["OPEN", "QUIET", "scrape", "scraped"]
@@ -56,12 +59,28 @@ async def scraped(address: list[str], accept: str) -> tuple[float, int]:
     return float(took), int(size)
 
 
+class _Server(Server):
+    module = "tests.bench.stepped"
+
+
+class _Agent(Agent):
+    module = "tests.bench.stepped"
+
+
+class _Pair(Pair):
+    """Whose loops time their turns when they are told to."""
+
+    server_kind, agent_kind = _Server, _Agent
+
+
 async def scrape(run: Run) -> Numbers:
-    """Scrapes of both daemons with 1,000 tunnels, and how long requests through one of them take meanwhile."""
+    """Scrapes of both daemons with 1,000 tunnels: how long requests through one of them take meanwhile, and the longest
+    turn of each loop. Requests wait for other programs too, so those beside a curl of something else are told.
+    """
     numbers: Numbers = {}
     with short_dir() as folder:
         tunnels = {f"t{number}": f"http://{LOOPBACK}:{run.service.port}" for number in range(_TUNNELS)}
-        pair = await asyncio.to_thread(Pair, folder, tunnels, server=QUIET, agent=QUIET)
+        pair = await asyncio.to_thread(_Pair, folder, tunnels, server=QUIET, agent=QUIET)
         try:
             paced = _Paced(Where(pair.server.port, "/t/t0"))
             beside = asyncio.get_running_loop().create_task(paced.run())
@@ -75,9 +94,13 @@ async def scrape(run: Run) -> Numbers:
             paced.took.clear()
             await asyncio.sleep(3)
             numbers["quiet_max_ms"] = max(paced.took) * 1e3
+            other = await _of_one("other", [f"http://{LOOPBACK}:{run.service.port}/small"], "*/*", paced)
+            numbers |= {f"other_stall{which}_ms": other[f"other_stall{which}_ms"] for which in ("", "_max")}
+            processes = dict(zip(ways, pair.processes, strict=True))
             for name, address in ways.items():
                 for form, accept in (("text", "text/plain"), ("open", OPEN)):
                     numbers |= await _of_one(f"{name}_{form}", address, accept, paced)
+                    numbers |= await _steps(f"{name}_{form}", address, accept, processes[name])
             beside.cancel()
         finally:
             pair.discard()
@@ -100,4 +123,22 @@ async def _of_one(key: str, address: list[str], accept: str, paced: _Paced) -> N
         f"{key}_stall_ms": statistics.median(stalls) * 1e3,
         f"{key}_stall_max_ms": max(stalls) * 1e3,
         f"{key}_kib": size / 1024,
+    }
+
+
+async def _steps(key: str, address: list[str], accept: str, process: Process) -> Numbers:
+    """The longest turn of the loop in which a scrape is answered, requests beside it."""
+    found: list[tuple[float, float]] = []
+    for _ in range(_SCRAPES):
+        mark = process.mark()
+        process.signal(signal.SIGUSR1)
+        await scraped(address, accept)
+        process.signal(signal.SIGUSR2)
+        line = await asyncio.to_thread(process.wait_line, STEPPED, after=mark)
+        found.append(longest(line.text))
+    walls, cpus = zip(*found, strict=True)
+    return {
+        f"{key}_step_ms": statistics.median(walls),
+        f"{key}_step_max_ms": max(walls),
+        f"{key}_step_cpu_ms": max(cpus),
     }

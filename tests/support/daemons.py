@@ -210,6 +210,9 @@ class Agent:
 class Pair:
     """A server and an agent with their tunnels, and what they are asked at the end."""
 
+    #: What each is; a bench may put programs around them.
+    server_kind, agent_kind = Server, Agent
+
     def __init__(
         self,
         folder: Path,
@@ -219,9 +222,9 @@ class Pair:
         server: Mapping[str, Any] | None = None,
         agent: Mapping[str, Any] | None = None,
     ) -> None:
-        self.server = Server(folder, tls=tls, settings=server)
+        self.server = self.server_kind(folder, tls=tls, settings=server)
         try:
-            self.agent = Agent(folder, self.server, tunnels, settings=agent)
+            self.agent = self.agent_kind(folder, self.server, tunnels, settings=agent)
         except BaseException:
             self.server.process.discard()
             raise
