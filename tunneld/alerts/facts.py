@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
-__all__ = ["Facts", "Gather", "TunnelFacts"]
+__all__ = ["OF_PROCESS", "Facts", "Gather", "TunnelFacts"]
+
+OF_PROCESS = ("limit_near", "expiring")
+"""Conditions that no tunnel is needed for."""
 
 
 @dataclass(frozen=True, slots=True)

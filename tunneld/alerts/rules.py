@@ -8,13 +8,11 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from tunneld.alerts.facts import Facts, TunnelFacts
+from tunneld.alerts.facts import OF_PROCESS, Facts, TunnelFacts
 from tunneld.config.alerts import AlertRule
 
 __all__ = ["Alert", "Engine", "Notice"]
 
-_OF_PROCESS = ("limit_near", "expiring")
-"""Conditions that no tunnel is needed for."""
 _STEPS = 60
 """Steps of its window in which a count is remembered at most."""
 
@@ -84,7 +82,7 @@ class Engine:
         self.rules = rules
         self.asked = frozenset(rule.when for rule in rules)
         self.active: dict[tuple[str, str], Alert] = {}
-        self._of_tunnels = [rule for rule in rules if rule.when not in _OF_PROCESS]
+        self._of_tunnels = [rule for rule in rules if rule.when not in OF_PROCESS]
         self._counted: dict[tuple[str, str], _Counted] = {}
         self._first: dict[str, float] = {}  # rule -> since when a first message waits for others
 
@@ -109,7 +107,7 @@ class Engine:
         """As `feed`, in steps: None after each tunnel, so that who has thousands can let others run meanwhile."""
         holds: dict[str, dict[str, str]] = {rule.name: {} for rule in self.rules}
         for rule in self.rules:
-            if rule.when in _OF_PROCESS:
+            if rule.when in OF_PROCESS:
                 holds[rule.name].update(_of_process(rule, facts))
         counted: dict[tuple[str, str], _Counted] = {}  # a tunnel that is known no longer is forgotten
         for tunnel in facts.tunnels if self._of_tunnels else ():

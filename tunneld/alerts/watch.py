@@ -33,13 +33,14 @@ Tell = Callable[[str, str, str, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """An alert for operators; seconds of the epoch."""
+    """An alert for operators; seconds of the epoch. `when`: the condition of its rule."""
 
     alert: str
     subject: str
     state: str
     since: float
     message: str
+    when: str
 
 
 class AlertWatch:
@@ -242,6 +243,7 @@ class AlertWatch:
                 "firing" if alert.firing else "pending",
                 alert.since + offset,
                 alert.message,
+                alert.rule.when,
             )
             for alert in self._engine.active.values()
         ]

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunneld.alerts.facts import Gather
+from tunneld.alerts.facts import OF_PROCESS, Gather
+from tunneld.dashboard.source import AlertBrief
 from tunneld.errors import VisitorError
 from tunneld.telemetry.usage import Usage, fullest
 from tunneld.wire.certificates import describe
@@ -86,6 +87,16 @@ class Alerts:
         for one in self._watch.shown() if self._watch is not None else ():
             counts[one.alert] += one.state == "firing"
         return counts
+
+    def brief(self) -> list[AlertBrief]:
+        """Those that fire, for the dashboard, the oldest first."""
+        if self._watch is None:
+            return []
+        return [
+            AlertBrief(one.alert, one.subject, one.when not in OF_PROCESS, one.since, one.message)
+            for one in self._watch.shown()
+            if one.state == "firing"
+        ]
 
     def messages(self) -> tuple[int, int]:
         """Messages to receivers that arrived, and that were given up, since the start."""

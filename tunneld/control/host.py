@@ -130,7 +130,7 @@ class AgentHost:
         from tunneld.dashboard.sampler import dashboard_usage, remember
 
         self._reading = ReadingServer(config.metrics, self._make_reading)
-        sampler = self._sampler = remember(WatchedAgent(self.agent), config.dashboard)
+        sampler = self._sampler = remember(WatchedAgent(self.agent, self._alerts), config.dashboard)
         self.agent.usage.append(lambda: dashboard_usage(sampler, config.dashboard))
 
     def _make(self) -> FastAPI:

@@ -7,12 +7,13 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from tunneld import __version__
-from tunneld.dashboard.source import Brief
+from tunneld.dashboard.source import AlertBrief, Brief
 from tunneld.telemetry.outages import Outages
 
 if TYPE_CHECKING:
     from tunneld.agent.daemon import AgentDaemon
     from tunneld.agent.tunnel import AgentTunnel
+    from tunneld.control.alerting import Alerts
 
 __all__ = ["WatchedAgent"]
 
@@ -22,8 +23,9 @@ class WatchedAgent:
 
     role = "agent"
 
-    def __init__(self, daemon: AgentDaemon) -> None:
+    def __init__(self, daemon: AgentDaemon, alerts: Alerts) -> None:
         self._daemon = daemon
+        self._alerts = alerts
 
     def head(self) -> Mapping[str, Any]:
         """As `Source`; so are all below."""
@@ -33,6 +35,12 @@ class WatchedAgent:
             "server": daemon.config.server.url,
             "uptime_s": round(monotonic() - daemon.started, 1),
         }
+
+    def draining(self) -> bool:  # noqa: D102
+        return self._daemon.draining
+
+    def alerts(self) -> list[AlertBrief]:  # noqa: D102
+        return self._alerts.brief()
 
     def briefs(self) -> list[Brief]:  # noqa: D102
         return [_brief(tunnel) for tunnel in sorted(self._daemon.tunnels, key=lambda tunnel: tunnel.name)]

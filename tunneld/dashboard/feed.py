@@ -12,6 +12,7 @@ from typing import Any
 
 from tunneld.dashboard.part import Past
 from tunneld.dashboard.source import Brief, Source
+from tunneld.dashboard.told import ToldAlerts
 
 __all__ = ["BUDGET", "BURST", "Feed"]
 
@@ -52,6 +53,8 @@ class Feed:
         self._numbers = 0
         self._turn = self._stream_turn = self._rate_turn = 0
         self._burst = BURST
+        self._alerts = ToldAlerts()
+        self._draining = False
         self._event = 0
         self._at = 0.0
 
@@ -72,8 +75,11 @@ class Feed:
                 tunnels.append(shown | {"streams": brief.streams})
         past = self._history.since(0, now)[-_EVENTS:]
         self._event = self._history.newest
+        self._draining = self._source.draining()
         return {
             **self._source.head(),
+            "draining": self._draining,
+            "alerts": self._alerts.all(self._source.alerts()),
             "role": self._source.role,
             "now": round(now, 3),
             "tunnels": tunnels,
@@ -87,7 +93,10 @@ class Feed:
         self._at = now
         self._burst = min(BURST, self._burst + int(REFILL * elapsed))
         changes: dict[str, Any] = {}
-        left = BUDGET - self._ends(changes)
+        if self._source.draining() != self._draining:
+            changes["draining"] = self._draining = not self._draining
+        self._alerts.tick(self._source.alerts(), changes)
+        left = BUDGET - self._ends(changes) - len(self._encode(changes.get("alerts", ())))
         briefs = self._source.briefs()
         left -= self._states(changes, briefs)
         left -= self._events(changes, now)

@@ -22,7 +22,7 @@ __all__ = ["FILES", "PAGE", "content", "early", "fields", "is_file", "is_known"]
 
 PAGE: Final = "/dashboard"
 _SCRIPTS: Final = (
-    *("app", "changes", "curves", "details", "feed", "figures", "known", "looking", "start"),
+    *("alerts", "app", "changes", "curves", "details", "feed", "figures", "known", "looking", "start"),
     *("table", "tables", "timeline", "words", "uPlot.iife.min"),
 )
 FILES: Final = {

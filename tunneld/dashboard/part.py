@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from tunneld.dashboard.history import Event, History
-from tunneld.dashboard.source import Brief, Source
+from tunneld.dashboard.source import AlertBrief, Brief, Source
 from tunneld.telemetry.outages import Outages
 
 __all__ = ["Past", "part", "past"]
@@ -47,6 +47,13 @@ class _Part:
     def head(self) -> Mapping[str, Any]:
         """As `Source`; so are all below."""
         return self._source.head()
+
+    def draining(self) -> bool:
+        return self._source.draining()
+
+    def alerts(self) -> list[AlertBrief]:
+        """The rules are of the whole daemon, as ``GET …/alerts`` is: the operator's."""
+        return []
 
     def briefs(self) -> list[Brief]:
         return [brief for brief in self._source.briefs() if self._seen(brief.name)]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from tunneld.telemetry.outages import Outages
 
-__all__ = ["Brief", "Source"]
+__all__ = ["AlertBrief", "Brief", "Source"]
 
 
 class Brief(NamedTuple):
@@ -28,6 +28,24 @@ class Brief(NamedTuple):
     bytes_out: int
 
 
+class AlertBrief(NamedTuple):
+    """One alert that fires.
+
+    Attributes:
+        rule: its name.
+        subject: a tunnel's name, a limit, or what ends.
+        tunnel: `subject` is a tunnel.
+        since: seconds since the epoch, from which on it holds.
+        message: what holds, with its value, as a sentence.
+    """
+
+    rule: str
+    subject: str
+    tunnel: bool
+    since: float
+    message: str
+
+
 class Source(Protocol):
     """A daemon as the dashboard sees it. Called on the daemon's own loop; nothing waits.
 
@@ -39,6 +57,12 @@ class Source(Protocol):
 
     def head(self) -> Mapping[str, Any]:
         """What stands at the top of the page: version, server, uptime_s."""
+
+    def draining(self) -> bool:
+        """It takes no new streams and is about to leave."""
+
+    def alerts(self) -> list[AlertBrief]:
+        """Those that fire, the oldest first."""
 
     def briefs(self) -> list[Brief]:
         """Every tunnel, by name."""

@@ -67,9 +67,9 @@ def grade_of(limits: Thresholds, p95: float | None, jitter: float | None, loss: 
 
 def cause_of(reason: str) -> str | None:
     """Which of `CAUSES` a reason in words tells of; None for an empty one."""
-    if reason == NOT_CONNECTED:
-        return "connection"
-    return next((cause for cause in CAUSES if reason.startswith((cause, f"p95 {cause}"))), None)
+    if not reason:
+        return None
+    return next((cause for cause in CAUSES if reason.startswith((cause, f"p95 {cause}"))), "connection")
 
 
 def _over(bounds: Bounds, p95: float | None, jitter: float | None, loss: float | None) -> str:

@@ -195,7 +195,7 @@ class Quality:
         self._gone = 0  # of the connection's segments, lost
         self._doubts: deque[_Doubt] = deque(maxlen=_DOUBTS)  # answers that may have been sent again
         self._known: Reading | None = None  # as long as nothing changes, what was read last
-        self._holds: tuple[bool, Thresholds] | None = None  # under what it was read
+        self._holds: tuple[bool, str, Thresholds] | None = None  # under what it was read
         self._until = 0.0
         self._trips: list[float] = []  # of these, those that were answered, in their order: read again and again
         self._unheld: list[float] = []  # of these, those that this side did not hold back
@@ -348,14 +348,15 @@ class Quality:
             if sample.free:
                 del self._free[bisect_left(self._free, trip)]
 
-    def read(self, now: float, *, connected: bool) -> Reading:
+    def read(self, now: float, *, connected: bool, why: str = NOT_CONNECTED) -> Reading:
         """What is known now.
 
         Args:
             now: seconds.
             connected: the connection stands.
+            why: it does not, in words.
         """
-        holds = connected, self.thresholds
+        holds = connected, why, self.thresholds
         if self._known is not None and now <= self._until and holds == self._holds:
             return self._known
         samples, oldest = self._samples, now - self.thresholds.window
@@ -368,16 +369,14 @@ class Quality:
             loss = max(loss or 0.0, self._missed / self._segments)
         enough = (one for one in (self._free, self._unheld) if one and len(one) >= _FREE * len(trips))
         p50, p95 = _quantile(next(enough, trips), 0.5), _quantile(trips, 0.95)
-        grade, reason = self._grade(p95, loss, connected=connected)
+        grade, reason = self._grade(p95, loss) if connected or not samples else ("down", why)
         self._holds, self._until = holds, samples[0].at + self.thresholds.window if samples else math.inf
         self._known = Reading(self._last, p50, p95, self._jitter, loss, len(samples), lost, grade, reason, self._queued)
         return self._known
 
-    def _grade(self, p95: float | None, loss: float | None, *, connected: bool) -> tuple[Grade | None, str]:
+    def _grade(self, p95: float | None, loss: float | None) -> tuple[Grade | None, str]:
         if not self._samples:
             return None, ""
-        if not connected:
-            return "down", NOT_CONNECTED
         return grade_of(self.thresholds, p95, self._jitter, loss)
 
 

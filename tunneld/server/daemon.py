@@ -162,6 +162,8 @@ class ServerDaemon:
             return
         self.draining = True
         self._listeners.close()
+        for tunnel in self.registry.all():
+            tunnel.away = "the server is drained"
         for connection, after in self._sent_away():
             connection.go_away(after)
 

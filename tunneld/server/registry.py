@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from tunneld.errors import VisitorError
-from tunneld.protocol.grades import Thresholds
+from tunneld.protocol.grades import NOT_CONNECTED, Thresholds
 from tunneld.protocol.messages import HeartbeatSettings, Open, SseSettings
-from tunneld.protocol.quality import Quality
+from tunneld.protocol.quality import Quality, Reading
 from tunneld.protocol.resume import Kept
 from tunneld.protocol.session import Session
 from tunneld.protocol.sinks import Sink
@@ -49,6 +49,7 @@ class Tunnel:
         conflicts: who took the name from whom.
         outages: times without a connection, and what they cost.
         flow: its throughput; the daemon samples it.
+        away: why no connection stands, where none does, in words.
         quality: of its connections.
         proof: what the probes through it found.
         grace: the server's `resume.grace`, seconds.
@@ -72,6 +73,7 @@ class Tunnel:
         "_waiting",
         "access",
         "access_changed",
+        "away",
         "bytes_in",
         "bytes_out",
         "conflicts",
@@ -126,6 +128,7 @@ class Tunnel:
         self.proof = Proof()
         self.outages = Outages()
         self.flow = Flow()
+        self.away = NOT_CONNECTED
         self.grace = 0.0
         self.connects = 0
         self.streams = self.bytes_in = self.bytes_out = 0
@@ -181,6 +184,11 @@ class Tunnel:
         paced.carried = self._session.open(request, paced, ended=ended)
         return paced
 
+    def read_quality(self, now: float) -> Reading:
+        """How good its connection is (`now`: monotonic seconds); one that takes no new streams stands all the same."""
+        lost = self.kept is not None and self.kept.lost_at is not None
+        return self.quality.read(now, connected=self.connection is not None and not lost, why=self.away)
+
     @property
     def waiting(self) -> int:
         """Requests that wait for it to come back, of `max_waiting`."""
@@ -210,6 +218,7 @@ class Tunnel:
         """This connection serves the name from now on; the one before it is told that it was replaced."""
         before, self.connection = self.connection, connection
         self.connects += 1
+        self.away = NOT_CONNECTED
         self._session = None
         if before is not None:
             before.replaced(resumed=resumed)

@@ -245,6 +245,8 @@ class TunnelConnection:
         self._stop_probing()
         self._stop_claiming()
         why = f"closed ({code}{f' {reason}' if reason else ''})" if code else "the connection was lost"
+        if self._leaving and self.tunnel is not None and self.tunnel.connection is self:
+            self.tunnel.away = "its agent was drained"
         if code in _FAULTS or ((self._leaving or self._fresh) and code in (1000, 1001)):
             left = "shutdown" if self._leaving == "shutdown" else "peer_lost"
             self._end_session(left, why, for_good=code not in _FAULTS)

@@ -7,7 +7,7 @@ import msgspec
 
 from tunneld.dashboard.feed import BUDGET, Feed
 from tunneld.dashboard.history import History
-from tunneld.dashboard.source import Brief
+from tunneld.dashboard.source import AlertBrief, Brief
 from tunneld.telemetry.outages import Outages
 
 T0 = 1_800_000_000.0
@@ -23,6 +23,8 @@ class Daemon:
         self.tunnels: dict[str, Brief] = {}
         self.rtt: dict[str, float] = {}
         self.live: dict[str, dict[str, Any]] = {}
+        self.firing: list[AlertBrief] = []
+        self.leaves = False
 
     def add(self, name: str, state: str = "online", streams: int = 0, bytes_in: int = 0, bytes_out: int = 0) -> None:
         self.tunnels[name] = Brief(name, state, streams, bytes_in, bytes_out)
@@ -38,6 +40,12 @@ class Daemon:
 
     def head(self) -> Mapping[str, Any]:
         return {"version": "1", "server": "http://x", "uptime_s": 1.0}
+
+    def draining(self) -> bool:
+        return self.leaves
+
+    def alerts(self) -> list[AlertBrief]:
+        return self.firing
 
     def briefs(self) -> list[Brief]:
         return sorted(self.tunnels.values())
@@ -225,3 +233,18 @@ def test_thousands_at_the_begin_follow_the_first_message() -> None:
     assert len(shown.streams) == 1000
     shown.tick()
     assert len(shown.streams) == 2500
+
+
+def test_alerts_and_a_drain_are_told_once_and_when_they_change() -> None:
+    daemon = Daemon()
+    daemon.firing = [AlertBrief("rtt", "app", True, T0 - 60, "p95 310 ms > 300 ms")]
+    made = Feed(daemon, History(), msgspec.json.encode)
+    first = made.snapshot(T0)
+    assert first["alerts"] == [
+        {"rule": "rtt", "subject": "app", "tunnel": True, "since": T0 - 60, "message": "p95 310 ms > 300 ms"}
+    ]
+    assert first["draining"] is False
+    assert made.tick(T0 + 1) == {}
+    daemon.firing, daemon.leaves = [], True
+    assert made.tick(T0 + 2) == {"draining": True, "calm": [["rtt", "app"]]}
+    assert made.tick(T0 + 3) == {}

@@ -58,7 +58,7 @@ class ServerFacts:
 
 def _facts(tunnel: Tunnel, *, measured: bool) -> TunnelFacts:
     state = tunnel_state(tunnel)
-    reading = tunnel.quality.read(monotonic(), connected=True) if measured and tunnel.online else None
+    reading = tunnel.read_quality(monotonic()) if measured and tunnel.online else None
     return TunnelFacts(
         tunnel.name,
         up=state in _UP,

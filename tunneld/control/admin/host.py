@@ -57,7 +57,7 @@ class ServerHost:
         self.sampler: Sampler | None = None
         if config.admin is not None:
             self._admin = AdminListener(config, self._make, self._early)
-            sampler = self.sampler = remember(WatchedServer(self.server), config.dashboard)
+            sampler = self.sampler = remember(WatchedServer(self.server, self._alerts), config.dashboard)
             self.server.usage.append(lambda: dashboard_usage(sampler, config.dashboard))
 
     @property

@@ -56,7 +56,7 @@ def quality_families(tunnels: list[Tunnel]) -> Iterator[Family | None]:
 
 
 def _look(tunnel: Tunnel, now: float, found: _Found) -> None:
-    reading = tunnel.quality.read(now, connected=tunnel.online)
+    reading = tunnel.read_quality(now)
     found.grades[reading.grade] += 1
     if reading.reason:
         found.causes[cause_of(reading.reason)] += 1

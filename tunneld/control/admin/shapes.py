@@ -62,9 +62,7 @@ def tunnel_info(tunnel: Tunnel, live: Live, now: float) -> ServerTunnel:
             "last_pong_s": seen.last_pong_s if seen is not None else None,
             "last_byte_s": seen.last_heard_s if seen is not None and not waits else None,
         },
-        "quality": quality_status(
-            tunnel.quality.read(now, connected=tunnel.online), seen.kernel if seen is not None else None
-        ),
+        "quality": quality_status(tunnel.read_quality(now), seen.kernel if seen is not None else None),
         "outages": outages_status(tunnel.outages),
         "peer": seen.peer if seen is not None else None,
         "agent_version": seen.agent_version if seen is not None else None,

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from tunneld import __version__
 from tunneld.control.admin.states import tunnel_state
-from tunneld.dashboard.source import Brief
+from tunneld.dashboard.source import AlertBrief, Brief
 from tunneld.server.carried import IDLE, Live, under_way
 from tunneld.telemetry.outages import Outages
 
 if TYPE_CHECKING:
+    from tunneld.control.alerting import Alerts
     from tunneld.server.daemon import ServerDaemon
     from tunneld.server.registry import Tunnel
 
@@ -24,8 +25,9 @@ class WatchedServer:
 
     role = "server"
 
-    def __init__(self, daemon: ServerDaemon) -> None:
+    def __init__(self, daemon: ServerDaemon, alerts: Alerts) -> None:
         self._daemon = daemon
+        self._alerts = alerts
         self._live: dict[str, Live] = {}  # as the briefs found it last
 
     def head(self) -> Mapping[str, Any]:
@@ -36,6 +38,12 @@ class WatchedServer:
             "server": daemon.public_url,
             "uptime_s": round(monotonic() - daemon.started, 1),
         }
+
+    def draining(self) -> bool:  # noqa: D102
+        return self._daemon.draining
+
+    def alerts(self) -> list[AlertBrief]:  # noqa: D102
+        return self._alerts.brief()
 
     def briefs(self) -> list[Brief]:  # noqa: D102
         live = self._live = under_way(self._daemon.ingress.exchanges.values())
@@ -54,7 +62,7 @@ class WatchedServer:
         tunnel = self._daemon.registry.find(name)
         if tunnel is None or not tunnel.online:
             return None, None
-        reading = tunnel.quality.read(monotonic(), connected=True)
+        reading = tunnel.read_quality(monotonic())
         return reading.last, reading.loss
 
     def outages(self, name: str) -> Outages | None:  # noqa: D102

@@ -1,4 +1,5 @@
 // The dashboard: what the daemon tells by its feed, and what a person may do about it.
+import { drawAlerts } from "./alerts.js";
 import { Plots } from "./curves.js";
 import { drawDetails, openDetails } from "./details.js";
 import { ask, Told, read, Refused, remember } from "./feed.js";
@@ -54,6 +55,18 @@ function draw() {
   drawDetails();
   drawFigures(tunnels.get(chosen));
   sums();
+  warn();
+}
+
+// What there is to be told at once: alerts, and that the daemon leaves.
+function warn() {
+  const alerts = daemon.version === null ? 0 : drawAlerts((name) => choose(name, true));
+  const title = `tunneld ${daemon.role}`.trim();
+  document.title = alerts ? `(${plural(alerts, "alert")}) ${title}` : title;
+  byId("draining").hidden = !daemon.draining;
+  if (daemon.draining) {
+    put(byId("draining"), `This ${daemon.role} is being drained: it takes no new streams, ${streams.size ? `waits for the ${plural(streams.size, "stream")} under way` : "has none under way any more"}, and leaves.`);
+  }
 }
 
 // What the chosen tunnel's curves do not draw.
@@ -142,7 +155,6 @@ function begin(all) {
   takeAll(all);
   put(byId("role"), all.role);
   put(byId("about"), [all.server, `version ${all.version}`, `up ${duration(Math.round(all.uptime_s))}`].filter(Boolean).join(" · "));
-  document.title = `tunneld ${all.role}`;
   fetchSparks();
   if (tunnels.has(chosen)) choose(chosen);
   else keepChosen();
@@ -170,6 +182,7 @@ setInterval(() => {
   tables.streams.later();
   drawDetails();
   drawFigures(tunnels.get(chosen));
+  if (past.alerts.size) drawAlerts((name) => choose(name, true));
   if (++seconds % 60 === 0) timeline();
 }, 1000);
 
@@ -231,19 +244,24 @@ function pause(time) {
   });
 }
 
+// Why there is no feed any more.
+function over(why = "The daemon ended the feed; trying again …") {
+  return daemon.draining ? `This ${daemon.role} was drained and has left; trying again …` : why;
+}
+
 let retry = 500;
 for (;;) {
   const given = Boolean(sessionStorage.getItem("tunneld-token"));
   try {
     await read("dashboard/feed", heard);
-    live("lost", "No connection", "The daemon ended the feed; trying again …");
+    live("lost", daemon.draining ? "Drained" : "No connection", over());
   } catch (error) {
     if (error instanceof Refused) {
       remember(null);
       await signIn(error.message, given);
       continue;
     }
-    live("lost", "No connection", error instanceof Told ? error.message : "The daemon does not answer; trying again …");
+    live("lost", daemon.draining ? "Drained" : "No connection", error instanceof Told ? error.message : over("The daemon does not answer; trying again …"));
   }
   await pause(retry);
   retry = Math.min(8000, retry * 2);

@@ -3,9 +3,10 @@ import { POINTS, STEP } from "./curves.js";
 
 export const tunnels = new Map(); // name -> tunnel
 export const streams = new Map(); // the feed's number -> stream
-export const daemon = { api: "api/v1", role: "", version: null, changes: false, skew: 0, lost: null };
-// What happened in the last day: {t, tunnel, state} and {t, tunnel, seconds, resumed, …}.
-export const past = { events: [] };
+export const daemon = { api: "api/v1", role: "", version: null, changes: false, draining: false, skew: 0, lost: null };
+// What happened in the last day: {t, tunnel, state} and {t, tunnel, seconds, resumed, …}; and the alerts that fire:
+// their key -> {rule, subject, tunnel, since, message}, and how many more there are.
+export const past = { events: [], alerts: new Map(), more: 0 };
 
 const DAY = 86400;
 const MOST = 2000; // of what happened
@@ -34,6 +35,12 @@ function takeStream(told) {
   streams.set(told.i, { ...told, began: at - told.age_s, moved: at - told.idle_s });
 }
 
+const keyOf = (rule, subject) => JSON.stringify([rule, subject]);
+
+function takeAlerts(told) {
+  for (const one of told) past.alerts.set(keyOf(one.rule, one.subject), one);
+}
+
 // The feed's first message: all that there is.
 export function takeAll(all) {
   Object.assign(daemon, { api: all.api, role: all.role, version: all.version, changes: all.changes, skew: all.now - Date.now() / 1000, lost: null });
@@ -42,6 +49,10 @@ export function takeAll(all) {
   for (const one of all.tunnels) takeTunnel(one.name, one);
   for (const one of all.streams) takeStream(one);
   past.events = all.events;
+  past.alerts.clear();
+  past.more = 0;
+  takeAlerts(all.alerts ?? []);
+  daemon.draining = Boolean(all.draining);
   stepped = Math.floor(now() / STEP);
 }
 
@@ -59,6 +70,10 @@ export function takeTick(told) {
     const item = streams.get(number);
     if (item) Object.assign(item, { bytes_in, bytes_out, events: count, last_event_id, state, kind, moved: now() - idle });
   }
+  for (const [rule, subject] of told.calm ?? []) past.alerts.delete(keyOf(rule, subject));
+  takeAlerts(told.alerts ?? []);
+  past.more = told.more ?? past.more;
+  daemon.draining = told.draining ?? daemon.draining;
   if (told.events) past.events = past.events.concat(told.events).filter((event) => event.t > now() - DAY).slice(-MOST);
 }
 

@@ -1,6 +1,6 @@
 // Loads the page's scripts once it is painted: before, they would take the processor from the first paint, a tenth of a
 // second in a browser that was just started; and the daemon's first call loads a core for a second or two.
-const MODULES = ["app", "changes", "curves", "details", "feed", "figures", "known", "looking", "table", "tables", "timeline", "words"];
+const MODULES = ["alerts", "app", "changes", "curves", "details", "feed", "figures", "known", "looking", "table", "tables", "timeline", "words"];
 
 // A page that is not seen is never painted, and one may be hidden meanwhile: then it begins all the same.
 function painted() {
