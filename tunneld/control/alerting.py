@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunneld.alerts.facts import OF_PROCESS, Gather
-from tunneld.dashboard.source import AlertBrief
 from tunneld.errors import VisitorError
 from tunneld.telemetry.usage import Usage, fullest
 from tunneld.wire.certificates import describe
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from tunneld.alerts.watch import AlertWatch
     from tunneld.config.alerts import AlertRule
     from tunneld.control.models.alerts import AlertsStatus, AlertsTested
+    from tunneld.dashboard.source import AlertBrief
 
 __all__ = ["Alerts", "CertificateEnds", "certificate_end"]
 
@@ -92,6 +92,8 @@ class Alerts:
         """Those that fire, for the dashboard, the oldest first."""
         if self._watch is None:
             return []
+        from tunneld.dashboard.source import AlertBrief
+
         return [
             AlertBrief(one.alert, one.subject, one.when not in OF_PROCESS, one.since, one.message)
             for one in self._watch.shown()

@@ -73,7 +73,7 @@ class Feed:
             if (shown := self._detail(brief)) is not None:
                 self._tunnels[brief.name] = shown
                 tunnels.append(shown | {"streams": brief.streams})
-        past = self._history.since(0, now)[-_EVENTS:]
+        past = self._history.day(now, _EVENTS)
         self._event = self._history.newest
         self._draining = self._source.draining()
         return {

@@ -138,6 +138,7 @@ class History:
         self._most = bounds.tunnels
         self._known: dict[str, _Known] = {}  # the one sampled last stands last
         self.events: deque[Event] = deque(maxlen=bounds.events)
+        self._before: dict[str, Event] = {}  # of known tunnels, the newest state whose event is kept no more
         self.newest = 0
 
     def __len__(self) -> int:
@@ -187,7 +188,9 @@ class History:
         for ring in known.rings:
             ring.add(now, row)
         while len(self._known) > self._most:
-            del self._known[next(iter(self._known))]
+            gone = next(iter(self._known))
+            del self._known[gone]
+            self._before.pop(gone, None)
 
     def _note_outages(self, name: str, known: _Known, outages: Outages, now: float) -> None:
         fresh = min(outages.over - known.over, len(outages.recent))
@@ -197,7 +200,27 @@ class History:
 
     def _note(self, event: Event) -> None:
         self.newest += 1
+        if len(self.events) == self.events.maxlen:
+            oldest = self.events[0]
+            if oldest.state is not None and oldest.tunnel in self._known:
+                self._before[oldest.tunnel] = oldest
         self.events.append(Event(self.newest, event.at, event.tunnel, event.state, event.outage))
+
+    def day(self, now: float, most: int) -> list[Event]:
+        """The newest events of the last day, for who was told none; before them the state that each tunnel had by then.
+
+        Of a tunnel that was well and to which nothing happened there is nothing.
+        """
+        from_, left_out = now - 86400, len(self.events) - most
+        before = dict(self._before)
+        found: list[Event] = []
+        for index, event in enumerate(self.events):
+            if index >= left_out and event.at > from_:
+                found.append(event)
+            elif event.state is not None:
+                before[event.tunnel] = event
+        changed = {event.tunnel for event in found}
+        return [*(one for one in before.values() if one.state != "online" or one.tunnel in changed), *found]
 
     def since(self, number: int, now: float) -> list[Event]:
         """What happened after that event, within a day."""

@@ -22,6 +22,9 @@ class Past(Protocol):
     def newest(self) -> int:
         """Number of the newest event."""
 
+    def day(self, now: float, most: int) -> list[Event]:
+        """For who was told nothing yet: see `History.day`."""
+
     def since(self, number: int, now: float) -> list[Event]:
         """What happened after that event, within a day."""
 
@@ -85,6 +88,9 @@ class _PartOfPast:
     @property
     def newest(self) -> int:
         return self._history.newest
+
+    def day(self, now: float, most: int) -> list[Event]:
+        return [event for event in self._history.day(now, most) if self._seen(event.tunnel)]
 
     def since(self, number: int, now: float) -> list[Event]:
         return [event for event in self._history.since(number, now) if self._seen(event.tunnel)]

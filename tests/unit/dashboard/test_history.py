@@ -97,3 +97,35 @@ def test_a_tunnel_takes_less_than_8_kib() -> None:
     rings = [Ring(step, size) for step, size in SPANS]
     octets = sum(sys.getsizeof(column) for ring in rings for column in ring._values)
     assert octets < 8 * 1024
+
+
+def test_a_day_begins_with_the_state_that_each_tunnel_had_by_then() -> None:
+    history = History()
+    for name, state in (("down", "offline"), ("well", "online"), ("cut", "online")):
+        sample(history, T0, name, state=state)
+    sample(history, T0 + 20 * 3600, "cut", state="resuming")
+    sample(history, T0 + 20 * 3600 + 10, "cut", state="online")
+    late = T0 + 30 * 3600
+    assert [(event.tunnel, event.state) for event in history.day(late, 400)] == [
+        ("down", "offline"),  # all day long: it has no event of the day, and a lane all the same
+        ("cut", "online"),  # before it was cut
+        ("cut", "resuming"),
+        ("cut", "online"),
+    ]
+    assert [event.tunnel for event in history.since(0, late)] == ["cut", "cut"]
+
+
+def test_the_state_before_is_known_where_events_were_left_out_or_forgotten() -> None:
+    history = History(DashboardConfig(tunnels=10, events=4))
+    sample(history, T0, "app")
+    for turn in range(1, 6):
+        sample(history, T0 + 20 * turn, "app", state="resuming")
+        sample(history, T0 + 20 * turn + 10, "app")
+    kept = history.day(T0 + 200, 400)
+    assert [event.state for event in kept] == ["online", "resuming", "online", "resuming", "online"]
+    assert [event.state for event in history.day(T0 + 200, 1)] == ["resuming", "online"]
+    assert [event.at for event in kept] == sorted(event.at for event in kept)
+    for index in range(10):  # a tunnel that is forgotten leaves nothing behind
+        sample(history, T0 + 300, f"other{index}")
+    assert "app" not in {event.tunnel for event in history.day(T0 + 300, 400)}
+    assert len(history._before) <= 10

@@ -4,11 +4,11 @@ import { Plots } from "./curves.js";
 import { drawDetails, openDetails } from "./details.js";
 import { ask, Told, read, Refused, remember } from "./feed.js";
 import { drawFigures } from "./figures.js";
-import { changed, daemon, lose, now, outages, past, sample, streams, takeAll, takeSparks, takeTick, tunnels } from "./known.js";
+import { changed, daemon, lastDay, lose, now, outages, past, sample, streams, takeAll, takeSparks, takeTick, tunnels } from "./known.js";
 import { byId, put } from "./table.js";
 import { LOOKS, narrow, streamTable, tunnelTable } from "./tables.js";
 import { drawTimeline } from "./timeline.js";
-import { clock, duration, milliseconds, plural, size } from "./words.js";
+import { clock, duration, plural, size } from "./words.js";
 
 let chosen = null; // name of the tunnel whose curves are shown
 let span = 0;
@@ -51,7 +51,7 @@ function draw() {
   put(byId("streams-count"), of(fitting.length, streams.size));
   const quality = tunnels.get(chosen)?.quality;
   byId("requests-card").hidden = ![...tunnels.values()].some((item) => item.inspect);
-  put(byId("curves-why"), quality?.grade ? described(quality) : "");
+  put(byId("curves-why"), [quality?.grade, quality?.reason].filter(Boolean).join(": "));
   drawDetails();
   drawFigures(tunnels.get(chosen));
   sums();
@@ -67,14 +67,6 @@ function warn() {
   if (daemon.draining) {
     put(byId("draining"), `This ${daemon.role} is being drained: it takes no new streams, ${streams.size ? `waits for the ${plural(streams.size, "stream")} under way` : "has none under way any more"}, and leaves.`);
   }
-}
-
-// What the chosen tunnel's curves do not draw.
-function described(quality) {
-  const words = [[quality.grade, quality.reason].filter(Boolean).join(": ")];
-  if (quality.jitter_ms !== null) words.push(`jitter ${milliseconds(quality.jitter_ms)}`);
-  if (typeof quality.queue_ms === "number") words.push(`queueing ${milliseconds(quality.queue_ms)}`);
-  return words.join(", ");
 }
 
 function sums() {
@@ -106,7 +98,7 @@ byId("sum-trouble").addEventListener("click", () => {
   byId("tunnels").focus();
 });
 
-const timeline = () => drawTimeline(past.events, now());
+const timeline = () => drawTimeline(lastDay(), now());
 
 // -- curves -----------------------------------------------------------------------------------------------
 

@@ -72,6 +72,7 @@ export class Plots {
     this.format = format;
     this.plots = {};
     this.data = null;
+    this.samples = 0;
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.build());
     new ResizeObserver(() => {
       for (const [name, plot] of Object.entries(this.plots)) {
@@ -84,13 +85,14 @@ export class Plots {
   async show(data) {
     const fresh = !this.data || this.data.step !== data.step;
     this.data = data;
+    this.samples = Math.floor((Date.now() / 1000 % data.step) / STEP) + 1; // of the newest point, about
     await fetchLibrary();
     if (this.data !== data) return; // another was chosen meanwhile
     if (fresh || !this.plots.rtt) this.build();
     else this.fill();
   }
 
-  // One more sample, seconds since the epoch; points of a coarser curve keep the worst, or the newest.
+  // One more sample, seconds since the epoch; points of a coarser curve keep the worst, or the mean, as the daemon's do.
   push(at, rtt, loss, received, sent) {
     const data = this.data;
     if (!data) return;
@@ -102,14 +104,20 @@ export class Plots {
         data[key].push(null);
       }
       data.t += data.step;
+      this.samples = 0;
     }
     const worst = (list, value) => {
       if (value !== null) list[list.length - 1] = Math.max(list.at(-1) ?? 0, value);
     };
     worst(data.rtt, rtt);
     worst(data.loss, loss);
-    data.in[data.in.length - 1] = received;
-    data.out[data.out.length - 1] = sent;
+    this.samples += 1;
+    const mean = (list, value) => {
+      const before = list.at(-1) ?? value;
+      list[list.length - 1] = before + (value - before) / this.samples;
+    };
+    mean(data.in, received);
+    mean(data.out, sent);
     this.fill();
   }
 

@@ -74,7 +74,7 @@ export function takeTick(told) {
   takeAlerts(told.alerts ?? []);
   past.more = told.more ?? past.more;
   daemon.draining = told.draining ?? daemon.draining;
-  if (told.events) past.events = past.events.concat(told.events).filter((event) => event.t > now() - DAY).slice(-MOST);
+  if (told.events) past.events = lastDay(past.events.concat(told.events)).slice(-MOST);
 }
 
 export function takeSparks(told) {
@@ -84,7 +84,19 @@ export function takeSparks(told) {
   }
 }
 
-export const outages = () => past.events.filter((event) => "seconds" in event);
+// What happened in the last day, and before it the state that each tunnel had when the day began.
+export function lastDay(events = past.events) {
+  const from = now() - DAY;
+  const before = new Map();
+  const within = [];
+  for (const event of events) {
+    if (event.t > from) within.push(event);
+    else if (!("seconds" in event)) before.set(event.tunnel, event);
+  }
+  return [...before.values(), ...within];
+}
+
+export const outages = () => past.events.filter((event) => "seconds" in event && event.t > now() - DAY);
 
 // Each second: what the curves are made of. Each STEP: one more point of every curve, of which `noted` is told.
 export function sample(noted) {
