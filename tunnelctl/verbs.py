@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from tunneld.control.models.agent import Health, Status
     from tunneld.control.models.streams import Filter, StreamInfo
+    from tunneld.control.models.tunnels import TunnelStatus
 
 __all__ = ["cancel", "completion", "drain", "events", "health", "reconnect", "reload", "status", "streams", "top"]
 
@@ -68,6 +69,18 @@ def _plural(count: int, word: str) -> str:
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
+def _say_troubles(one: TunnelStatus, screen: Screen) -> None:
+    """What is wrong with a tunnel, and its last outage."""
+    if one["last_error"] and one["state"] != "online":
+        _say(f"  {clean(one['name'])}: {clean(one['last_error'])}", screen)
+    if (outages := one.get("outages")) and (last := outages["last"]):
+        cost = f"{size(last['replayed_bytes'])} sent again, nothing lost"
+        if not last["resumed"]:
+            cost = f"not resumed, {_plural(last['streams_lost'], 'stream')} lost"
+        lasted = f"the last for {duration(last['seconds'])} at {clean(last['at'])}: {cost}"
+        _say(f"  {clean(one['name'])}: {_plural(outages['count'], 'outage')}, {lasted}", screen)
+
+
 def status(client: Client, args: argparse.Namespace, screen: Screen) -> int:
     """Show the agent and its tunnels."""
     found: Status = client.call("GET", "/v1/status")
@@ -96,14 +109,7 @@ def status(client: Client, args: argparse.Namespace, screen: Screen) -> int:
     for line in table(_TUNNELS, rows, screen, paint=_COLOURS) if rows else ["no tunnels"]:
         print(line)
     for one in found["tunnels"]:
-        if one["last_error"] and one["state"] != "online":
-            _say(f"  {clean(one['name'])}: {clean(one['last_error'])}", screen)
-        if (outages := one.get("outages")) and (last := outages["last"]):
-            cost = f"{size(last['replayed_bytes'])} sent again, nothing lost"
-            if not last["resumed"]:
-                cost = f"not resumed, {_plural(last['streams_lost'], 'stream')} lost"
-            lasted = f"the last for {duration(last['seconds'])} at {clean(last['at'])}: {cost}"
-            _say(f"  {clean(one['name'])}: {_plural(outages['count'], 'outage')}, {lasted}", screen)
+        _say_troubles(one, screen)
     totals = found["totals"]
     print()
     _say(

@@ -67,6 +67,24 @@ class _Reader:
         """The same."""
 
 
+def _again(seen: Seen, request_id: str) -> tuple[Open, bytes]:
+    """The request and its body, to be sent once more; raises VisitorError ``not_replayable``."""
+    request = seen.request
+    if not seen.whole:
+        raise VisitorError(
+            "not_replayable", f"Its body was longer than what is kept (inspection.body: {seen.most} bytes)."
+        )
+    if any(name.lower() == "upgrade" for name, _ in request.headers):
+        raise VisitorError("not_replayable", "A WebSocket cannot be sent again.")
+    body = bytes(seen.body)
+    passed = [
+        pair for pair in request.headers if pair[0].lower() not in ("content-length", "transfer-encoding", "expect")
+    ]
+    if body:
+        passed.append(("Content-Length", str(len(body))))
+    return Open(request_id, request.method, request.path, passed, request.client), body
+
+
 async def resend(
     seen: Seen, request_id: str, origin: Origin, headers: dict[str, str], *, timeout: float
 ) -> dict[str, Any]:
@@ -82,30 +100,17 @@ async def resend(
     Raises:
         VisitorError: ``not_replayable``, ``service_unreachable``, ``bad_request``.
     """
-    request = seen.request
-    if not seen.whole:
-        raise VisitorError(
-            "not_replayable", f"Its body was longer than what is kept (inspection.body: {seen.most} bytes)."
-        )
-    if any(name.lower() == "upgrade" for name, _ in request.headers):
-        raise VisitorError("not_replayable", "A WebSocket cannot be sent again.")
-    body = bytes(seen.body)
-    passed = [
-        pair for pair in request.headers if pair[0].lower() not in ("content-length", "transfer-encoding", "expect")
-    ]
-    if body:
-        passed.append(("Content-Length", str(len(body))))
+    again, body = _again(seen, request_id)
     loop = asyncio.get_running_loop()
     began = monotonic()
     reader = _Reader(loop)
     ended = False
     try:
-        again = Open(request_id, request.method, request.path, passed, request.client)
         head, _ = Heads(origin.service, headers).request(again, ended=not body)
         async with asyncio.timeout(timeout):
             connection = await origin.connect(loop)
             try:
-                reader_of = AnswerReader(reader, to_head=request.method == "HEAD", limit=_HEAD_LIMIT)
+                reader_of = AnswerReader(reader, to_head=again.method == "HEAD", limit=_HEAD_LIMIT)
                 connection.begin(reader, reader_of, head + body)
                 fault = await reader.over
                 ended = True
@@ -122,7 +127,7 @@ async def resend(
     shown, whole = unpacked(bytes(reader.body[:_MOST]), reader.headers, most=_MOST)
     return {
         "request_id": request_id,
-        "of": request.request_id,
+        "of": seen.request.request_id,
         "status": reader.status,
         "headers": masked(reader.headers),
         "body": shown.decode(errors="replace"),

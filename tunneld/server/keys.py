@@ -49,17 +49,7 @@ def new_token(
     wrong = sorted(set(scopes) - set(_SCOPES))
     if wrong or not scopes:
         raise ValueError(f"scopes are {', '.join(_SCOPES)}" + (f", not {wrong[0]!r}" if wrong else ""))
-    if tunnels is None:
-        if AGENT in scopes and not LABEL.fullmatch(name):
-            raise ValueError(
-                f"{name!r} is no tunnel's name (a-z, 0-9 and '-', at most 63): name the tunnels that it opens"
-            )
-        tunnels = [name] if AGENT in scopes else []
-    if len(tunnels) > _MAX_GLOBS:
-        raise ValueError(f"at most {_MAX_GLOBS} globs of tunnels")
-    for glob in tunnels:
-        if not _GLOB.fullmatch(glob):
-            raise ValueError(f"{glob!r} fits no tunnel's name: use a-z, 0-9, '-', '*' and '?'")
+    globs = _globs(name, tunnels, opens=AGENT in scopes)
     if certificate is not None and not _CERTIFICATE.fullmatch(certificate):
         raise ValueError("a certificate is told by sha256:HEX, or by subject:COMMON-NAME")
     if certificate is not None and tuple(scopes) != (AGENT,):
@@ -68,7 +58,7 @@ def new_token(
     token = Token(
         secrets.token_hex(4),
         name,
-        tuple(dict.fromkeys(tunnels)),
+        tuple(dict.fromkeys(globs)),
         now,
         scopes=tuple(scope for scope in _SCOPES if scope in scopes),
         digest=None if secret is None else digest(secret),
@@ -78,6 +68,22 @@ def new_token(
         owner=owner,
     )
     return token, secret
+
+
+def _globs(name: str, tunnels: Sequence[str] | None, *, opens: bool) -> Sequence[str]:
+    """Of the names that a credential opens, where it `opens` any; raises ValueError."""
+    if tunnels is None:
+        if opens and not LABEL.fullmatch(name):
+            raise ValueError(
+                f"{name!r} is no tunnel's name (a-z, 0-9 and '-', at most 63): name the tunnels that it opens"
+            )
+        return [name] if opens else []
+    if len(tunnels) > _MAX_GLOBS:
+        raise ValueError(f"at most {_MAX_GLOBS} globs of tunnels")
+    for glob in tunnels:
+        if not _GLOB.fullmatch(glob):
+            raise ValueError(f"{glob!r} fits no tunnel's name: use a-z, 0-9, '-', '*' and '?'")
+    return tunnels
 
 
 def new_owner(name: str, *, now: float, limits: Limits | None = None, tunnels: int = 0) -> Owner:

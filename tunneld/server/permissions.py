@@ -203,14 +203,11 @@ class Permissions:
             wanted, added = [], 0
             for email in cleaned:
                 known = present.get(email)
-                if known is not None and known.holds(now):
-                    wanted.append(_changed(known, change, now))
-                    continue
-                added += 1
-                fresh = Permission(
-                    known.id if known else 0, tunnel, owner, server_id, email, "read_write", now, address
-                )
-                wanted.append(_changed(fresh, change, now))
+                if known is None or not known.holds(now):
+                    number = known.id if known else 0
+                    known = Permission(number, tunnel, owner, server_id, email, "read_write", now, address)
+                    added += 1
+                wanted.append(_changed(known, change, now))
             new = sum(1 for one in wanted if not one.id)
             dropped = self._room(present, {one.email for one in wanted}, new, now)
             kept = await self._store.keep_permissions(wanted, dropped=dropped)

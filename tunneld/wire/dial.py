@@ -115,8 +115,13 @@ async def _race(addresses: Sequence[Address], local_addr: tuple[str, int] | None
         raise
     for sock in winners[1:]:
         sock.close()
-    if winners:
-        return winners[0]
+    if not winners:
+        raise _of_all(errors)
+    return winners[0]
+
+
+def _of_all(errors: list[OSError]) -> OSError:
+    """One error that says what became of every attempt."""
     if len({error.errno for error in errors}) == 1:  # as the class of that errno: ConnectionRefusedError, ...
-        raise OSError(errors[0].errno, "; ".join(error.strerror or str(error) for error in errors))
-    raise OSError("; ".join(str(error) for error in errors))
+        return OSError(errors[0].errno, "; ".join(error.strerror or str(error) for error in errors))
+    return OSError("; ".join(str(error) for error in errors))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from urllib.parse import urlsplit
 
@@ -84,18 +85,8 @@ async def fetch(
     try:
         async with asyncio.timeout(timeout):
             sock = await (dial(host, port) if proxy is None else through(proxy, host, port))
-            try:
-                reader, writer = await asyncio.open_connection(
-                    sock=sock, ssl=context if secure else None, server_hostname=host if secure else None
-                )
-            except BaseException:
-                sock.close()
-                raise
-            try:
-                writer.write(encode_head(f"{method} {target} HTTP/1.1", said) + body)
-                await _read(reader, AnswerReader(answer, to_head=False, limit=_MAX_HEAD))
-            finally:
-                writer.transport.abort()
+            request = encode_head(f"{method} {target} HTTP/1.1", said) + body
+            await _ask(sock, context if secure else None, host, request, answer)
     except TimeoutError:
         raise FetchFailed(f"it does not answer within {timeout:g} s") from None
     except ProxyFailed as error:
@@ -107,6 +98,22 @@ async def fetch(
     except (OSError, UnicodeError) as error:
         raise FetchFailed(f"it cannot be reached: {why(error)}") from None
     return answer.status, bytes(answer.body)
+
+
+async def _ask(sock: socket.socket, context: ssl.SSLContext | None, host: str, request: bytes, answer: _Answer) -> None:
+    """Say the request on a connected socket, read the answer to its end, and close."""
+    try:
+        reader, writer = await asyncio.open_connection(
+            sock=sock, ssl=context, server_hostname=host if context is not None else None
+        )
+    except BaseException:
+        sock.close()
+        raise
+    try:
+        writer.write(request)
+        await _read(reader, AnswerReader(answer, to_head=False, limit=_MAX_HEAD))
+    finally:
+        writer.transport.abort()
 
 
 async def _read(reader: asyncio.StreamReader, parser: AnswerReader) -> None:

@@ -186,14 +186,10 @@ class SigningIn:
         if metadata is None:  # this server was restarted
             self.ask_again(connection, head)
             return
-        if said.get("iss", self._config.issuer if not metadata.says_issuer else "") != self._config.issuer:
-            raise VisitorError("login_refused", "The answer is of another issuer.")
-        if "error" in said or "code" not in said:
-            reason = "".join(c for c in said.get("error", "no code") if c.isascii() and c.isprintable())[:64]
-            raise VisitorError("login_refused", f"The issuer answers: {reason}.")
+        answered = self._code(said, says_issuer=metadata.says_issuer)
 
         async def identify() -> str:
-            return await self._identify(said["code"], begun.verifier, begun.nonce, origin(tunnel.public_url))
+            return await self._identify(answered, begun.verifier, begun.nonce, origin(tunnel.public_url))
 
         def known(email: str) -> None:
             code = token_urlsafe(32)
@@ -212,6 +208,15 @@ class SigningIn:
                 self._failures.note(client, monotonic())
 
         self._work.begin(connection, head, identify, known, refused)
+
+    def _code(self, said: dict[str, str], *, says_issuer: bool) -> str:
+        """The code of the issuer's answer; raises VisitorError ``login_refused``."""
+        if said.get("iss", self._config.issuer if not says_issuer else "") != self._config.issuer:
+            raise VisitorError("login_refused", "The answer is of another issuer.")
+        if "error" in said or "code" not in said:
+            reason = "".join(c for c in said.get("error", "no code") if c.isascii() and c.isprintable())[:64]
+            raise VisitorError("login_refused", f"The issuer answers: {reason}.")
+        return said["code"]
 
     async def _identify(self, code: str, verifier: str, nonce: str, origin: str) -> str:
         """The e-mail address of whoever the issuer gave this code."""
