@@ -20,8 +20,8 @@ from tunneld.protocol.headers import BadHeader, Headers, encode_head, to_visitor
 from tunneld.protocol.messages import AccessSettings, HeartbeatSettings, Open, SseSettings
 from tunneld.protocol.streams import REASONS
 from tunneld.protocol.windows import MemoryBudget
-from tunneld.server.legacy import LegacyConnection, LegacyPolicy
-from tunneld.server.legacy_stream import LegacyStream
+from tunneld.server.legacy.connection import LegacyConnection, LegacyPolicy
+from tunneld.server.legacy.stream import LegacyStream
 from tunneld.server.principals import OPEN
 from tunneld.server.registry import Registry
 from tunneld.server.visitors.rules import Rules

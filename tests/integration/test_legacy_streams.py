@@ -16,7 +16,7 @@ from tests.support.legacy_client import LegacyClient, legacy
 from tests.support.running import Book, Entry, port_of, running_server, settled
 from tests.support.sockets import LOOPBACK
 from tunneld.server.daemon import ServerDaemon
-from tunneld.server.legacy_stream import HEAD_HOLD
+from tunneld.server.legacy.stream import HEAD_HOLD
 
 
 def base_of(server: ServerDaemon) -> str:

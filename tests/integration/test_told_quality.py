@@ -14,7 +14,7 @@ from tests.support.legacy_client import legacy
 from tests.support.running import Book, port_of, relay, running_agent, running_server, url_of
 from tests.support.sockets import LOOPBACK
 from tunneld.link import Link
-from tunneld.server.legacy import LegacyConnection
+from tunneld.server.legacy.connection import LegacyConnection
 from tunneld.server.tunnels import TunnelConnection
 
 _OFTEN = {"interval": 0.05, "timeout": 5}

@@ -65,7 +65,7 @@ class Seen:
 
 
 class Connection(Protocol):
-    """The connection that serves a name at present, or whose session is kept (server/tunnels.py, server/legacy.py).
+    """The connection that serves a name at present, or whose session is kept (tunnels.py, legacy/).
 
     Attributes:
         peer: the address at its other end, for people.

@@ -22,10 +22,10 @@ from tunneld.server.access import Access
 from tunneld.server.auth import check_listeners
 from tunneld.server.carried import flows, under_way
 from tunneld.server.ingress import Ingress
-from tunneld.server.legacy import LegacyConnection, LegacyPolicy
-from tunneld.server.legacy_door import LegacyDoor
-from tunneld.server.legacy_keys import LegacyKeys
-from tunneld.server.legacy_names import Labels
+from tunneld.server.legacy.connection import LegacyConnection, LegacyPolicy
+from tunneld.server.legacy.door import LegacyDoor
+from tunneld.server.legacy.keys import LegacyKeys
+from tunneld.server.legacy.names import Labels
 from tunneld.server.listeners import Listeners
 from tunneld.server.offers import TunnelOffer
 from tunneld.server.principals import Principal

@@ -98,7 +98,7 @@ class LegacyCall:
 
 
 class LegacyAddresses(Protocol):
-    """The addresses of the older dialect (server/legacy_door.py); each call raises VisitorError to be answered with."""
+    """The addresses of the older dialect (server/legacy/door.py); each call raises VisitorError to be answered with."""
 
     def admit(self, token: str | None, address: str) -> object:
         """Judge the token of a base address ``/v2/TOKEN``."""

@@ -16,8 +16,9 @@ from tunneld.errors import CODES
 from tunneld.protocol import frames, labels, outgoing, replay, session, sse, streams, windows
 from tunneld.protocol.directions import Direction, Event, step
 from tunneld.protocol.messages import Connected, ErrorMessage, GoAway, Head, Hello, Open, Ping, StreamCancel, Wishes
-from tunneld.server import conflicts, legacy, legacy_keys, legacy_stream, permissions, recovery
+from tunneld.server import conflicts, permissions, recovery
 from tunneld.server import replay as visitors
+from tunneld.server.legacy import keys, pulse, stream
 
 PAGE = (Path(tunneld.protocol.__file__ or "").parent / "PROTOCOL.md").read_text("utf-8")
 
@@ -155,13 +156,13 @@ def test_the_numbers_of_resume_recovery_and_replay() -> None:
 
 def test_the_numbers_of_the_older_dialect() -> None:
     limits = ServerLimits()
-    assert legacy_stream.HEAD_HOLD == 1.0
+    assert stream.HEAD_HOLD == 1.0
     assert "a `stream_end`, a `response`, or 1 s." in PAGE
-    assert f"the newest {legacy_keys.MAX_KEYS} hold, as hashes" in PAGE
+    assert f"the newest {keys.MAX_KEYS} hold, as hashes" in PAGE
     assert (
         f"At most {permissions.MAX_EMAILS} addresses a call and `limits.permissions` ({limits.permissions:,})" in PAGE
     )
-    assert f"over 4 × `max_streams` + {legacy._STAMPS} messages" in PAGE
+    assert f"over 4 × `max_streams` + {pulse.MAX_PINGS} messages" in PAGE
     assert f"1 to {labels.MAX_NAME} printable characters" in PAGE
     assert f"`limits.v2_clients` ({limits.v2_clients:,})" in PAGE
     assert f"`limits.v2_queue` ({limits.v2_queue >> 20} MiB)" in PAGE

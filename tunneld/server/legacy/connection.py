@@ -11,13 +11,11 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from hashlib import sha256
 from time import monotonic
 
 from tunneld.errors import RemoteError, VisitorError
 from tunneld.link import CLOSE_CODES, Pipe
-from tunneld.protocol.heartbeat import Dead, Heartbeat, SendPing
 from tunneld.protocol.legacy import (
     ApiKey,
     ClientMessage,
@@ -29,7 +27,6 @@ from tunneld.protocol.legacy import (
     decode,
     encode_connected,
     encode_error,
-    encode_ping,
     encode_pong,
 )
 from tunneld.protocol.messages import HeartbeatSettings, Open, SseSettings
@@ -37,19 +34,19 @@ from tunneld.protocol.session import TEXT
 from tunneld.protocol.sinks import Sink
 from tunneld.protocol.windows import MemoryBudget
 from tunneld.server.carriers import Seen
-from tunneld.server.legacy_keys import MAX_KEYS
-from tunneld.server.legacy_stream import LegacyStream
+from tunneld.server.legacy.keys import MAX_KEYS
+from tunneld.server.legacy.pulse import MAX_PINGS, LegacyPulse, timestamp
+from tunneld.server.legacy.stream import LegacyStream
 from tunneld.server.principals import Principal
 from tunneld.server.registry import SessionDirectory, Tunnel
 from tunneld.server.visitors.rules import Rules
-from tunneld.wire.flights import Flights
-from tunneld.wire.tcp_info import read_tcp_info
+from tunneld.wire.flights import Flight
+from tunneld.wire.tcp_info import TcpInfo, read_tcp_info
 
 __all__ = ["LegacyConnection", "LegacyPolicy"]
 
 log = logging.getLogger("tunneld.tunnels")
 
-_STAMPS = 64  # pings that may wait for their pong
 #: Close code of a refusal that is no error of the protocol.
 _REFUSED = 1008
 
@@ -133,11 +130,7 @@ class LegacyConnection:
         self._forget = forget
         self._queue: deque[tuple[bytes, LegacyStream | None]] = deque()  # while the pipe is full
         self._pong: bytes | None = None  # the newest answer to a ping, while the pipe is full
-        beat = self.policy.heartbeat
-        self._heartbeat = Heartbeat(beat.interval, beat.timeout, monotonic())
-        self._stamps: dict[str, int] = {}  # of our pings that wait for their pong -> number
-        self._flights = Flights(pipe.transport)
-        self._beat_timer: asyncio.TimerHandle | None = None
+        self._pulse = LegacyPulse(self, pipe, self.policy.heartbeat, self.send)
         self._over = False
         self._since = monotonic()
 
@@ -159,7 +152,7 @@ class LegacyConnection:
         self._write(encode_connected(self.name, tunnel.public_url))
         log.info("✓ Tunnel established: %s", self.name, extra={**self._fields(), "title": self.title})
         tunnel.serve(self, self.policy.heartbeat, self.policy.sse)
-        self._beat()
+        self._pulse.start()
 
     def refuse(self, code: str, message: str) -> None:
         """Say `error` and close; what is open ends."""
@@ -221,18 +214,14 @@ class LegacyConnection:
             return
         self.tunnel.retune(beat, self.policy.sse)
         self.protect()
-        if (beat.interval, beat.timeout) != (self._heartbeat.interval, self._heartbeat.timeout):
-            self._heartbeat.update(beat.interval, beat.timeout, monotonic())
-            self._again(0.0)
+        self._pulse.retune(beat)
 
     def _end(self, reason: str, why: str) -> None:
         """Nothing of this connection is served any more."""
         self._over = True
         self._queue.clear()
         self._pong = None
-        if self._beat_timer is not None:
-            self._beat_timer.cancel()
-            self._beat_timer = None
+        self._pulse.stop()
         tunnel, count = self.tunnel, len(self.streams)
         if tunnel is not None:
             now = monotonic()
@@ -278,7 +267,7 @@ class LegacyConnection:
                 stream.sent()
             return
         self._queue.append((message, stream))
-        if len(self._queue) == 4 * self.policy.max_streams + _STAMPS:
+        if len(self._queue) == 4 * self.policy.max_streams + MAX_PINGS:
             self.loop.call_soon(self._deaf)  # not here: the caller need not expect its own end
 
     def unsend(self, stream: LegacyStream) -> None:
@@ -322,7 +311,7 @@ class LegacyConnection:
         if isinstance(said, LegacyPing):
             self._answer_ping(said)
         elif isinstance(said, LegacyPong):
-            self._take_pong(said)
+            self._pulse.answered(said)
         elif isinstance(said, ApiKey):
             self._take_key(said)
         else:
@@ -339,33 +328,11 @@ class LegacyConnection:
                 stream.broken(said.why)
 
     def _answer_ping(self, ping: LegacyPing) -> None:
-        pong = encode_pong(ping.timestamp, _now())
+        pong = encode_pong(ping.timestamp, timestamp())
         if self._pipe.paused:
             self._pong = pong  # of a client that does not read, only the newest ping needs an answer
         else:
             self._write(pong)
-
-    def _take_pong(self, pong: LegacyPong) -> None:
-        seq = self._stamps.pop(pong.timestamp, None) if isinstance(pong.timestamp, str) else None
-        if seq is None:
-            return
-        trip = self._heartbeat.pong(seq, monotonic())
-        if trip is not None:
-            self.round_trip, self._pong_at = trip, monotonic()
-            kernel = read_tcp_info(self._pipe.transport)
-            flight = self._flights.end(seq, kernel)
-            if self.tunnel is not None:
-                late = trip > self._heartbeat.timeout
-                self._registry.round_trips.answered(
-                    self.tunnel.quality,
-                    monotonic(),
-                    trip,
-                    kernel,
-                    late=late,
-                    beside=flight.beside,
-                    held=flight.held,
-                )
-            log.debug("💓 Heartbeat acknowledged for %s", self.name, extra={"tunnel": self.name, "rtt_s": trip})
 
     def _take_key(self, said: ApiKey) -> None:
         """Visitors need it from now on, or another that was registered. Kept as its hash."""
@@ -399,46 +366,26 @@ class LegacyConnection:
             self._end("peer_lost", "the client reads nothing of what it is told")
             self._pipe.abort()
 
-    # -- heartbeat ---------------------------------------------------------------------------------------
+    # -- PulseOwner --------------------------------------------------------------------------------------
 
-    def _beat(self) -> None:
-        """Do what the heartbeat wants now, and come back when it next wants something."""
-        self._beat_timer = None
-        if self._over:
-            return
-        now = monotonic()
-        self._heartbeat.heard(self._pipe.last_heard)
-        for action in self._heartbeat.tick(now):
-            if isinstance(action, SendPing):
-                self._ping(action.seq)
-            elif isinstance(action, Dead):
-                log.warning("💔 Heartbeat failed for %s", self.name, extra=self._fields())
-                if self.tunnel is not None:
-                    if (kernel := read_tcp_info(self._pipe.transport)) is not None:
-                        self.tunnel.quality.carried(kernel)
-                    self.tunnel.quality.lost(now, self._heartbeat.overdue(now))
-                self._end("peer_lost", "the client was silent for longer than interval + timeout")
-                self._pipe.abort()
-                return
-        self._again(self._heartbeat.next_wake(now) - now)
+    def pulse_heard(self, round_trip: float, kernel: TcpInfo | None, flight: Flight, *, late: bool) -> None:
+        """A ping was answered."""
+        self.round_trip, self._pong_at = round_trip, monotonic()
+        if self.tunnel is not None:
+            quality, now = self.tunnel.quality, monotonic()
+            told = self._registry.round_trips
+            told.answered(quality, now, round_trip, kernel, late=late, beside=flight.beside, held=flight.held)
+        log.debug("💓 Heartbeat acknowledged for %s", self.name, extra={"tunnel": self.name, "rtt_s": round_trip})
 
-    def _ping(self, seq: int) -> None:
-        stamp = _now()
-        self._stamps[stamp] = seq
-        if len(self._stamps) > _STAMPS:
-            del self._stamps[next(iter(self._stamps))]
-        self._flights.begin(seq)
-        self.send(encode_ping(stamp))
-
-    def _again(self, seconds: float) -> None:
-        if self._beat_timer is not None:
-            self._beat_timer.cancel()
-        self._beat_timer = self.loop.call_later(max(0.0, seconds), self._beat)
+    def pulse_died(self, kernel: TcpInfo | None, overdue: int) -> None:
+        """The client was silent for too long."""
+        log.warning("💔 Heartbeat failed for %s", self.name, extra=self._fields())
+        if self.tunnel is not None:
+            if kernel is not None:
+                self.tunnel.quality.carried(kernel)
+            self.tunnel.quality.lost(monotonic(), overdue)
+        self._end("peer_lost", "the client was silent for longer than interval + timeout")
+        self._pipe.abort()
 
     def _fields(self) -> dict[str, object]:
         return {"tunnel": self.name, "peer": self.peer, "dialect": self.dialect}
-
-
-def _now() -> str:
-    """ISO 8601 UTC; to the microsecond, so that no two pings are marked alike."""
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

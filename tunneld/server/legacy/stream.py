@@ -1,6 +1,6 @@
 """One visitor's request in the older dialect: whole on its way to the client, and back as an answer or as chunks.
 
-What it is to an exchange is a `Carried`; its connection (legacy.py) hands it what the client says. It has no flow
+What it is to an exchange is a `Carried`; its connection (connection.py) hands it what the client says. It has no flow
 control to lean on: what a visitor has not taken is counted, and a stream whose visitor does not keep up is ended.
 """
 
@@ -19,7 +19,7 @@ from tunneld.protocol.sinks import Sink
 from tunneld.server.problems import problem
 
 if TYPE_CHECKING:
-    from tunneld.server.legacy import LegacyConnection
+    from tunneld.server.legacy.connection import LegacyConnection
 
 __all__ = ["HEAD_HOLD", "LegacyStream"]
 

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from tunneld.errors import VisitorError
-from tunneld.server.legacy_names import Labels
+from tunneld.server.legacy.names import Labels
 
 
 class Store:

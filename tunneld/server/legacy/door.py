@@ -28,10 +28,10 @@ from tunneld.protocol.labels import MAX_NAME, clean_name
 from tunneld.server.access import Access
 from tunneld.server.forms import Form
 from tunneld.server.ingress import Ingress
-from tunneld.server.legacy import LegacyConnection, LegacyPolicy
-from tunneld.server.legacy_keys import LegacyKeys, legacy_rules
-from tunneld.server.legacy_names import Labels
-from tunneld.server.legacy_permissions import NotAllowed, PermissionsDoor
+from tunneld.server.legacy.connection import LegacyConnection, LegacyPolicy
+from tunneld.server.legacy.keys import LegacyKeys, legacy_rules
+from tunneld.server.legacy.names import Labels
+from tunneld.server.legacy.permissions import NotAllowed, PermissionsDoor
 from tunneld.server.offers import LegacyCall, TunnelOffer
 from tunneld.server.principals import OPEN, Principal
 from tunneld.server.problems import problem
