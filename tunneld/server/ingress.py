@@ -23,11 +23,10 @@ from tunneld.protocol.headers import Headers, get, to_service
 from tunneld.protocol.messages import Open
 from tunneld.protocol.windows import Holders, MemoryBudget
 from tunneld.server import tracing
+from tunneld.server.connections import Connections
 from tunneld.server.exchange import Exchange
-from tunneld.server.limits import Guard
 from tunneld.server.offers import ConnectTunnel, LegacyAddresses, Listener
 from tunneld.server.own_addresses import CONNECT, REGISTER, OwnAddresses, is_permissions
-from tunneld.server.peers import Peers
 from tunneld.server.problems import problem
 from tunneld.server.registry import SessionDirectory, Tunnel
 from tunneld.server.replay import Replays, without_cookie
@@ -40,7 +39,6 @@ from tunneld.telemetry.metrics import StreamCounts
 from tunneld.wire.http1 import RequestHead
 from tunneld.wire.http_server import ServerConnection
 from tunneld.wire.short_reads import ShortReads
-from tunneld.wire.ws_hop import Hop
 from tunneld.wire.ws_upgrade import VERSION, asked, request_fields
 
 if TYPE_CHECKING:
@@ -63,7 +61,7 @@ class Totals:
     events: int = 0
 
 
-class Ingress:
+class Ingress(Connections):
     """All visitors of one server; `Service` of their connections.
 
     Args:
@@ -75,16 +73,12 @@ class Ingress:
 
     Attributes:
         exchanges: request id -> the request under way, or the WebSocket that became of it.
-        connections: every open connection that is not a tunnel.
-        hops: visitors' connections that are WebSockets.
         stops: clients that are told to stop.
         counts: streams that ended, for the metrics.
         budget: bytes that the process holds, of `limits.memory`.
         holders: for whom, where a stream can be ended for it.
-        reads: how visitors' connections are read.
         legacy: the older dialect's addresses; None: there are none.
         replays: event streams whose visitors may come back.
-        peers: who stands at the other end of a connection.
         desk: lets visitors in to protected tunnels.
         tracer: makes a span of each request; None: nobody wants them.
     """
@@ -103,19 +97,13 @@ class Ingress:
         self.draining = False
         self.legacy: LegacyAddresses | None = None
         self.exchanges: dict[str, Exchange | SocketVisit] = {}
-        self.connections: set[ServerConnection] = set()
-        self.hops: set[Hop] = set()
-        self._counted_hops: dict[Hop, str] = {}  # those whose address is counted
         self._ended = Totals()
         self.stops = StopList()
         self.counts = StreamCounts()
         self.budget = budget or MemoryBudget(config.limits.memory)
         self.holders = Holders(self.budget)
-        self.reads = ShortReads(self.budget)
         self.replays = Replays(self.budget, config.sse.replay_total)
-        self.guard = Guard(config.limits)
-        self.peers = Peers(config)
-        self._counted: dict[ServerConnection, bool] = {}  # whether its address may have it too
+        super().__init__(config, ShortReads(self.budget))
         self._registry = registry
         registry.pace = self.guard.pace
         self.desk = Desk(self, config, secret=secret)
@@ -124,7 +112,6 @@ class Ingress:
         self._own_addresses = OwnAddresses(self, connect_tunnel, ready)
         self._ids = ""
         self._next_id = 0  # where it stands in them
-        self._left: asyncio.Event | None = None  # set when a connection ends, once this server closes
         self.configure(config)
 
     def configure(self, config: ServerConfig) -> None:
@@ -161,50 +148,6 @@ class Ingress:
 
     # -- Service of connections --------------------------------------------------------------------------
 
-    def opened(self, connection: ServerConnection) -> None:
-        """A visitor connected."""
-        self.connections.add(connection)
-        self.reads.connections += 1
-        if self.limits.address_connections:
-            listener = connection.listener
-            assert isinstance(listener, Listener)
-            if not self.peers.trusts(connection, listener):
-                self._counted[connection] = self.guard.connected(connection.address)
-
-    def late(self, connection: ServerConnection, limit: str) -> None:
-        """A visitor takes too little of what waits for it."""
-        self.guard.hits.count(limit)
-
-    def closed(self, connection: ServerConnection) -> None:
-        """A connection is over, or became a tunnel's."""
-        self.connections.discard(connection)
-        self.reads.connections -= 1
-        if self._counted.pop(connection, None) is not None:
-            self.guard.disconnected(connection.address)
-        if self._left is not None:
-            self._left.set()
-
-    def is_counted(self, connection: ServerConnection) -> bool:
-        """Whether it counts towards `limits.address_connections`."""
-        return connection in self._counted
-
-    def hop_begins(self, hop: Hop, address: str | None) -> None:
-        """A connection became a WebSocket's; `address`: it goes on counting as one of its."""
-        self.hops.add(hop)
-        self.reads.connections += 1
-        if address is not None:
-            self.guard.connected(address)
-            self._counted_hops[hop] = address
-
-    def hop_gone(self, hop: Hop) -> None:
-        """A WebSocket's connection is over."""
-        self.hops.discard(hop)
-        self.reads.connections -= 1
-        if (address := self._counted_hops.pop(hop, None)) is not None:
-            self.guard.disconnected(address)
-        if self._left is not None:
-            self._left.set()
-
     def fault(self, connection: ServerConnection, head: RequestHead | None, error: VisitorError) -> None:
         """Answer a request that cannot be served."""
         request_id = self.new_id()
@@ -227,7 +170,7 @@ class Ingress:
         assert isinstance(listener, Listener)
         name = self._named_by(head.host) if self._suffix and head.host else None
         try:
-            if not self._counted.get(connection, True):
+            if not self.counted.get(connection, True):
                 connection.end_after_answer()
                 raise self.guard.surplus()
             if name is not None and listener.visitors:
@@ -471,29 +414,17 @@ class Ingress:
         self.draining = True
         self.replays.close()
         await self.desk.close()
-        self._left = asyncio.Event()
         for connection in list(self.connections):
             connection.end_idle()
-        await self._emptied(grace, hops=False)
+        await self.emptied(grace, hops=False)
         for exchange in list(self.exchanges.values()):
             exchange.cancel("shutdown")
-        await self._emptied(1.0)
+        await self.emptied(1.0)
         for connection in list(self.connections):
             connection.abort()
         for hop in list(self.hops):
             hop.abort()
-        await self._emptied(1.0)
-
-    async def _emptied(self, seconds: float, *, hops: bool = True) -> None:
-        """Wait until no connection is left, those of WebSockets included with `hops`, or the time is over."""
-        assert self._left is not None
-        try:
-            async with asyncio.timeout(seconds):
-                while self.connections or (hops and self.hops):
-                    self._left.clear()
-                    await self._left.wait()
-        except TimeoutError:
-            pass
+        await self.emptied(1.0)
 
 
 def _unknown(name: str) -> VisitorError:
