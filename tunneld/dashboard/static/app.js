@@ -17,6 +17,7 @@ const tables = { tunnels: tunnelTable((item) => choose(item.name, true)), stream
 tables.tunnels.decorate = (row, item) => row.classList.toggle("chosen", item.name === chosen);
 window.dashboardTables = tables; // for who looks from outside what a draw costs
 const plots = new Plots({ rtt: byId("plot-rtt"), loss: byId("plot-loss"), bytes: byId("plot-bytes") }, size);
+window.dashboardPlots = plots; // and what is drawn
 
 // -- what is in sight -------------------------------------------------------------------------------------
 
