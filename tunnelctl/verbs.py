@@ -316,10 +316,18 @@ def drain(client: Client, args: argparse.Namespace, screen: Screen) -> int:
 
 def events(client: Client, args: argparse.Namespace, screen: Screen) -> int:
     """Print a line for each event until Ctrl-C, or until the reader of the pipe leaves."""
+    from tunneld.control.models.events import EVENT_TYPES
+
+    if args.since is not None and not (args.since.isascii() and args.since.isdigit()):
+        raise UsageError(f"--since: {args.since[:60]!r} is no id of an event; --json shows them")
+    for one in args.type or ():
+        if one not in EVENT_TYPES:
+            raise UsageError(f"--type: {one[:60]!r} is none of {', '.join(EVENT_TYPES)}")
     gone = _watch_stdout(client)
     try:
         for text in client.events(args.since):
-            print(safe_json(text) if args.json else _event_line(text, screen), flush=True)
+            if _is_wanted(text, args):
+                print(safe_json(text) if args.json else _event_line(text, screen), flush=True)
             if '"lagged"' in text and json.loads(text).get("type") == "lagged":
                 raise TunneldError("the agent cut this reader: it took the events too slowly")
     except KeyboardInterrupt:
@@ -330,6 +338,18 @@ def events(client: Client, args: argparse.Namespace, screen: Screen) -> int:
     if gone.is_set():
         return 0
     raise Unreachable("the agent ended the events; it is stopping")
+
+
+def _is_wanted(text: str, args: argparse.Namespace) -> bool:
+    """Whether an event passes the filters; what is told of the reader itself passes all."""
+    if not args.type and args.tunnel is None:
+        return True
+    event = json.loads(text)
+    if event["type"] in ("gap", "lagged"):
+        return True
+    if args.type and event["type"] not in args.type:
+        return False
+    return args.tunnel is None or args.tunnel in (event.get("tunnel"), event.get("subject"))
 
 
 def _watch_stdout(client: Client) -> threading.Event:

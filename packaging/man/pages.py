@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import inspect
 import os
 import sys
 from pathlib import Path
+from typing import get_type_hints
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -23,6 +25,7 @@ from tunnelctl.doctor.findings import CHECKS
 from tunneld import __version__, commands
 from tunneld.config.agent import AgentConfig
 from tunneld.config.server import ServerConfig
+from tunneld.control.event_shapes import BY_TYPE
 
 __all__ = ["PAGES", "write"]
 
@@ -138,6 +141,21 @@ def tunneld_8() -> Page:
     return page
 
 
+def _events(page: Page) -> None:
+    """What ``events`` tells, from the shapes that OpenAPI is made of."""
+    page.section("What events tells")
+    page.text(
+        "`tunnelctl events --json` prints an object a line, as `GET /v1/events` sends it: `id`, which rises, over "
+        "restarts of the agent too; `type`; `time`, ISO 8601 in UTC; and the keys of its type. `--since ID` (the "
+        "header `Last-Event-ID`) goes on behind that event, after an event `gap` where not all since then is kept: a "
+        "restarted agent knows nothing of what came before it. New types and keys may come; pass over those that you "
+        "do not know."
+    )
+    for name, shape in BY_TYPE.items():
+        keys = [key for key in get_type_hints(shape) if key not in ("id", "type", "time")]
+        page.item(name, f"{inspect.getdoc(shape)} Keys: {', '.join(f'`{key}`' for key in keys)}.")
+
+
 def tunnelctl_1() -> Page:
     """The operator's command line."""
     page = _page("tunnelctl", "1", "show and cancel what a tunneld agent has connected")
@@ -162,6 +180,7 @@ def tunnelctl_1() -> Page:
     page.item("TUNNELD_DEBUG", "`1` shows a defect's traceback.")
     page.section("Files")
     page.item(cli.SYSTEM_SOCKET, "The control socket of the packaged service.")
+    _events(page)
     page.section("What doctor finds")
     page.text(
         "`tunnelctl doctor --json` prints an object with `status` (`ok`, `warn` or `fail`: the worst), `version` (of "

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.daemons import Pair
 from tests.support.processes import Process, eventually
@@ -148,6 +149,19 @@ def test_receivers_that_fail_and_a_port_that_is_taken_disturb_no_tunnel(stack: E
     (fault,) = reload.stderr.splitlines()
     assert "alerts[0].wen: unknown key" in fault
     assert [one["name"] for one in pair.agent.ask("alerts")["rules"]] == ["service_failing"]
+    # a value of a label with quotes passes as it is; one with a line end is refused, and nothing changes
+    pair.agent.rewrite({"alerts": [{**rule, "name": 'of "gone"\n{x="1"} 1'}]})
+    reload = pair.agent.tunnelctl("reload")
+    assert reload.returncode == 1
+    (fault,) = reload.stderr.splitlines()
+    assert "alerts[0].name: expected one line of plain text" in fault
+    assert [one["name"] for one in pair.agent.ask("alerts")["rules"]] == ["service_failing"]
+    pair.agent.rewrite({"alerts": [{**rule, "name": 'of "gone" \\n {x="1"} 1'}]})
+    assert pair.agent.tunnelctl("reload").returncode == 0
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(pair.agent.socket))) as scrape:
+        families = list(text_string_to_metric_families(scrape.get("http://localhost/metrics").text))
+    (firing,) = (one for one in families if one.name == "tunneld_alerts_firing")
+    assert [sample.labels for sample in firing.samples] == [{"alert": 'of "gone" \\n {x="1"} 1'}]
     curl.wait_line("data: event 60")
     for process in (agent, server):
         assert not process.tracebacks()
