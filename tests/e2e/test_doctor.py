@@ -109,3 +109,14 @@ def test_an_nginx_that_cuts_what_is_quiet_is_told_and_the_keepalive_that_is_advi
     status, found = way.doctor(url, "7s")
     assert (status, found["sse-idle"]["status"]) == (0, "ok"), found
     assert " keepalive comments came" in found["sse-idle"]["detail"]
+
+
+def test_an_nginx_that_packs_what_browsers_ask_for_is_told(way: Way) -> None:
+    packs = "proxy_buffering off; gzip on; gzip_types text/event-stream; gzip_proxied any; gzip_min_length 0;"
+    status, found = way.doctor(f"{way.through(packs)}/events?id=z&gap=0.02", "3s")
+    encoding = found["sse-encoding"]
+    assert encoding["status"] == "warn"
+    assert encoding["detail"] == "It is encoded by gzip: whoever does that gathers events."
+    assert "gzip_types without it" in encoding["advice"]
+    assert "sse" not in found, "it is unpacked, and what comes is measured: nginx may pass it on, or gather it"
+    assert status == (1 if found["sse-buffering"]["status"] == "fail" else 0)

@@ -318,13 +318,12 @@ async def test_addresses_that_lead_nowhere() -> None:
 
 
 _SMALL = """
-import socket, sys, threading
-from tunnelctl.doctor.there import Server, look
-listener = socket.create_server(("127.0.0.1", 0))
-threading.Thread(target=lambda: listener.accept()[0].close(), daemon=True).start()
-for one in look(Server(f"ws://127.0.0.1:{listener.getsockname()[1]}")):
-    if one.check == "mtu":
-        print(one.status, one.detail)
+import http.server, threading
+from tunnelctl.doctor.packets import mtu
+server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+found = mtu("127.0.0.1", server.server_port, tls=False).finding
+print(found.status, found.detail)
 """
 
 

@@ -17,19 +17,22 @@ def _openssl(*arguments: str) -> None:
 
 
 class Authority:
-    """Makes its own root in `folder`.
+    """Makes its own root in `folder`, or, `by` another, an authority below that.
 
     Attributes:
-        cert: the root, as a `ca_file`.
+        cert: its certificate; the root's is a `ca_file`.
     """
 
-    def __init__(self, folder: Path, name: str = "Test root") -> None:
+    def __init__(self, folder: Path, name: str = "Test root", *, by: Authority | None = None) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.cert, self._key = folder / "ca.pem", folder / "ca.key"
-        root = ["-x509", "-days", "2", "-subj", f"/CN={name}", "-addext", "basicConstraints=critical,CA:TRUE"]
-        root += ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
-        _openssl("req", *root, *_KEY, "-keyout", str(self._key), "-out", str(self.cert))
+        marks = ["-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign"]
+        if by is None:
+            root = ["-x509", "-days", "2", "-subj", f"/CN={name}", *marks]
+            _openssl("req", *root, *_KEY, "-keyout", str(self._key), "-out", str(self.cert))
+        else:
+            by._sign(self.cert, self._key, name, marks)
         (folder / "index.txt").touch()
         (folder / "ca.cnf").write_text(
             "[ca]\ndefault_ca=own\n[own]\n"
@@ -42,11 +45,22 @@ class Authority:
     ) -> Certificate:
         """A certificate for these names (``DNS:…`` or ``IP:…``), valid between two times (UTC)."""
         made = Certificate(self.folder / f"{stem}.pem", self.folder / f"{stem}.key")
-        request = self.folder / f"{stem}.csr"
         alt = ["-addext", f"subjectAltName={','.join(names)}"] if names else []
-        _openssl("req", *_KEY, "-subj", f"/CN={stem}", *alt, "-keyout", str(made.key), "-out", str(request))
+        self._sign(made.cert, made.key, stem, alt, start, end)
+        return made
+
+    def _sign(
+        self,
+        cert: Path,
+        key: Path,
+        name: str,
+        extensions: list[str],
+        start: str = "20200101000000Z",
+        end: str = "20991231235959Z",
+    ) -> None:
+        request = cert.with_suffix(".csr")
+        _openssl("req", *_KEY, "-subj", f"/CN={name}", *extensions, "-keyout", str(key), "-out", str(request))
         signing = ["-config", str(self.folder / "ca.cnf"), "-cert", str(self.cert), "-keyfile", str(self._key)]
         times = ["-startdate", start, "-enddate", end]
-        _openssl("ca", "-batch", "-notext", *signing, *times, "-in", str(request), "-out", str(made.cert))
-        made.key.chmod(0o600)
-        return made
+        _openssl("ca", "-batch", "-notext", *signing, *times, "-in", str(request), "-out", str(cert))
+        key.chmod(0o600)

@@ -115,6 +115,7 @@ class Network:
         queue: bytes that may wait for their turn then; what comes beside them is dropped.
         nat: side ``a`` is behind a translation of addresses.
         mtu: bytes.
+        largest: bytes of a packet that gets through; a larger one vanishes, and nobody is told; 0: any.
     """
 
     def __init__(
@@ -129,11 +130,13 @@ class Network:
         queue: int = 64 << 10,
         nat: bool = False,
         mtu: int = 1500,
+        largest: int = 0,
         log: Path | None = None,
     ) -> None:
         self._log = log
         self._set = {
-            "delay": delay, "jitter": jitter, "drop": drop, "reorder": reorder, "rate": rate, "queue": queue, "nat": nat
+            "delay": delay, "jitter": jitter, "drop": drop, "reorder": reorder, "rate": rate, "queue": queue,
+            "nat": nat, "largest": largest,
         }  # fmt: skip
         self._seed = seed
         self._mtu = mtu
@@ -295,6 +298,7 @@ class _Between:
             "rate": 0.0,
             "queue": 0,
             "nat": False,
+            "largest": 0,
             "public": 1,
         }
         self._own = bytes(map(int, ADDRESS["a"].split(".")))
@@ -326,6 +330,7 @@ class _Between:
         now, settings, dice = time.monotonic(), self._settings, self._dice
         for packet in self._packets(fd):
             dropped = settings.get("hole") or (settings["drop"] and dice.random() < settings["drop"])
+            dropped = dropped or 0 < settings["largest"] < len(packet)
             turn = None if dropped else self._turn(fd, now, len(packet))
             if turn is None:
                 self._note(self._other[fd], now, 0.0, packet)

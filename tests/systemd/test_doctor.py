@@ -125,6 +125,17 @@ def test_bad_configuration_a_crash_and_a_signal_are_told_with_how_it_ended(box: 
     assert unit(box)["detail"] == "tunneld.service has failed: the last process was ended by SIGSEGV."
 
 
+def test_one_that_hung_is_told_so(box: Box) -> None:
+    box.configure(AGENT, agent_file())
+    box.drop_in("tunneld.service", "[Service]\nRestart=no\nWatchdogSec=2s\nTimeoutAbortSec=1s\n")
+    box.systemctl("start", "tunneld")
+    box.systemctl("kill", "--signal=STOP", "tunneld")
+    settled(box, "tunneld")
+    found = unit(box)
+    assert found["detail"] == "tunneld.service has failed: it hung, and its watchdog ended it."
+    assert "journalctl -u tunneld.service" in found["advice"]
+
+
 def test_one_that_crashes_again_and_again_and_one_that_is_given_up(box: Box) -> None:
     box.configure(AGENT, agent_file())
     box.drop_in("tunneld.service", CRASH.replace("10ms", "1min"))

@@ -46,8 +46,14 @@ def addresses(host: str, port: int, seconds: float) -> list[Address]:
     return found
 
 
-def dial(host: str, port: int, seconds: float) -> socket.socket:
+def dial(host: str, port: int, seconds: float, *, segment: int | None = None) -> socket.socket:
     """A connection to the first address that takes it, all of it within so long.
+
+    Args:
+        host: a name or an address.
+        port: there.
+        seconds: for all addresses together.
+        segment: octets that a segment may have, either way; None: as many as the way takes.
 
     Raises:
         TimeoutError: nobody answers.
@@ -61,6 +67,8 @@ def dial(host: str, port: int, seconds: float) -> socket.socket:
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.settimeout(left / (len(found) - index))
+            if segment is not None:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment)
             sock.connect(address)
         except OSError as error:
             sock.close()

@@ -10,10 +10,27 @@ from typing import Any
 from tunnelctl.doctor.bounds import secured
 from tunnelctl.doctor.findings import Finding, fail, ok, warn
 
-__all__ = ["SOON", "tls"]
+__all__ = ["SOON", "UNTRUSTED", "tls"]
 
 _PATIENCE = 10.0
 """Seconds for the handshake."""
+
+UNTRUSTED = "The certificate of "
+"""How a finding begins that tells of one that is not trusted."""
+_CHAIN = (
+    "The server must send the whole chain: put the intermediate certificates behind its own in tls.cert (often "
+    "fullchain.pem). A private root goes into server.ca_file."
+)
+_ROOT = "A private root goes into server.ca_file. A proxy that opens TLS shows its own: trust that, or go past it."
+_NAME = "Give the name that the certificate has in server.url, or have it made for this one too."
+_ADVICE = {
+    9: "Set this machine's clock, or the certificate's begin.",
+    10: "Renew it, the server reads the new file by itself; or set this machine's clock, if that is wrong.",
+    **dict.fromkeys((2, 20, 21), _CHAIN),
+    **dict.fromkeys((18, 19), _ROOT),
+    **dict.fromkeys((62, 64), _NAME),
+}
+"""What to do, by OpenSSL's number of what is wrong."""
 
 SOON = 14
 """Days before the end of a certificate, or of a token, from which on it is told."""
@@ -38,9 +55,8 @@ def tls(sock: socket.socket, host: str, ca_file: str | None) -> tuple[ssl.SSLSoc
     except ssl.SSLCertVerificationError as error:
         return None, fail(
             "tls",
-            f"The certificate of {host} is not trusted: {error.verify_message}.",
-            "Its chain must be whole and lead to a known root; a private one goes into server.ca_file. A proxy that "
-            "opens TLS shows its own.",
+            f"{UNTRUSTED}{host} is not trusted: {error.verify_message.rstrip('.')}.",
+            _ADVICE.get(error.verify_code, _ROOT),
         )
     except (OSError, ssl.SSLError) as error:
         return None, fail(

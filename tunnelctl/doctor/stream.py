@@ -11,6 +11,7 @@ import re
 import socket
 import string
 import time
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,6 +27,10 @@ __all__ = ["Measured", "judge", "measure"]
 _PATIENCE = 15.0
 """Seconds for the connection and the head."""
 _END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_HEADERS = {"Accept": "text/event-stream", "Cache-Control": "no-cache", "Accept-Encoding": "gzip"}
+"""As a browser asks: what packs event streams for one is to pack this too."""
+_UNPACKED = 1 << 20
+"""Bytes of a packed stream that are unpacked of one read; the rest is unpacked with the next."""
 _HEAP = 4
 """Events in one read from which on it looks like a heap, when the pause before it was long."""
 _PAUSE = 1.0
@@ -86,7 +91,7 @@ def measure(url: str, seconds: float, ask: Callable[[str], dict[str, Any] | None
         target = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=string.punctuation)
         sock = connection.sock  # an answer that ends with its connection takes it away from there
         with at_most(_PATIENCE, sock):
-            connection.request("GET", target, headers={"Accept": "text/event-stream", "Cache-Control": "no-cache"})
+            connection.request("GET", target, headers=_HEADERS)
             answer = connection.getresponse()
         found.head_s = time.monotonic() - began
         found.status = answer.status
@@ -105,6 +110,7 @@ def measure(url: str, seconds: float, ask: Callable[[str], dict[str, Any] | None
 
 def _read(sock: socket.socket, answer: http.client.HTTPResponse, seconds: float, found: Measured) -> None:
     began = last = time.monotonic()
+    unpack = zlib.decompressobj(wbits=31) if found.headers.get("content-encoding") == "gzip" else None
     tail = b""
     while (left := began + seconds - time.monotonic()) > 0:
         sock.settimeout(left)
@@ -119,12 +125,18 @@ def _read(sock: socket.socket, answer: http.client.HTTPResponse, seconds: float,
         if not data:
             found.ended = "end" if answer.length in (None, 0) else "cut"
             break
-        last = now
+        last, size = now, len(data)
+        if unpack is not None:
+            try:
+                data = unpack.decompress(unpack.unconsumed_tail + data, _UNPACKED)
+            except zlib.error:
+                found.ended = "cut"
+                break
         blocks = _END.split(tail + data)
         tail = blocks.pop()
         comments = sum(1 for block in blocks if block.strip() and not _fields(block))
         events = sum(1 for block in blocks if _fields(block))
-        found.reads.append((now - began, len(data), events, comments))
+        found.reads.append((now - began, size, events, comments))
     found.quiet_s = time.monotonic() - last
 
 

@@ -6,7 +6,7 @@ import socket
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
-from tunnelctl.doctor import certificate, handshake, way
+from tunnelctl.doctor import certificate, handshake, packets, way
 from tunnelctl.doctor.findings import Finding, fail, ok, skip, warn, without_secrets
 from tunnelctl.doctor.handshake import Server
 
@@ -49,7 +49,16 @@ def look(server: Server) -> list[Finding]:
     found.append(finding)
     if sock is None:
         return found
-    found.append(way.mtu(sock))
+    if proxy is None:
+        large = packets.mtu(*first, tls=parts.scheme == "wss", path=parts.path.rstrip("/"))
+    else:
+        large = packets.mtu(*first, tls=proxy.startswith("https:"))
+    found.append(large.finding)
+    if large.segment is not None:  # the rest is looked at all the same, in packets that get through
+        sock.close()
+        sock, finding = way.tcp(*first, who, where, segment=large.segment)
+        if sock is None:
+            return [*found, finding]
     if proxy is not None:
         through = urlsplit(proxy)
         if through.scheme != "http":
@@ -73,6 +82,8 @@ def _over(sock: socket.socket, server: Server, parts: SplitResult, port: int) ->
             secured, finding = certificate.tls(sock, host, server.ca_file)
             found.append(finding)
             if secured is None:
+                if finding.detail.startswith(certificate.UNTRUSTED):  # is it too old, or this machine's clock?
+                    found.append(handshake.clock(server, host, port))
                 return found
             sock = secured
         elif host not in ("localhost", "127.0.0.1", "::1"):

@@ -1,4 +1,4 @@
-"""The way to the server, below HTTP: names, connections, packets, and a proxy that lets through."""
+"""The way to the server, below HTTP: names, connections, and a proxy that lets through."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from urllib.parse import SplitResult, unquote
 
 from tunnelctl.doctor.answers import read_head
 from tunnelctl.doctor.bounds import addresses, at_most, authority, dial
-from tunnelctl.doctor.findings import Finding, fail, ok, skip, warn, without_secrets
+from tunnelctl.doctor.findings import Finding, fail, ok, warn, without_secrets
 
-__all__ = ["PATIENCE", "connect", "dns", "mtu", "tcp"]
+__all__ = ["PATIENCE", "connect", "dns", "tcp"]
 
 PATIENCE = 10.0
 """Seconds for each step."""
-_IP_MTU, _IPV6_MTU = 14, 24  # Linux's numbers of the options; the socket module has no names for them
-_LEAST_MTU = 1280
 
 
 def dns(host: str, where: str = "server.url") -> Finding:
@@ -40,12 +38,14 @@ def dns(host: str, where: str = "server.url") -> Finding:
     return warn("dns", said, "The resolver is slow: each reconnect waits for it.") if took > 1000 else ok("dns", said)
 
 
-def tcp(host: str, port: int, who: str = "server", where: str = "server.url") -> tuple[socket.socket | None, Finding]:
-    """A connection, or None where there is none; `who` listens there, `where` names it."""
+def tcp(
+    host: str, port: int, who: str = "server", where: str = "server.url", *, segment: int | None = None
+) -> tuple[socket.socket | None, Finding]:
+    """A connection, or None where there is none; `who` listens there, `where` names it; `segment`: as of `dial`."""
     began = time.monotonic()
     there = authority(host, port)
     try:
-        sock = dial(host, port, PATIENCE)
+        sock = dial(host, port, PATIENCE, segment=segment)
     except TimeoutError:
         return None, fail("tcp", f"{there} does not answer within {PATIENCE:g} s.", "A firewall drops it: let it out.")
     except ConnectionRefusedError:
@@ -55,22 +55,6 @@ def tcp(host: str, port: int, who: str = "server", where: str = "server.url") ->
             "tcp", f"{there} cannot be reached: {error.strerror or error}.", "Look at this machine's network."
         )
     return sock, ok("tcp", f"{there} took the connection in {(time.monotonic() - began) * 1000:.1f} ms.")
-
-
-def mtu(sock: socket.socket) -> Finding:
-    """How large packets may be."""
-    try:
-        if sock.family == socket.AF_INET6:
-            size = sock.getsockopt(socket.IPPROTO_IPV6, _IPV6_MTU)
-        else:
-            size = sock.getsockopt(socket.IPPROTO_IP, _IP_MTU)
-        segment = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
-    except OSError as error:
-        return skip("mtu", f"The kernel does not say: {error.strerror}.")
-    said = f"The way takes packets of {size} bytes, segments of {segment}."
-    if size < _LEAST_MTU:
-        return warn("mtu", said, "A tunnel or VPN on the way makes them small: let ICMP pass, or raise its MTU.")
-    return ok("mtu", said)
 
 
 def connect(sock: socket.socket, proxy: SplitResult, host: str, port: int) -> tuple[socket.socket | None, Finding]:
