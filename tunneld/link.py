@@ -21,6 +21,7 @@ from tunneld.protocol.replay import ACK_DELAY
 from tunneld.protocol.session import BINARY, TEXT, Session
 from tunneld.protocol.streams import Chunk
 from tunneld.wire.flights import NOTHING, Flight, Flights
+from tunneld.wire.pacing import Pace
 from tunneld.wire.tcp_info import TcpInfo, ports, read_tcp_info
 
 __all__ = ["CLOSE_CODES", "GATHER", "Link", "LinkOwner", "Pipe"]
@@ -60,6 +61,9 @@ class Pipe(Protocol):
 
     def send(self, opcode: int, parts: Sequence[Chunk]) -> None:
         """Write one message."""
+
+    def hold(self, most: int) -> None:
+        """Be paused from so many octets on that wait to be written."""
 
     def close(self, code: int, reason: str = "") -> None:
         """Close in order."""
@@ -120,6 +124,7 @@ class Link:
         "_flights",
         "_flush_timer",
         "_loop",
+        "_pace",
         "_scheduled",
         "_torn",
         "_wrote_at",
@@ -154,6 +159,7 @@ class Link:
         self._beat_timer: asyncio.TimerHandle | None = None
         self._ack_timer: asyncio.TimerHandle | None = None
         self._flights = Flights(pipe.transport)
+        self._pace = Pace(pipe.transport)
         self._wrote_at = 0.0
 
     # -- life ------------------------------------------------------------------------------------------
@@ -299,7 +305,10 @@ class Link:
         self._flush()
 
     def writable(self) -> None:
-        """The pipe has drained."""
+        """The pipe has drained: there is bulk, and what stands before the next ping is to be no longer than it must."""
+        if self.session is not None and self._pace.look(monotonic()):
+            self.pipe.hold(self._pace.held)
+            self.session.bulk = self._pace.held
         self._flush()
 
     # -- reading ---------------------------------------------------------------------------------------

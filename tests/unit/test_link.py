@@ -26,6 +26,8 @@ from tunneld.protocol.messages import (
 )
 from tunneld.protocol.session import BINARY, TEXT, Session, SessionSettings
 from tunneld.protocol.streams import Stream
+from tunneld.wire import pacing
+from tunneld.wire.tcp_info import TcpInfo
 
 
 class Wire:
@@ -39,6 +41,7 @@ class Wire:
         self.sent: list[tuple[int, bytes, float]] = []
         self.closed_with: tuple[int | None, str] | None = None
         self.aborted = False
+        self.held: list[int] = []
         self.other: Wire | None = None
         self.handler: Link | None = None
         self.news = asyncio.Event()
@@ -56,6 +59,9 @@ class Wire:
         self.last_heard = monotonic()
         if self.handler is not None and self.closed_with is None and not self.aborted:
             self.handler.message(opcode, payload)
+
+    def hold(self, most: int) -> None:
+        self.held.append(most)
 
     def close(self, code: int, reason: str = "") -> None:
         if self.closed_with is None:
@@ -234,6 +240,29 @@ async def test_nothing_is_written_while_the_pipe_is_paused_and_texts_go_first_th
     assert wire.sent[count][0] == TEXT
     assert sum(len(payload) for _, payload, _ in wire.sent[count + 1 :]) > 100_000
     await quiet.served[0].until(lambda: len(quiet.served[0].body) == 100_000)
+
+
+async def test_on_a_slow_network_messages_are_short_until_there_is_another_connection(
+    quiet: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire, link = quiet.wires[0], quiet.links[0]
+    slow = TcpInfo(0.1, 0.0, 0.1, 0, 0, 0, 0, 0, 0, delivery_rate=100_000)
+    monkeypatch.setattr(pacing, "read_tcp_info", lambda transport: slow)
+    visitor = quiet.open()
+    await turns()
+    assert not link._pace.look(0.0)  # the first look, which proves nothing
+    wire.drain()
+    assert wire.held == [16 * 1024]
+    count = len(wire.sent)
+    visitor.stream.send(b"x" * 60_000)
+    await wire.until(lambda: len(wire.sent) >= count + 4)
+    sizes = [len(payload) for _, payload, _ in wire.sent[count:]]
+    assert sizes == [16_384 + 9] * 3 + [60_000 - 3 * 16_384 + 9]
+    session = quiet.sessions[0]
+    link.detach()
+    assert link.session is None
+    Link(Wire(), quiet.owners[0], name="app").attach(session, session.counters[1], interval=30, timeout=10)
+    assert session.bulk == 64 * 1024
 
 
 async def test_a_pipe_that_pauses_midway_is_not_fed_further(quiet: Ends) -> None:

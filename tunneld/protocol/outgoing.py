@@ -55,6 +55,7 @@ class Outbox:
         wake: called when there is something to write and nothing was before.
         drained: streams whose source may be read again once the current message is done; see `tell_drained`.
         hurry: called when a whole message's worth waits, so that gathering has no more use.
+        bulk: bytes of DATA that one message takes, `TURN` at least: on a slow network less than there is room for.
         woken: `wake` was called, and `next` has not said since that there is nothing.
         unconfirmed: id of each stream cancelled here -> number of the message that said so, None before it
             was handed over. The ids are in use until the peer has acknowledged that message.
@@ -73,6 +74,7 @@ class Outbox:
         "_windows",
         "attached",
         "budget",
+        "bulk",
         "confirming",
         "drained",
         "hurry",
@@ -91,6 +93,7 @@ class Outbox:
         self.replayed = 0  # bytes that the last attach had to send again
         self.unconfirmed: dict[int, int | None] = {}
         self.confirming: dict[int, Callable[[], None]] = {}
+        self.bulk = MESSAGE_TARGET
         self._most = 2 * max_header
         self._replay = replay
         self._retransmit: deque[tuple[int, bytes]] = deque()
@@ -111,6 +114,7 @@ class Outbox:
             self.replayed = sum(len(payload) for _, payload in self._retransmit)
         self._texts.clear()
         self.attached = True
+        self.bulk = MESSAGE_TARGET
         self.wake = wake
         self.woken = False
         self.want_write()
@@ -294,7 +298,8 @@ class Outbox:
         if self._windows and size < MESSAGE_TARGET:
             size += self._gather_windows(parts, now, round_trip, MESSAGE_TARGET - size)
         if self._ready and size < MESSAGE_TARGET and (replay is None or not replay.full):
-            data = self._gather_data(parts, MESSAGE_TARGET - size)
+            room = MESSAGE_TARGET - size
+            data = self._gather_data(parts, room if room < self.bulk else self.bulk)
         if not parts:
             return None
         if replay is not None:

@@ -14,7 +14,7 @@ from tunneld.errors import CODES, LocalError, RemoteError, VisitorError
 from tunneld.protocol import frames
 from tunneld.protocol.frames import DATA, END, FIN, HEAD, OPEN, STOP, WINDOW
 from tunneld.protocol.messages import Open, StreamCancel, decode_head, decode_open, decode_trailers, encode
-from tunneld.protocol.outgoing import BINARY, TEXT, Outbox, Outgoing
+from tunneld.protocol.outgoing import BINARY, TEXT, TURN, Outbox, Outgoing
 from tunneld.protocol.replay import ReplayBuffer
 from tunneld.protocol.sinks import Sink
 from tunneld.protocol.streams import REASONS, Stream
@@ -134,6 +134,16 @@ class Session:
     @hurry.setter
     def hurry(self, hurry: Callable[[], None]) -> None:
         self._outbox.hurry = hurry
+
+    @property
+    def bulk(self) -> int:
+        """Bytes of DATA that one message takes, 16 KiB at least; the shell takes fewer on a slow network, until the
+        next connection."""
+        return self._outbox.bulk
+
+    @bulk.setter
+    def bulk(self, most: int) -> None:
+        self._outbox.bulk = max(TURN, most)
 
     @property
     def unacknowledged(self) -> tuple[int, int]:

@@ -9,11 +9,11 @@ import struct
 import termios
 from typing import Any
 
-__all__ = ["LOWAT", "descriptor", "is_tcp", "not_taken", "reset", "tune"]
+__all__ = ["LOWAT", "descriptor", "hold_unsent", "is_tcp", "not_taken", "reset", "tune"]
 
 LOWAT = 128 * 1024
 """Bytes not yet sent that the kernel takes before a socket stops being writable: what stands before a
-ping."""
+ping. On a slow network a tunnel's takes less: see `pacing`."""
 
 _RESET = struct.pack("ii", 1, 0)  # struct linger: on, 0 s
 _NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if hasattr(socket, "TCP_QUICKACK") else None)
@@ -32,10 +32,21 @@ def tune(sock: Any) -> None:
     if not is_tcp(sock):
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    _hold(sock, LOWAT)
+
+
+def hold_unsent(transport: asyncio.BaseTransport, most: int) -> None:
+    """Let the kernel take so many bytes that it cannot send yet; nothing happens where there is no TCP below."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and is_tcp(sock):
+        _hold(sock, most)
+
+
+def _hold(sock: Any, most: int) -> None:
     if _NOTSENT_LOWAT is not None:
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, LOWAT)
-        except OSError:  # a kernel without it: only latency behind bulk is lost
+            sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, most)
+        except (OSError, ValueError):  # a kernel without it, or closed meanwhile: only latency behind bulk is lost
             pass
 
 

@@ -229,6 +229,11 @@ class WebSocket(asyncio.BufferedProtocol):
         self._decoder.deliver_to(_ignore)
         self._timer = self._loop.call_later(CLOSE_TIMEOUT, self._give_up)
 
+    def hold(self, most: int) -> None:
+        """Be paused from so many octets on that the transport holds: fewer than `HIGH_WATER` on a slow network."""
+        if self._state == _OPEN:
+            self._transport.set_write_buffer_limits(high=most, low=most // 4)
+
     def abort(self) -> None:
         """End the connection now, by a reset. Nothing but `closed` is called afterwards."""
         if self._state != _LOST:
