@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -114,11 +115,14 @@ def test_who_signs_in_to_a_dashboard_is_written_down_good_or_refused(stack: Exit
     assert names[:2] == [f"somebody at {LOOPBACK}", "admin.token_file"]
     assert "looker" in names[2]
     assert "app" in names[3]
-    assert [(detail, good) for _, detail, good in told] == [
+    said = [(detail, good) for _, detail, good in told]
+    assert said[:4] == [
         (f"refused {there.format(' to')}: unauthorized", False),
         (f"signed in to {there.format(', from')}", True),
         (f"signed in to {there.format(', from')}", True),
         (f"refused {there.format(' to')}: not_permitted", False),
+    ]
+    assert sorted(said[4:]) == [  # written at a time, as the daemon leaves
         (f"1 more within 60 s like this: refused {there.format(' to')}: unauthorized", False),
         (f"1 more within 60 s like this: signed in to {there.format(', from')}", True),
     ]
@@ -195,6 +199,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
 @pytest.mark.timeout(60)
 def test_a_full_disk_of_the_audit_is_said_and_everything_else_goes_on(stack: ExitStack, folder: Path) -> None:
     service = SampleService()

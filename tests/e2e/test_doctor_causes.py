@@ -224,7 +224,14 @@ def test_an_agent_and_a_server_of_two_versions(place: Place, stack: ExitStack) -
     assert f"it is tunneld 9.8.7, this is {__version__}" in found["server"]["detail"]
     assert "bring the older one to the newer's version" in found["server"]["advice"]
 
-    # and its socket: to nobody's use, and once it was killed
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_a_socket_that_is_not_ours_and_one_that_is_stale(stack: ExitStack) -> None:
+    folder = stack.enter_context(short_dir())
+    server = Server(folder)
+    stack.callback(server.process.discard)
+    agent = Agent(folder, server, {"app": f"http://{LOOPBACK}:9"})
+    stack.callback(agent.process.discard)
     user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
     folder.chmod(0o755)
     done = subprocess.run(
@@ -378,3 +385,14 @@ def test_a_proxy_that_takes_the_dialect_away(place: Place, stack: ExitStack) -> 
         assert found["status"] == "fail"
         assert found["detail"].startswith(said)
         assert "a proxy before the server must pass on Sec-WebSocket-Protocol" in found["advice"]
+
+
+def test_a_stream_behind_a_certificate_that_nobody_vouches_for(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And with its root named, as is advised, the stream is asked for."""
+    line = ("doctor", "--json", "--sse", f"https://localhost:{place.ports['good']}/t/none/", "--for", "1s")
+    found = findings(tunnelctl(*line).stdout)["sse"]
+    assert found["status"] == "fail"
+    assert found["detail"] == "Its certificate is not trusted: unable to get local issuer certificate."
+    assert "SSL_CERT_FILE=FILE" in found["advice"]
+    monkeypatch.setenv("SSL_CERT_FILE", str(place.root.cert))
+    assert findings(tunnelctl(*line).stdout)["sse"]["detail"] == "It is answered 404 no_such_tunnel."

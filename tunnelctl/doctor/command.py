@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import os
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,6 +171,11 @@ def _measured(client: Client, url: str, seconds: float) -> list[Finding]:
         return stream.judge(stream.measure(url, seconds, ask))
     except UsageError:
         raise
+    except ssl.SSLCertVerificationError as error:
+        said = f"Its certificate is not trusted: {error.verify_message.rstrip('.')}."
+        return [
+            fail("sse", said, "Mend it; of a private root, name its file: SSL_CERT_FILE=FILE tunnelctl doctor --sse …")
+        ]
     except (OSError, http.client.HTTPException) as error:
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return [fail("sse", f"There is no answer: {why}.", "See whether the address is right, and the server up.")]

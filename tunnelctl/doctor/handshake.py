@@ -17,6 +17,7 @@ from tunnelctl.doctor.answers import read_answer
 from tunnelctl.doctor.bounds import at_most, authority, dial, secured
 from tunnelctl.doctor.certificate import SOON
 from tunnelctl.doctor.findings import Finding, fail, ok, skip, warn
+from tunnelctl.doctor.packets import SMALL
 from tunnelctl.doctor.way import PATIENCE
 from tunneld import __version__
 
@@ -196,7 +197,7 @@ def clock(server: Server, host: str, port: int, stamp: str | None = None) -> Fin
 def _date_of(server: Server, host: str, port: int) -> str | None:
     """The time that the server puts into an ordinary answer; an upgrade's has none."""
     try:
-        sock = dial(host, port, PATIENCE)
+        sock = dial(host, port, PATIENCE, segment=SMALL)  # whatever becomes of large ones
         if server.url.startswith("wss:"):
             context = ssl.create_default_context()
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # it may be the clock that is not

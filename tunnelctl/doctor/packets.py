@@ -17,7 +17,7 @@ from typing import Final
 from tunnelctl.doctor.bounds import at_most, authority, dial, secured
 from tunnelctl.doctor.findings import Finding, fail, ok, skip, warn
 
-__all__ = ["Packets", "mtu"]
+__all__ = ["SMALL", "Packets", "mtu"]
 
 SMALL: Final = 536
 """Octets of a segment that every way takes (RFC 9293, 3.7.1)."""

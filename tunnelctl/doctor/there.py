@@ -45,20 +45,11 @@ def look(server: Server) -> list[Finding]:
     found.append(way.dns(first[0], where))
     if found[-1].status == "fail":
         return found
-    sock, finding = way.tcp(*first, who, where)
-    found.append(finding)
+    tls = parts.scheme == "wss" if proxy is None else proxy.startswith("https:")
+    sock, more = _dialled(first, who, where, tls=tls, path=parts.path.rstrip("/") if proxy is None else "")
+    found += more
     if sock is None:
         return found
-    if proxy is None:
-        large = packets.mtu(*first, tls=parts.scheme == "wss", path=parts.path.rstrip("/"))
-    else:
-        large = packets.mtu(*first, tls=proxy.startswith("https:"))
-    found.append(large.finding)
-    if large.segment is not None:  # the rest is looked at all the same, in packets that get through
-        sock.close()
-        sock, finding = way.tcp(*first, who, where, segment=large.segment)
-        if sock is None:
-            return [*found, finding]
     if proxy is not None:
         through = urlsplit(proxy)
         if through.scheme != "http":
@@ -72,6 +63,20 @@ def look(server: Server) -> list[Finding]:
         if sock is None:
             return found
     return found + _over(sock, server, parts, port)
+
+
+def _dialled(
+    first: tuple[str, int], who: str, where: str, *, tls: bool, path: str
+) -> tuple[socket.socket | None, list[Finding]]:
+    """A connection whose packets get through, and what was found on the way to it; None: there can be none."""
+    sock, taken = way.tcp(*first, who, where)
+    if sock is None:
+        return None, [taken]
+    large = packets.mtu(*first, tls=tls, path=path)
+    if large.segment is not None:  # the rest is looked at all the same, in packets of that size
+        sock.close()
+        sock, taken = way.tcp(*first, who, where, segment=large.segment)
+    return sock, [taken, large.finding]
 
 
 def _over(sock: socket.socket, server: Server, parts: SplitResult, port: int) -> list[Finding]:
