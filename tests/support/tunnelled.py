@@ -65,7 +65,7 @@ async def tunnelled_to(service: str, **kwargs: Any) -> AsyncIterator[Tunnelled]:
         "demo",
         parse_service(service),
         limits,
-        on_change=lambda kind, exchange, reason: changes.append((kind, exchange.request_id, reason)),
+        on_change=lambda kind, _, exchange: changes.append((kind, exchange.request_id, exchange.reason)),
         **kwargs,
     )
     made = Tunnelled(proxy, Joined(proxy.accept, budget=proxy.holders.budget, **settings), changes=changes)

@@ -474,10 +474,10 @@ class AgentDaemon:
             rtt_ms=None if round_trip is None else round(round_trip * 1000, 3),
         )
 
-    def _stream_changed(self, kind: str, exchange: Record, reason: str) -> None:
+    def _stream_changed(self, kind: str, now: float, exchange: Record) -> None:
         if self.draining:
             self._idle.set()
-        self._teller.stream(kind, exchange, reason)
+        self._teller.stream(kind, now, exchange)
 
     def tell(self, kind: str, /, **fields: Any) -> None:
         """Tell whoever subscribed of an event."""

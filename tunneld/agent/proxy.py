@@ -38,8 +38,8 @@ __all__ = ["OnChange", "Proxy", "Totals"]
 
 log = logging.getLogger("tunneld.agent")
 
-#: Told ``stream_opened``, ``stream_upgraded`` (it is a WebSocket now) with an empty reason, ``stream_closed`` with why.
-OnChange = Callable[[str, Record, str], None]
+#: Told ``stream_opened``, ``stream_upgraded`` (it is a WebSocket now) or ``stream_closed``, and when (monotonic s).
+OnChange = Callable[[str, float, Record], None]
 
 _MAX_HEADER = 64 * 1024  # bytes; the server's default, until `connected` says what holds
 _OWN = frozenset(("done", "service"))  # ends that are not a cancelling of work under way
@@ -190,7 +190,7 @@ class Proxy:
         self.totals.streams += 1
         self.holders.budget.opened()
         if self._on_change is not None:
-            self._on_change("stream_opened", exchange, "")
+            self._on_change("stream_opened", exchange.started, exchange)
         exchange.start(request)
         return exchange
 
@@ -253,7 +253,7 @@ class Proxy:
         self.exchanges[socket.request_id] = socket
         self.hops.add(socket.hop)
         if self._on_change is not None:
-            self._on_change("stream_upgraded", socket, "")
+            self._on_change("stream_upgraded", time.monotonic(), socket)
 
     def hop_gone(self, hop: Hop) -> None:
         """A WebSocket's connection is closed."""
@@ -289,12 +289,13 @@ class Proxy:
         totals.bytes_out += exchange.bytes_out
         totals.events += exchange.events
         self._count(exchange.reason)
-        self.counts.over(exchange.kind, exchange.reason, time.monotonic() - exchange.started, exchange.request_id)
+        now = time.monotonic()
+        self.counts.over(exchange.kind, exchange.reason, now - exchange.started, exchange.request_id)
         if exchange.reason == "done":
             self._failing = ""
         self._log_end(exchange)
         if self._on_change is not None:
-            self._on_change("stream_closed", exchange, exchange.reason)
+            self._on_change("stream_closed", now, exchange)
 
     def tell_fault(self, exchange: Record, detail: str, reason: str) -> None:
         """Log why an exchange failed: as a warning the first time, and again once the service has done well."""

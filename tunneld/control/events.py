@@ -2,8 +2,8 @@
 
 A reader whose connection broke comes back with ``Last-Event-ID`` and gets what it missed, as far as that is kept.
 
-Events of streams, of which there are two a request, wait as they are until a reader is about to be written to, or some
-have gathered: then they are encoded together, once for all readers.
+Events of streams, of which there are two a request, are made when a reader is about to be written to, or some have
+gathered (agent/telling.py): then they are encoded together, once for all readers.
 """
 
 from __future__ import annotations
@@ -34,12 +34,8 @@ KEEPALIVE = 15.0
 """Seconds of quiet after which a comment shows the reader that the stream lives."""
 RETAIN = 300.0
 """Seconds that events are kept after the last reader has left."""
-MAX_WAITING = 64 * 1024
-"""Bytes, about, of events of streams that wait to be encoded."""
 CUT_AFTER = 5.0
 """Seconds that a cut subscriber has to read what is left; then its connection is aborted."""
-
-_EACH = 256  # bytes of an event beyond what a visitor has written of it
 
 _FIELDS = {kind: b"\nevent: %s\ndata: " % kind.encode() for kind in EVENT_TYPES}
 
@@ -150,8 +146,7 @@ class Subscribers:
         self.bounds = bounds if bounds is not None else EventBounds()
         self._open: set[Subscription] = set()
         self._closed = False
-        self._waiting: list[StreamOpened] = []
-        self._waiting_size = 0
+        self._fetch: Callable[[], None] | None = None  # brings the events of streams that wait
         self._encoder = msgspec.json.Encoder()
         self._kept: deque[tuple[int, int, bytes]] = deque()  # what came together: first id, last id, encoded
         self._kept_size = 0
@@ -187,7 +182,7 @@ class Subscribers:
         self.flush()  # what came before this reader is none of its own
         listened = self._unsubscribe is not None
         if self._unsubscribe is None:
-            self._unsubscribe = self._subscribe(self._listen, self._listen_to_stream)
+            self._unsubscribe = self._subscribe(self._listen, self)
         one = Subscription(self.bounds.queue)
         if last_id is not None:
             one.begin(self._since(last_id, listened=listened))
@@ -208,25 +203,23 @@ class Subscribers:
         return [_encode(gap), *missed]
 
     def _listen(self, event: Event) -> None:
-        self.flush()
         self._tell(event["id"], event["id"], _encode(event), 1)
 
-    def _listen_to_stream(self, event: StreamOpened) -> None:
-        waiting = self._waiting
-        waiting.append(event)
-        self._waiting_size += len(event.path) + len(event.method) + _EACH
-        if len(waiting) == 1:
-            for one in self._open:
-                one.wake.set()
-        if self._waiting_size > MAX_WAITING:
-            self.flush()
+    def waiting(self, fetch: Callable[[], None]) -> None:
+        """See `StreamListener`."""
+        self._fetch = fetch
+        for one in self._open:
+            one.wake.set()
+
+    def take(self, events: list[StreamOpened]) -> None:
+        """See `StreamListener`."""
+        self._fetch = None
+        self._tell(events[0].id, events[-1].id, _encode_all(events, self._encoder), len(events))
 
     def flush(self) -> None:
-        """Encode what waits, and give it to every reader."""
-        if self._waiting:
-            waiting, self._waiting, self._waiting_size = self._waiting, [], 0
-            encoded = _encode_all(waiting, self._encoder)
-            self._tell(waiting[0].id, waiting[-1].id, encoded, len(waiting))
+        """Give every reader what waits."""
+        if self._fetch is not None:
+            self._fetch()
 
     def _tell(self, first: int, last: int, encoded: bytes, events: int) -> None:
         if not self._kept and self._before == 0:
@@ -252,9 +245,9 @@ class Subscribers:
         if self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None
-        self._waiting.clear()
+        self._fetch = None
         self._kept.clear()
-        self._waiting_size = self._kept_size = self._before = 0
+        self._kept_size = self._before = 0
 
     def close(self) -> None:
         """End every subscription; each response ends after what already waits. None can be added."""

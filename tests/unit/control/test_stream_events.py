@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
+from datetime import datetime
+from time import monotonic, time
 from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
 
 from tests.unit.control.test_events import Reader
+from tunneld.agent import telling
 from tunneld.agent.record import Record
-from tunneld.agent.telling import Teller
+from tunneld.agent.telling import StreamClosed, StreamOpened, Teller
 from tunneld.control import events
 from tunneld.control.event_bounds import EventBounds, events_usage
 from tunneld.control.event_shapes import TypedEvent
@@ -46,9 +50,27 @@ def teller() -> Teller:
 
 def request(teller: Teller, number: int, path: str = "/small") -> None:
     record = Record("app", Open(f"r{number}", "GET", path, [], "127.0.0.1:40000"))
-    teller.stream("stream_opened", record, "")
+    teller.stream("stream_opened", record.started, record)
     record.bytes_out = 100
-    teller.stream("stream_closed", record, "done")
+    record.reason = "done"
+    teller.stream("stream_closed", monotonic(), record)
+
+
+class Taken:
+    """A listener to streams that asks for nothing."""
+
+    def __init__(self) -> None:
+        self.events: list[StreamOpened] = []
+        self.fetch: Callable[[], None] | None = None
+
+    def waiting(self, fetch: Callable[[], None]) -> None:
+        assert self.fetch is None, "told twice that something waits"
+        self.fetch = fetch
+
+    def take(self, events: list[StreamOpened]) -> None:
+        assert events
+        self.events += events
+        self.fetch = None
 
 
 def told(reader: Reader) -> list[dict[str, Any]]:
@@ -161,7 +183,7 @@ async def test_what_was_before_a_reader_came_is_not_told_to_it(teller: Teller) -
 async def test_a_reader_that_does_not_read_is_bounded_and_told_what_it_missed(
     teller: Teller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "MAX_WAITING", 2000)
+    monkeypatch.setattr(telling, "MAX_WAITING", 2000)
     bounds = EventBounds(queue=20_000)
     subscribers, slow, quick = Subscribers(teller.subscribe, bounds), Reader(), Reader()
     tasks = [slow.start(subscribers)]
@@ -176,7 +198,7 @@ async def test_a_reader_that_does_not_read_is_bounded_and_told_what_it_missed(
         held.append(one.held)
         (figure,) = [found for found in events_usage([subscribers], bounds) if found.limit == "event_queue"]
         assert (figure.used, figure.most) == (one.held, 20_000)
-        assert len(subscribers._waiting) < 10
+        assert len(teller._waiting) < 10
     assert max(held) <= 20_000
     tasks.append(quick.start(subscribers))  # another is not disturbed
     await quick.until(": subscribed")
@@ -193,7 +215,7 @@ async def test_a_reader_that_does_not_read_is_bounded_and_told_what_it_missed(
 
 
 async def test_what_is_kept_is_bounded(teller: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "MAX_WAITING", 2000)
+    monkeypatch.setattr(telling, "MAX_WAITING", 2000)
     subscribers, first, second = Subscribers(teller.subscribe, EventBounds(history=30_000)), Reader(), Reader()
     task = first.start(subscribers)
     await first.until(": subscribed")
@@ -214,15 +236,55 @@ async def test_what_is_kept_is_bounded(teller: Teller, monkeypatch: pytest.Monke
 def test_who_takes_whole_events_gets_those_of_streams_so(teller: Teller) -> None:
     whole: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
-    streams: list[Any] = []
-    leave, part = teller.subscribe(whole.append), teller.subscribe(others.append, streams.append)
+    streams = Taken()
+    leave, part = teller.subscribe(whole.append), teller.subscribe(others.append, streams)
     request(teller, 1)
     teller.tell("drain", {"streams": 0})
     assert [one["type"] for one in whole] == ["stream_opened", "stream_closed", "drain"]
     assert [one["type"] for one in others] == ["drain"]
-    assert [(one.type, one.id) for one in streams] == [(one["type"], one["id"]) for one in whole[:2]]
+    assert [(one.type, one.id) for one in streams.events] == [(one["type"], one["id"]) for one in whole[:2]]
     assert list(whole[0]) == ["id", "type", "time", "tunnel", "request_id", "kind", "method", "path", "client"]
     for gone in (leave, part, leave, part):
         gone()
     request(teller, 2)
-    assert (len(whole), len(others), len(streams)) == (3, 1, 2)
+    assert (len(whole), len(others), len(streams.events)) == (3, 1, 2)
+
+
+def test_what_an_event_says_is_what_was_so_when_it_happened(teller: Teller) -> None:
+    """They are made later, when a stream may be another kind and further on."""
+    streams = Taken()
+    teller.subscribe([].append, streams)
+    record = Record("app", Open("r1", "GET", "/sse", [], "127.0.0.1:40000"))
+    began = time()
+    teller.stream("stream_opened", record.started, record)
+    record.kind = "sse"
+    record.bytes_out, record.reason = 7, "visitor"
+    teller.stream("stream_closed", record.started + 1.5, record)
+    assert not streams.events
+    assert streams.fetch is not None
+    streams.fetch()
+    opened, closed = streams.events
+    assert (opened.kind, closed.kind) == ("http", "sse")
+    assert isinstance(closed, StreamClosed)
+    assert (closed.reason, closed.age_s, closed.bytes_out) == ("visitor", 1.5, 7)
+    at = [datetime.fromisoformat(one.time).timestamp() for one in (opened, closed)]
+    assert abs(at[0] - began) < 0.5
+    assert at[1] - at[0] == pytest.approx(1.5, abs=0.002)
+
+
+def test_two_that_listen_are_told_the_same_once(teller: Teller) -> None:
+    """Of events that waited when the second came it hears nothing, and who left hears no more."""
+    first, second = Taken(), Taken()
+    leave = teller.subscribe([].append, first)
+    request(teller, 1)
+    teller.subscribe([].append, second)
+    assert (len(first.events), len(second.events)) == (2, 0)
+    request(teller, 2)
+    assert second.fetch is not None
+    second.fetch()
+    assert first.events[2:] == second.events
+    assert [one.id for one in first.events] == list(range(first.events[0].id, first.events[0].id + 4))
+    leave()
+    request(teller, 3)
+    teller.flush()
+    assert (len(first.events), len(second.events)) == (4, 4)
