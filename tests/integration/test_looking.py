@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.looking import looking, stream_id
+from tests.support.looking import begun, head, looking, stream_id
 from tests.support.running import Book
 from tunneld.agent.inspection import Inspector, Tap, masked
 from tunneld.config.agent import InspectionConfig
@@ -111,8 +111,8 @@ def test_a_tap_is_held_to_its_rate_and_says_what_it_left_out() -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
 def test_how_the_bytes_are_cut_does_not_change_the_events(size: int) -> None:
     given: list[dict[str, Any]] = []
-    seen = Inspector(InspectionConfig()).begin(Open("r", "GET", "/", []), 0.0)
-    seen.answered(200, [], sse=True)
+    seen = begun(Inspector(InspectionConfig()), Open("r", "GET", "/", []))
+    seen.answered(200, head([]), sse=True)
     end = seen.tap(Tap(1000, given.append))
     data = "id: 1\r\ndata: ä\r\n\r\n: c\n\ndata: two\ndata: lines\n\nretry: 5\n\n".encode()
     for at in range(0, len(data), size):
@@ -124,8 +124,7 @@ def test_how_the_bytes_are_cut_does_not_change_the_events(size: int) -> None:
         {"type": "event", "retry": "5", "data": ""},
     ]
     end()
-    seen.passed(b"data: half")
-    seen.tap(Tap(1000, given.append))
+    seen.tap(Tap(1000, given.append), between=False)
     seen.passed(b" of it\n\ndata: whole\n\n")
     assert given[-1]["data"] == "whole"
     assert len(given) == 5

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.support.looking import looking, stream_id
+from tests.support.looking import begun, head, looking, stream_id
 from tests.support.running import settled
 from tunneld.agent.inspection import Inspector, Tap, masked, unpacked, unsecret
 from tunneld.config.agent import InspectionConfig
@@ -69,8 +69,8 @@ def test_what_only_says_that_it_is_packed_or_is_a_bomb_is_shown_as_bytes() -> No
     bomb = zlib.compress(bytes(10 << 20))
     for data in (b"data: plain\n\n", bomb):
         given: list[dict[str, Any]] = []
-        seen = Inspector(InspectionConfig()).begin(Open("r", "GET", "/", []), 0.0)
-        seen.answered(200, [("Content-Encoding", "deflate")], sse=True)
+        seen = begun(Inspector(InspectionConfig()), Open("r", "GET", "/", []))
+        seen.answered(200, head([("Content-Encoding", "deflate")]), sse=True)
         seen.tap(Tap(10, given.append))
         seen.passed(data)
         seen.passed(b"more")

@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import httpx
@@ -15,10 +16,23 @@ import httpx
 from tests.support.running import agent_settings, port_of, running_server, settled, url_of
 from tests.support.sockets import LOOPBACK
 from tests.support.ws_raw import accept_of
+from tunneld.agent.inspection import Inspector, Seen
 from tunneld.config.agent import AgentConfig
 from tunneld.control.host import AgentHost
+from tunneld.protocol.headers import Headers
+from tunneld.protocol.messages import Open, encode
 
-__all__ = ["Service", "looking", "stream_id"]
+__all__ = ["Service", "begun", "head", "looking", "stream_id"]
+
+
+def begun(of: Inspector, request: Open) -> Seen:
+    """A request that is looked into, as the tunnel brings it."""
+    return of.begin(encode(request), monotonic())
+
+
+def head(headers: Headers, status: int = 200) -> str:
+    """An answer's head, as a service sends it."""
+    return "".join([f"HTTP/1.1 {status} X\r\n", *(f"{name}: {value}\r\n" for name, value in headers), "\r\n"])
 
 
 class Service:

@@ -84,7 +84,7 @@ class Exchange(Record):
         self._ending = ""  # why it ends, while the last of the answer is being sent
         self._trailers: Headers = []  # of the upload, while there is no connection
         if proxy.inspector is not None:
-            self.seen = proxy.inspector.begin(request, self.started)
+            self.seen = proxy.inspector.begin(stream.opening, self.started)
 
     @property
     def stuck(self) -> bool:
@@ -322,7 +322,7 @@ class Exchange(Record):
             if not is_encoded(headers):
                 self.counter = EventCounter()
         if self.seen is not None:
-            self.seen.answered(status, headers, sse=self.kind == "sse")
+            self.seen.answered(status, self._head_text(), sse=self.kind == "sse")
 
     def _switch(self, headers: Headers) -> None:
         """The service takes the upgrade: another object carries the WebSocket from here on."""
@@ -343,11 +343,16 @@ class Exchange(Record):
         proxy.answers.discard(self)
         proxy.counts.first_byte.observe(time.monotonic() - self.started, self.request_id)
         if self.seen is not None:
-            self.seen.answered(101, headers, sse=False)
+            self.seen.answered(101, self._head_text(), sse=False)
         self._connection = self._head = None
         reader = connection.reader
         socket = SocketExchange(proxy, self, stream, connection.hand_over())
         reader.switch(socket.begin())
+
+    def _head_text(self) -> str:
+        """The head that the service's connection is telling."""
+        connection = self._connection
+        return "" if connection is None or connection.reader is None else connection.reader.head
 
     def answer_data(self, data: bytes) -> None:
         """See `AnswerSink`."""

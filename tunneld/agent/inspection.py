@@ -12,14 +12,15 @@ import zlib
 from collections import deque
 from collections.abc import Callable
 from time import monotonic, time
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from tunneld.config.agent import InspectionConfig
 from tunneld.errors import VisitorError
 from tunneld.protocol.headers import Headers, get_all, is_encoded, lower
-from tunneld.protocol.messages import Open
+from tunneld.protocol.messages import Open, decode_open
+from tunneld.wire.http_client import head_fields
 
 __all__ = ["Inspector", "Seen", "Tap", "masked", "unpacked", "unsecret"]
 
@@ -43,20 +44,6 @@ _BOUNDARIES = (b"\n\n", b"\r\n\r\n", b"\r\r")
 _LINES = re.compile(r"\r\n|\n|\r")
 _INFLATED = ("gzip", "x-gzip", "deflate")
 _FRAMES = {0: "continuation", 1: "text", 2: "binary", 8: "close", 9: "ping", 10: "pong"}
-
-
-_packer = msgspec.msgpack.Encoder()
-_open = msgspec.msgpack.Decoder(Open)
-_headers = msgspec.msgpack.Decoder(Headers)
-_T = TypeVar("_T")
-
-
-def _packed(head: _T) -> bytes | _T:
-    """One object of many; the same where it holds half a surrogate, which no text does."""
-    try:
-        return _packer.encode(head)
-    except UnicodeEncodeError:
-        return head
 
 
 def masked(headers: Headers) -> list[list[str]]:
@@ -110,8 +97,8 @@ class Tap:
 class Seen(msgspec.Struct, eq=False, gc=False):
     """One request that is looked into; see `Inspector.begin`.
 
-    Heads are kept packed, and none of it is known to the garbage collector: an object for each header of so many
-    requests would be let go of when none of it is in any cache any more, at several times the price of all the rest.
+    Heads are kept as they came, a text each, and none of it is known to the garbage collector: an object for each
+    header of so many requests would be made for nobody, and let go of when none of it is in any cache any more.
 
     Attributes:
         began: monotonic seconds.
@@ -125,11 +112,11 @@ class Seen(msgspec.Struct, eq=False, gc=False):
         minds: it has to be told what passes of the answer.
     """
 
-    _request: bytes | Open
+    _request: bytes
     began: float
     at: float
     most: int
-    _answer: bytes | Headers = b""
+    _answer: str = ""
     _body: bytearray | None = None
     whole: bool = True
     status: int = 0
@@ -144,14 +131,12 @@ class Seen(msgspec.Struct, eq=False, gc=False):
     @property
     def request(self) -> Open:
         """Its head, as it came."""
-        return _open.decode(self._request) if isinstance(self._request, bytes) else self._request
+        return decode_open(self._request)
 
     @property
     def headers(self) -> Headers:
         """Of the answer."""
-        if not isinstance(self._answer, bytes):
-            return self._answer
-        return _headers.decode(self._answer) if self._answer else []
+        return head_fields(self._answer)
 
     @property
     def body(self) -> bytes | bytearray:
@@ -160,9 +145,9 @@ class Seen(msgspec.Struct, eq=False, gc=False):
 
     def is_of(self, request_id: str) -> bool:
         """It is the request of that id."""
-        kept = self._request  # unpacked only where the id stands in it at all
+        kept = self._request  # read only where the id may stand in it at all
         return (
-            not isinstance(kept, bytes) or request_id.encode(errors="surrogatepass") in kept
+            b"\\" in kept or request_id.encode(errors="surrogatepass") in kept
         ) and self.request.request_id == request_id
 
     # -- what the exchange tells -------------------------------------------------------------------------
@@ -176,13 +161,13 @@ class Seen(msgspec.Struct, eq=False, gc=False):
         else:
             self.whole = False
 
-    def answered(self, status: int, headers: Headers, *, sse: bool) -> None:
-        """The head of the answer."""
-        self.status, self._answer = status, _packed(headers)
+    def answered(self, status: int, head: str, *, sse: bool) -> None:
+        """The head of the answer, as the service sent it."""
+        self.status, self._answer = status, head
         if sse:
-            self.sse = self.minds = True
-            if is_encoded(headers):
-                self._packing = _Packing(_encoding(headers))
+            self.sse = True
+            if is_encoded(headers := self.headers):
+                self._packing, self.minds = _Packing(_encoding(headers)), True
 
     def passed(self, data: bytes) -> None:
         """Bytes of the answer's body; need not be called unless `minds`."""
@@ -191,7 +176,7 @@ class Seen(msgspec.Struct, eq=False, gc=False):
             data, events = self._packing.unpacked(data)
             if not data:
                 return
-        if reading is None or not reading.taps:
+        if reading is None or not reading.taps:  # it is packed, or it would not be told
             self._synced = not events or data.endswith(_BOUNDARIES)
         elif events:
             self._synced = reading.events(data, self._synced)
@@ -225,14 +210,26 @@ class Seen(msgspec.Struct, eq=False, gc=False):
 
     # -- what operators ask ------------------------------------------------------------------------------
 
-    def tap(self, tap: Tap) -> Callable[[], None]:
-        """Give it what passes from now on, from the next whole event on; the returned function ends that."""
+    def tap(self, tap: Tap, *, between: bool = True) -> Callable[[], None]:
+        """Give it what passes from now on, from the next whole event on; the returned function ends that.
+
+        Args:
+            between: what passes next begins an event; of an answer that is packed it is known here.
+        """
         reading = self._reading
         if reading is None or not reading.taps:
             reading = self._reading = _Reading()
+            if self._packing is None:
+                self._synced = between
         reading.taps[tap] = None
         self.minds = True
-        return lambda: reading.taps.pop(tap, None)
+
+        def leave() -> None:
+            reading.taps.pop(tap, None)
+            if not reading.taps:
+                self.minds = self._packing is not None
+
+        return leave
 
     def shown(self, tunnel: str) -> dict[str, Any]:
         """For people."""
@@ -379,29 +376,33 @@ class Inspector:
         """How many requests are kept, and how many may be."""
         return len(self._seen), self.config.requests
 
-    def begin(self, request: Open, began: float) -> Seen:
+    def begin(self, request: bytes, began: float) -> Seen:
         """A request comes; the oldest is forgotten for it when there are as many as may be.
 
         Args:
-            request: its head.
+            request: its OPEN.
             began: monotonic seconds.
         """
         kept, config = self._seen, self.config
-        seen = Seen(_packed(request), began, time(), config.body)
+        seen = Seen(request, began, time(), config.body)
         kept.append(seen)
         while len(kept) > config.requests:
             kept.popleft()
         return seen
 
-    def watch(self, seen: Seen, tell: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
-        """Tell of what passes on a stream; the returned function ends that, once. Raises VisitorError."""
+    def watch(self, seen: Seen, tell: Callable[[dict[str, Any]], None], *, between: bool) -> Callable[[], None]:
+        """Tell of what passes on a stream (see `Seen.tap`); the returned function ends that, once.
+
+        Raises:
+            VisitorError: ``too_many_subscribers``.
+        """
         if self.readers >= self.config.readers:
             raise VisitorError(
                 "too_many_subscribers",
                 f"{self.readers} readers look into streams of this tunnel: as many as may (inspection.readers).",
             )
         self.readers += 1
-        leave = seen.tap(Tap(self.config.events, tell))
+        leave = seen.tap(Tap(self.config.events, tell), between=between)
 
         def left() -> None:
             leave()

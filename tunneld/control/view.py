@@ -244,7 +244,8 @@ class AgentView:
             raise VisitorError("not_inspected", f"The tunnel {exchange.tunnel} has no `inspect: true`.")
         if exchange.seen is None:
             raise VisitorError("not_inspected", f"It began before {exchange.tunnel} had `inspect: true`.")
-        return inspector.watch(exchange.seen, tell), inspector.config.waiting
+        between = exchange.counter is None or exchange.counter.between_blocks
+        return inspector.watch(exchange.seen, tell, between=between), inspector.config.waiting
 
     def alerts(self) -> AlertsStatus:
         """What the alerts say now."""

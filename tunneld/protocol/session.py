@@ -459,7 +459,9 @@ class Session:
             return
         if ended:
             stream.on_end([])  # nobody is told: `accept` is
+        stream.opening = payload
         sink = self._accept(stream, request, ended)
+        stream.opening = b""
         if not stream.closed:
             stream.sink = sink
 

@@ -79,6 +79,7 @@ class EventCounter:
         "_ids",
         "_most",
         "_nul",
+        "_open",
         "_own",
         "_part",
         "_recover",
@@ -97,6 +98,7 @@ class EventCounter:
         self._recover = False  # the last event with data had its own usable id
         self._data = False  # the block under way has a data line
         self._own = False  # the block under way has an id line
+        self._open = False  # the block under way has a field
         self._part = b""  # the beginning of the line under way
         self._nul = False  # and whether what was not kept of it held a NUL
         self._cr = False  # the last byte was a CR: an LF that follows belongs to it
@@ -112,6 +114,11 @@ class EventCounter:
     def recoverable(self) -> bool:
         """Whether ``Last-Event-ID`` could continue here: the last event with data had its own usable id."""
         return self._recover and bool(self._id)
+
+    @property
+    def between_blocks(self) -> bool:
+        """No event is under way: what comes next begins one."""
+        return not (self._part or self._open)
 
     def feed(self, chunk: bytes) -> bytes:
         """Watch some bytes of the stream pass; returns the same object."""
@@ -140,12 +147,12 @@ class EventCounter:
             chunk = chunk.removeprefix(b"\n")
             self._cr = False
         if not chunk:
-            self._fast = not (self._cr or self._part or self._data or self._own)
+            self._fast = not (self._cr or self._part or self._open)
             return
         if 13 in chunk:
             self._cr = chunk[-1] == 13
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        if self._part or self._data or self._own:
+        if self._part or self._open:
             end = 1 if chunk[0] == 10 and not self._part else chunk.find(b"\n\n") + 2
             if end == 1 and chunk[0] != 10:
                 end = len(chunk)
@@ -157,7 +164,7 @@ class EventCounter:
                 self._blocks(chunk[:whole])
                 chunk = chunk[whole:]
             self._lines(chunk)
-        self._fast = not (self._cr or self._part or self._data or self._own)
+        self._fast = not (self._cr or self._part or self._open)
 
     def _lines(self, text: bytes) -> None:
         """Count in lines that end in LF, the last of which may be partial."""
@@ -188,6 +195,8 @@ class EventCounter:
 
     def _field(self, line: bytes) -> None:
         name, _, value = line.partition(b":")
+        if name:
+            self._open = True
         if name == b"data":
             self._data = True
         elif name == b"id":
@@ -210,7 +219,7 @@ class EventCounter:
             self.events += 1
             self._recover = self._own and self._id != b""
             self._data = False
-        self._own = False
+        self._own = self._open = False
 
     def _blocks(self, text: bytes) -> None:
         """Count in whole blocks whose lines end in LF: the way of nearly all events."""
@@ -336,7 +345,7 @@ class EventSplitter(EventCounter):
         self._held = bytearray()
         self._scan = 0
         self._part = b""
-        self._data = self._own = self._nul = self._cr = self._pass_lf = self._fast = False
+        self._data = self._own = self._open = self._nul = self._cr = self._pass_lf = self._fast = False
         self._id_buffer = self._id
         self._start = True
 

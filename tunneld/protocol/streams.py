@@ -70,6 +70,7 @@ class Stream:
         "handed_over",
         "id",
         "in_ready",
+        "opening",
         "pending",
         "queued",
         "request_id",
@@ -93,6 +94,8 @@ class Stream:
         self._outbox = outbox
         self.id = stream_id
         self.request_id = request_id
+        #: The payload of its OPEN, as it came, while `accept` is called; empty before and after.
+        self.opening = b""
         self.sink: Sink | None = None
         #: Called when both directions have ended in order and every byte that was sent is in a message (its END is next
         #: in line): for a consumer that has handed its last bytes over. `Sink.cancelled` tells of the other end.

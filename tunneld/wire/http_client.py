@@ -15,7 +15,7 @@ from typing import Protocol
 from tunneld.errors import ProtocolError
 from tunneld.protocol.messages import Headers
 
-__all__ = ["MAX_CHUNK_LINE", "MAX_FIELDS", "AnswerReader", "AnswerSink", "BadAnswer"]
+__all__ = ["MAX_CHUNK_LINE", "MAX_FIELDS", "AnswerReader", "AnswerSink", "BadAnswer", "head_fields"]
 
 #: Header fields that one head or trailer section may have.
 MAX_FIELDS = 512
@@ -87,6 +87,7 @@ class AnswerReader:
         done: the answer is complete; what else comes is `surplus`.
         left: bytes of the body still to come; -1 when unknown, 0 when none.
         keep_alive: the connection may carry another request (meaningful once `done`).
+        head: the text of the head that is being told, as it came (see `head_fields`); empty before and after.
         dropped_trailers: trailers came that were over `limit`; the answer ended without them.
     """
 
@@ -99,6 +100,7 @@ class AnswerReader:
         "_to_head",
         "begun",
         "dropped_trailers",
+        "head",
         "keep_alive",
         "left",
     )
@@ -111,6 +113,7 @@ class AnswerReader:
         self._buffer: bytearray | None = None
         self._surplus: Callable[[bytes], None] | None = None
         self.begun = False
+        self.head = ""
         self.left = -1
         self.keep_alive = False
         self.dropped_trailers = False
@@ -231,7 +234,9 @@ class AnswerReader:
         length = self._framing(status, coded, lengths)
         if (surplus and not length and status >= 200) or (coded and minor == "0"):
             self.keep_alive = False
+        self.head = text
         self._sink.answer_head(status, headers, length)
+        self.head = ""
         if not length and status >= 200 and self._mode is not _DONE_MODE:
             self._end([])
 
@@ -358,6 +363,12 @@ class AnswerReader:
         self._buffer = None
         self.left = 0
         self._sink.answer_end(trailers)
+
+
+def head_fields(head: str) -> Headers:
+    """The header fields of a head that an `AnswerReader` has told; empty: none."""
+    start = _HEAD.match(head)
+    return [] if start is None else _fields(head, start.end())
 
 
 def _fields(text: str, start: int) -> Headers:

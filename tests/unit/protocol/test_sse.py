@@ -252,3 +252,20 @@ def test_a_line_end_is_not_passed_on_before_what_is_held(end: bytes) -> None:
     first = b"data: x\n\n" + end
     assert splitter.feed(first + b"data") == first
     assert splitter.feed(b"\n\n") == b"data\n\n"
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+def test_whether_an_event_is_under_way_is_known_at_each_byte(ends: str) -> None:
+    """A reader that comes now begins with the next whole one."""
+    blocks = ["data: a", "event: x\nid: 1\ndata: b", "id: 2", ": comment", "data", "retry: 5\ndata: c\ndata: d"]
+    text = "".join(block.replace("\n", ends) + 2 * ends for block in blocks).encode()
+    counter, whole = EventCounter(), 0
+    for at in range(len(text)):
+        counter.feed(text[at : at + 1])
+        before = text[: at + 1].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        last = before.rpartition(b"\n\n")[2].lstrip(b"\n")
+        # The first LF of an empty line ends nothing, and a comment alone is no field.
+        began = last and not (last.startswith(b":") and last.endswith(b"\n"))
+        assert counter.between_blocks == (not began), text[: at + 1]
+        whole += counter.between_blocks
+    assert whole >= len(blocks)
