@@ -7,6 +7,7 @@ is noted which stream it was, and they are made together when somebody is about 
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from time import monotonic, time
@@ -57,8 +58,15 @@ class StreamListener(Protocol):
     def waiting(self, fetch: Callable[[], None]) -> None:
         """The first of some waits; `fetch` has all that wait by then given to `take` of every listener, once."""
 
-    def take(self, events: list[StreamOpened]) -> None:
-        """Some events, one at least, in order."""
+    def take(self, first: int, last: int, encoded: bytes, events: int) -> None:
+        """Some events, one at least, in order.
+
+        Args:
+            first: id of the first.
+            last: id of the last.
+            encoded: blocks of an event stream (HTML, 9.2.6), one for each.
+            events: how many they are.
+        """
 
 
 class Teller:
@@ -129,15 +137,21 @@ class Teller:
         if not self._waiting:
             return
         waiting, self._waiting, self._size = self._waiting, [], 0
+        whole, streams = self._whole, self._streams
         offset = time() - monotonic()
-        events = [self._made(kind, now, offset + now, record) for kind, now, record in waiting]
-        for streams in self._streams:
-            streams.take(events)
-        if self._whole:
-            for event in events:
+        encoded, first, event_id = bytearray(), 0, 0
+        for kind, now, record in waiting:  # each to its end, while it is in the cache
+            event = self._made(kind, now, offset + now, record)
+            event_id = event.id
+            first = first or event_id
+            if streams:
+                _encode(event, encoded)
+            if whole:
                 shown = msgspec.structs.asdict(event)
-                for whole in self._whole:
-                    whole(shown)
+                for listener in whole:
+                    listener(shown)
+        for taker in streams:
+            taker.take(first, event_id, bytes(encoded), len(waiting))
 
     def _made(self, kind: str, now: float, at: float, record: Record) -> StreamOpened:
         if kind != "stream_closed":
@@ -164,6 +178,20 @@ class Teller:
                 self._begin = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
             self._stamp = f"{self._begin}{milliseconds % 1000:03d}Z"
         return self._stamp
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def _encode(event: StreamOpened, into: bytearray) -> None:
+    """Add its block; JSON holds no line end, so one data field carries it."""
+    into += b"id: %d\nevent: %b\ndata: " % (event.id, event.type.encode())
+    begin = len(into)
+    try:
+        _encoder.encode_into(event, into, -1)
+    except UnicodeEncodeError:  # half a surrogate in a path
+        into[begin:] = json.dumps(msgspec.structs.asdict(event)).encode()
+    into += b"\n\n"
 
 
 _T = TypeVar("_T")

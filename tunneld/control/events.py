@@ -3,7 +3,7 @@
 A reader whose connection broke comes back with ``Last-Event-ID`` and gets what it missed, as far as that is kept.
 
 Events of streams, of which there are two a request, are made when a reader is about to be written to, or some have
-gathered (agent/telling.py): then they are encoded together, once for all readers.
+gathered: then together, and encoded once for all readers (agent/telling.py).
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import TYPE_CHECKING
 
-import msgspec
 from starlette.responses import Response
 
-from tunneld.agent.telling import StreamListener, StreamOpened
+from tunneld.agent.telling import StreamListener
 from tunneld.control.event_bounds import EventBounds
 from tunneld.control.guard import Problem, json_bytes
-from tunneld.control.models.events import EVENT_TYPES, Event
+from tunneld.control.models.events import Event
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -37,8 +36,6 @@ RETAIN = 300.0
 CUT_AFTER = 5.0
 """Seconds that a cut subscriber has to read what is left; then its connection is aborted."""
 
-_FIELDS = {kind: b"\nevent: %s\ndata: " % kind.encode() for kind in EVENT_TYPES}
-
 Subscribe = Callable[[Callable[[Event], None], StreamListener], Callable[[], None]]
 
 
@@ -49,19 +46,6 @@ def _now() -> str:
 def _encode(event: Event) -> bytes:
     # JSON holds no line end, so one data field carries it (HTML, 9.2.6).
     return b"id: %d\nevent: %s\ndata: %s\n\n" % (event["id"], event["type"].encode(), json_bytes(event))
-
-
-def _encode_all(events: list[StreamOpened], encoder: msgspec.json.Encoder) -> bytes:
-    try:
-        lines = encoder.encode_lines(events).split(b"\n")
-        lines.pop()
-    except UnicodeEncodeError:  # half a surrogate in a path
-        lines = [json_bytes(msgspec.structs.asdict(event)) for event in events]
-    pieces: list[bytes] = []
-    for event, line in zip(events, lines, strict=True):
-        # The line begins with {"id":NUMBER, which is the field's value as well.
-        pieces += (b"id: ", line[6 : line.index(b",")], _FIELDS[event.type], line, b"\n\n")
-    return b"".join(pieces)
 
 
 def _after(event_id: int, encoded: bytes) -> list[bytes]:
@@ -147,7 +131,6 @@ class Subscribers:
         self._open: set[Subscription] = set()
         self._closed = False
         self._fetch: Callable[[], None] | None = None  # brings the events of streams that wait
-        self._encoder = msgspec.json.Encoder()
         self._kept: deque[tuple[int, int, bytes]] = deque()  # what came together: first id, last id, encoded
         self._kept_size = 0
         self._before = 0  # id of the last event that is not kept any more, or came before anybody listened
@@ -211,10 +194,10 @@ class Subscribers:
         for one in self._open:
             one.wake.set()
 
-    def take(self, events: list[StreamOpened]) -> None:
+    def take(self, first: int, last: int, encoded: bytes, events: int) -> None:
         """See `StreamListener`."""
         self._fetch = None
-        self._tell(events[0].id, events[-1].id, _encode_all(events, self._encoder), len(events))
+        self._tell(first, last, encoded, events)
 
     def flush(self) -> None:
         """Give every reader what waits."""
