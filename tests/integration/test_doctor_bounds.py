@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.sockets import LOOPBACK, free_port
-from tunnelctl.doctor import certificate, handshake, here, stream, there, way
+from tunnelctl.doctor import certificate, handshake, here, packets, stream, there, way
 from tunnelctl.doctor.bounds import dial
 from tunnelctl.doctor.findings import Finding
 from tunnelctl.doctor.there import Server
@@ -25,6 +25,7 @@ PATIENCE = 0.5
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(way, "PATIENCE", PATIENCE)
     monkeypatch.setattr(handshake, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(packets, "_PATIENCE", PATIENCE)
     monkeypatch.setattr(certificate, "_PATIENCE", PATIENCE)
     monkeypatch.setattr(here, "_PATIENCE", PATIENCE)
     monkeypatch.setattr(stream, "_PATIENCE", PATIENCE)
@@ -176,3 +177,12 @@ def test_the_second_address_is_dialled_where_the_first_takes_nothing(monkeypatch
         monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **more: both)
         with dial("two.example", 1, 5) as sock:
             assert sock.getpeername() == taken
+
+
+async def test_one_that_takes_no_further_connection_is_not_taken_for_a_black_hole() -> None:
+    """It went away, or lets in no more connections of an address: that says nothing of packets."""
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        port = listener.getsockname()[1]
+    found = await asyncio.to_thread(packets.mtu, LOOPBACK, port, tls=False)
+    assert (found.segment, found.finding.status) == (None, "skip")
+    assert "took no further connection" in found.finding.detail

@@ -20,7 +20,7 @@ from tests.support.operators import Operator
 from tests.support.processes import ROOT, clean_environment
 from tests.support.running import port_of, running_agent, running_server, url_of
 from tests.support.sockets import LOOPBACK, free_port
-from tunnelctl.doctor import there, way
+from tunnelctl.doctor import packets, there, way
 from tunnelctl.doctor.findings import Finding
 from tunnelctl.doctor.there import Server
 from tunneld import __version__
@@ -197,6 +197,7 @@ async def test_proxies_that_are_not_there_or_of_other_kinds(monkeypatch: pytest.
         found = await looked("ws://tunnel.example:8440", proxy=f"socks5h://{LOOPBACK}:{proxy.port}")
         assert found["tls"].detail == "Behind a socks5h proxy the rest is not looked at; the agent's own dial tells."
         monkeypatch.setattr(way, "PATIENCE", 0.2)
+        monkeypatch.setattr(packets, "_PATIENCE", 0.2)
         proxy.silent = True
         found = await looked("ws://tunnel.example:8440", proxy=f"http://{LOOPBACK}:{proxy.port}")
         assert found["proxy"].status == "fail"

@@ -65,10 +65,12 @@ def mtu(host: str, port: int, *, tls: bool, path: str = "") -> Packets:
     segments = (None, _USUAL, SMALL)
     with ThreadPoolExecutor(len(segments)) as pool:
         whole, usual, small = pool.map(lambda segment: _sent(host, port, segment, tls=tls, path=path), segments)
+    if whole is None:
+        return Packets(skip("mtu", f"{authority(host, port)} took no further connection, to send a large request on."))
     if whole.answered:
         return Packets(_of_sizes(whole))
     for segment, sent in ((_USUAL, usual), (SMALL, small)):
-        if sent.answered:
+        if sent is not None and sent.answered:
             return Packets(_hole(segment), segment)
     return Packets(skip("mtu", f"{authority(host, port)} answers no large request, in packets of whatever size."))
 
@@ -91,12 +93,15 @@ def _of_sizes(sent: _Sent) -> Finding:
     return ok("mtu", said)
 
 
-def _sent(host: str, port: int, segment: int | None, *, tls: bool, path: str) -> _Sent:
-    """What became of a large request in segments of that size; None: as large as the way seems to take."""
+def _sent(host: str, port: int, segment: int | None, *, tls: bool, path: str) -> _Sent | None:
+    """What became of a large request in segments of that size, None: as large as the way seems to take.
+
+    None: there was no connection to send it on.
+    """
     try:
         sock = dial(host, port, _PATIENCE, segment=segment)
     except OSError:
-        return _Sent(answered=False)
+        return None
     packet = largest = 0
     try:
         if tls:
