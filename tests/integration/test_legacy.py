@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import re
-import socket
-from collections.abc import AsyncIterator
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -17,34 +12,12 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from tests.support.front import Client
-from tests.support.legacy_client import LegacyClient, forwarding, legacy, register
+from tests.support.legacy_client import forwarding, legacy, register
+from tests.support.legacy_world import base_of, visitor, world
 from tests.support.loops import on_both_loops
-from tests.support.peers import peer
 from tests.support.running import Book, Entry, port_of, relay, running_server, settled
 from tests.support.services import SampleService
 from tests.support.sockets import LOOPBACK
-from tunneld.server.daemon import ServerDaemon
-
-
-def base_of(server: ServerDaemon) -> str:
-    return f"http://{LOOPBACK}:{port_of(server)}"
-
-
-@contextlib.asynccontextmanager
-async def visitor(server: ServerDaemon) -> AsyncIterator[Client]:
-    client = Client(*await asyncio.open_connection(LOOPBACK, port_of(server), limit=1 << 24))
-    try:
-        yield client
-    finally:
-        await client.leave()
-
-
-@contextlib.asynccontextmanager
-async def world(**settings: Any) -> AsyncIterator[tuple[ServerDaemon, LegacyClient, Client]]:
-    """A server, a client of it, and a visitor."""
-    async with running_server(**settings) as server, legacy(base_of(server)) as client, visitor(server) as guest:
-        yield server, client, guest
 
 
 def end_of(lines: Book, request_id: str) -> Entry:
@@ -52,7 +25,7 @@ def end_of(lines: Book, request_id: str) -> Entry:
     return found
 
 
-# -- connect -------------------------------------------------------------------------------------------------
+# -- connect -------------------------------------------------------------------------------------------
 
 
 @on_both_loops
@@ -325,7 +298,7 @@ async def test_a_websocket_of_a_visitor_is_refused() -> None:
         assert client.of("request") == []
 
 
-# -- pings ---------------------------------------------------------------------------------------------------
+# -- pings ---------------------------------------------------------------------------------------------
 
 
 async def test_pings_both_ways(lines: Book) -> None:
@@ -374,200 +347,7 @@ async def test_a_client_that_only_pings_is_alive(lines: Book) -> None:
         assert not lines.find("💔")
 
 
-# -- names ---------------------------------------------------------------------------------------------------
-
-
-async def test_names_that_share_a_label_are_told_apart_and_keep_theirs() -> None:
-    async with running_server() as server:
-        async with legacy(base_of(server), "My Server") as one, legacy(base_of(server), "my server") as two:
-            assert one.tunnel_id == "my-server"
-            assert re.fullmatch(r"my-server-[0-9a-f]{8}", two.tunnel_id)
-        async with legacy(base_of(server), "my server") as again:
-            assert again.tunnel_id == two.tunnel_id
-
-
-async def test_labels_outlive_the_server(tmp_path: Path) -> None:
-    store = f"sqlite:///{tmp_path}/server.db"
-    async with running_server(store=store) as server:
-        async with legacy(base_of(server), "My Server"), legacy(base_of(server), "my server") as two:
-            second = two.tunnel_id
-        assert (await register(base_of(server))).status_code == 201
-    async with running_server(store=store) as server:
-        async with legacy(base_of(server), "my server") as again:
-            assert again.tunnel_id == second != "my-server"
-        assert (await register(base_of(server))).status_code == 200
-
-
-async def test_the_label_of_an_agent_is_not_given_away() -> None:
-    async with running_server() as server, peer(base_of(server).replace("http", "ws"), name="my-server") as agent:
-        await agent.hello()
-        async with legacy(base_of(server), "My Server") as client:
-            assert re.fullmatch(r"my-server-[0-9a-f]{8}", client.tunnel_id)
-
-
-async def test_the_same_client_again_replaces_its_old_connection(lines: Book) -> None:
-    async with running_server() as server, legacy(base_of(server)) as old, visitor(server) as guest:
-        guest.get("/t/my-server/a")
-        await old.request()
-        async with legacy(base_of(server)) as new:
-            assert new.tunnel_id == "my-server"
-            assert (await old.want("error"))["message"]
-            assert (await old.over())[0] == 4001
-            answer = await guest.answer()
-            assert (answer.status, answer.headers["x-tunnel-error"]) == (502, "peer_lost")
-            guest.get("/t/my-server/b")
-            await new.respond(await new.request(), body="new")
-            assert (await guest.answer()).body == b"new"
-
-
-async def test_a_live_name_of_another_address_is_refused(lines: Book) -> None:
-    async with running_server() as server, legacy(base_of(server)) as first:
-        sock = socket.create_connection((LOOPBACK, port_of(server)), source_address=("127.0.0.2", 0))
-        sock.setblocking(False)
-        async with legacy(base_of(server), wait=False, sock=sock) as second:
-            said = await second.want("error")
-            assert "my-server" in said["message"]
-            assert await second.over() == (1008, "name_taken")
-            assert second.of("connected") == []
-        await first.say("ping", timestamp=1)
-        await first.want("pong")
-
-
-async def test_an_agent_may_take_the_name_back() -> None:
-    async with (
-        running_server() as server,
-        legacy(base_of(server), "app") as client,
-        peer(base_of(server).replace("http", "ws"), name="app") as agent,
-    ):
-        await agent.hello()
-        assert (await client.over())[0] == 4001
-        async with legacy(base_of(server), "app") as again:
-            assert again.tunnel_id == "app"
-            assert (await agent.over())[:2] == ("replaced", 4001)
-
-
-@pytest.mark.parametrize("query", ["", "?", "?name=", "?name=%20", "?name=a&name=b", "?name=" + "x" * 300, "?name=%00"])
-async def test_a_name_that_is_none(query: str) -> None:
-    async with running_server() as server:
-        with pytest.raises(InvalidStatus) as caught:
-            async with connect(f"ws://{LOOPBACK}:{port_of(server)}/tunnel/connect{query}", proxy=None):
-                pass
-        assert caught.value.response.status_code == 400
-        assert caught.value.response.headers["X-Tunnel-Error"] == "bad_name"
-
-
-# -- what a client does wrong --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("message", "code"),
-    [
-        ("{", (1002, "protocol_error")),
-        ("null", (1002, "protocol_error")),
-        ('{"type":1}', (1002, "protocol_error")),
-        ('{"type":"stream_end"}', (1002, "protocol_error")),
-        (b"{}", (1002, "protocol_error")),
-        ('{"type":"ping"}' + " " * 70_000, (1009, "too_large")),
-    ],
-)
-async def test_bad_messages_close_that_connection_alone(
-    message: str | bytes, code: tuple[int, str], lines: Book
-) -> None:
-    async with world(limits={"v2_message": "64KiB"}) as (server, client, guest):
-        async with legacy(base_of(server), "Other") as other:
-            guest.get("/t/other/a")
-            await other.request()
-            await other.socket.send(message)
-            answer = await guest.answer()
-            assert (answer.status, answer.headers["x-tunnel-error"]) == (502, "peer_lost")
-            assert await other.over() == code
-            if code[0] == 1002:
-                assert other.messages[-1]["type"] == "error"
-        assert lines.find("✗ Tunnel error for other")
-        guest.get("/t/my-server/a")
-        await client.respond(await client.request())
-        assert (await guest.answer()).status == 200
-
-
-async def test_a_message_of_the_greatest_size_passes() -> None:
-    async with world(limits={"v2_message": "1MiB"}) as (_, client, guest):
-        guest.get("/t/my-server/big")
-        request = await client.request()
-        frame = len(
-            json.dumps({"type": "response", "request_id": "0" * 32, "status_code": 200, "headers": {}, "body": ""})
-        )
-        body = "x" * ((1 << 20) - frame)
-        await client.respond(request, body=body)
-        assert (await guest.answer()).body == body.encode()
-
-
-async def test_unknown_messages_are_ignored() -> None:
-    async with world() as (_, client, guest):
-        await client.say("hello", version=3)
-        await client.say("unregister", what="nothing")
-        guest.get("/t/my-server/a")
-        await client.respond(await client.request())
-        assert (await guest.answer()).status == 200
-
-
-async def test_api_keys_are_kept_as_hashes_and_bounded() -> None:
-    async with world() as (server, client, _):
-        for number in range(40):
-            await client.say("register_api_key", api_key=f"s3cret-{number}")
-        await client.say("ping", timestamp=1)
-        await client.want("pong")
-        [connection] = server.connections
-        assert len(connection.api_keys) == 16  # type: ignore[union-attr]
-        assert all(len(digest) == 32 for digest in connection.api_keys)  # type: ignore[union-attr]
-
-
-async def test_a_flood_of_pings_from_a_client_that_does_not_read() -> None:
-    async with running_server() as server:
-        reader, writer = await asyncio.open_connection(LOOPBACK, port_of(server), limit=4096)
-        writer.write(
-            b"GET /tunnel/connect?name=flood HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
-        await reader.readuntil(b"\r\n\r\n")
-        text = json.dumps({"type": "ping", "timestamp": "x" * 100}).encode()
-        frame = bytes([0x81, 0x80 | 126]) + len(text).to_bytes(2, "big") + bytes(4) + text
-        if len(text) < 126:
-            frame = bytes([0x81, 0x80 | len(text)]) + bytes(4) + text
-        for _ in range(400):
-            writer.write(frame * 200)
-            await writer.drain()
-        [connection] = server.connections
-        transport = connection._pipe.transport  # type: ignore[union-attr]
-        assert transport.get_write_buffer_size() < 512 * 1024
-        assert not connection._queue  # type: ignore[union-attr]
-        writer.transport.abort()
-        await settled(lambda: not server.connections)
-
-
-async def test_a_client_that_does_not_read_its_requests_is_let_go(lines: Book) -> None:
-    limits = {"max_streams": 2, "v2_response_timeout": "100ms", "v2_message": "1MiB", "memory": "64MiB"}
-    async with running_server(limits=limits) as server:
-        reader, writer = await asyncio.open_connection(LOOPBACK, port_of(server), limit=4096)
-        writer.write(
-            b"GET /tunnel/connect?name=deaf HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
-        await reader.readuntil(b"\r\n\r\n")
-        url = f"{base_of(server)}/t/deaf/up"
-        async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
-            statuses = set()
-            for _ in range(30):
-                answer = await http.post(url, content="x" * 1_000_000)
-                statuses.add(answer.headers["x-tunnel-error"])
-        assert "service_timeout" in statuses
-        [connection] = server.connections
-        assert len(connection._queue) <= 2  # type: ignore[union-attr]  # what was never written is forgotten
-        assert server.ingress.budget.held == 0
-        writer.transport.abort()
-        await settled(lambda: not server.connections)
-
-
-# -- refuse, drain, a whole client ---------------------------------------------------------------------------
+# -- refuse, drain, a whole client ---------------------------------------------------------------------
 
 
 async def test_refused_where_the_configuration_says_so() -> None:

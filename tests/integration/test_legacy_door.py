@@ -8,7 +8,6 @@ import logging
 import re
 from pathlib import Path
 from time import time
-from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -18,26 +17,11 @@ from websockets.exceptions import InvalidStatus
 
 from tests.support.front import Client
 from tests.support.legacy_client import legacy, register
+from tests.support.legacy_world import TOKENS, base_of, token_for
 from tests.support.peers import peer
 from tests.support.running import Book, port_of, running_server, settled
 from tests.support.sockets import LOOPBACK
 from tunneld.server.daemon import ServerDaemon
-from tunneld.server.keys import new_token
-
-TOKENS: dict[str, Any] = {"auth": {"mode": "token"}}
-
-
-def base_of(server: ServerDaemon, token: str | None = None) -> str:
-    return f"http://{LOOPBACK}:{port_of(server)}" + (f"/v2/{token}" if token else "")
-
-
-async def token_for(server: ServerDaemon, name: str = "my-server", **fields: Any) -> str:
-    """A token's secret; its id is found by its name."""
-    token, secret = new_token(name, now=time(), **fields)
-    assert secret is not None
-    await server.access.store.add_token(token)
-    await server.access.refresh()
-    return secret
 
 
 async def raw(server: ServerDaemon, head: str, body: bytes = b"") -> tuple[int, dict[str, str], bytes]:

@@ -6,9 +6,9 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from tests.integration.test_legacy_door import base_of
 from tests.support.front import Client
 from tests.support.legacy_client import LegacyClient, legacy, register
+from tests.support.legacy_world import base_of
 from tests.support.running import port_of, running_server
 from tests.support.sockets import LOOPBACK
 from tunneld.server.daemon import ServerDaemon

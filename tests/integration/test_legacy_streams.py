@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-from collections.abc import AsyncIterator
 from time import monotonic
 from typing import Any
 
@@ -13,35 +11,10 @@ import pytest
 
 from tests.support.front import Client
 from tests.support.legacy_client import LegacyClient, legacy
+from tests.support.legacy_world import base_of, visitor, world
 from tests.support.running import Book, Entry, port_of, running_server, settled
 from tests.support.sockets import LOOPBACK
-from tunneld.server.daemon import ServerDaemon
 from tunneld.server.legacy.stream import HEAD_HOLD
-
-
-def base_of(server: ServerDaemon) -> str:
-    return f"http://{LOOPBACK}:{port_of(server)}"
-
-
-@contextlib.asynccontextmanager
-async def visitor(server: ServerDaemon, *, buffer: int = 0) -> AsyncIterator[Client]:
-    """A visitor; with `buffer` one whose socket takes hardly more than that, and that reads nothing by itself."""
-    sock = socket.socket()
-    if buffer:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-    sock.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(sock, (LOOPBACK, port_of(server)))
-    client = Client(*await asyncio.open_connection(sock=sock, limit=buffer or 1 << 24))
-    try:
-        yield client
-    finally:
-        await client.leave()
-
-
-@contextlib.asynccontextmanager
-async def world(**settings: Any) -> AsyncIterator[tuple[ServerDaemon, LegacyClient, Client]]:
-    async with running_server(**settings) as server, legacy(base_of(server)) as client, visitor(server) as guest:
-        yield server, client, guest
 
 
 def ends(lines: Book, request_id: str) -> list[Entry]:

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.test_legacy_door import TOKENS, base_of, token_for
 from tests.support.legacy_client import legacy, register
+from tests.support.legacy_world import TOKENS, base_of, token_for
 from tests.support.running import running_server
 
 TLS = ssl.create_default_context()  # made once: it reads every root of the machine

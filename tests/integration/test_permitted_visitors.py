@@ -8,9 +8,9 @@ from time import monotonic, time
 import httpx
 import pytest
 
-from tests.integration.test_legacy_door import base_of
 from tests.support.issuer import CLIENT, issuer
 from tests.support.legacy_client import legacy, register
+from tests.support.legacy_world import base_of
 from tests.support.running import book, port_of, running_agent, running_server, url_of
 from tests.support.services import SampleService
 from tunneld.errors import ConfigError

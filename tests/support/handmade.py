@@ -15,7 +15,7 @@ from tunneld.server.daemon import ServerDaemon
 from tunneld.wire.websocket import WebSocket
 from tunneld.wire.ws_connect import connect
 
-__all__ = ["HandAgent", "Visitor", "dial", "serving", "visit"]
+__all__ = ["SMALL", "HandAgent", "Visitor", "dial", "online", "serving", "still_serves", "visit", "with_stream"]
 
 WAIT = 5.0
 
@@ -206,3 +206,28 @@ async def visit(server: ServerDaemon, target: str = "/x", *, method: str = "GET"
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(f"{method} /t/t{target} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
     return Visitor(reader, writer)
+
+
+SMALL = {"resume": {"grace": "30s", "buffer": "64KiB"}}
+
+
+async def online(server: ServerDaemon, number: int = 1) -> tuple[HandAgent, dict[str, Any]]:
+    agent = await dial(server)
+    return agent, await agent.hello(number)
+
+
+async def with_stream(server: ServerDaemon) -> tuple[HandAgent, dict[str, Any], Visitor, int]:
+    """An agent with one stream whose answer has begun."""
+    agent, said = await online(server)
+    visitor = await visit(server)
+    stream = await agent.opened()
+    agent.send(agent.head(stream, ("Content-Type", "text/plain")), frames.frame(frames.DATA, stream, b"one "))
+    await visitor.head()
+    return agent, said, visitor, stream
+
+
+async def still_serves(agent: HandAgent, visitor: Visitor, stream: int) -> None:
+    """The stream goes on, over this connection."""
+    agent.send(frames.frame(frames.DATA, stream, b"still here"))
+    async with asyncio.timeout(5):
+        await visitor.reader.readuntil(b"still here")

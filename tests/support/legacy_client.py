@@ -20,7 +20,12 @@ from websockets.exceptions import ConnectionClosed
 
 _TLS = ssl.create_default_context()  # made once: it reads every root of the machine
 
-__all__ = ["LegacyClient", "forwarding", "legacy", "register"]
+__all__ = [
+    "LegacyClient",
+    "forwarding",
+    "legacy",
+    "register",
+]
 
 
 class LegacyClient:

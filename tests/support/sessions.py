@@ -8,11 +8,13 @@ WebSocket's codec, and of its tests.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 
 from tunneld.protocol import frames
-from tunneld.protocol.messages import Headers, Open, StreamCancel, decode_text
+from tunneld.protocol.frames import OPEN
+from tunneld.protocol.messages import Headers, Open, StreamCancel, decode_text, encode
 from tunneld.protocol.session import BINARY, Session, SessionSettings
 from tunneld.protocol.streams import Stream
 from tunneld.protocol.windows import MemoryBudget
@@ -292,3 +294,74 @@ class Joined:
 
 def _nothing() -> None:
     """The test asks by itself."""
+
+
+RESUMED = replace(SMALL, grace=60.0)
+
+
+class Meddler:
+    """A consumer that does what it is told inside a callback."""
+
+    def __init__(self, **doings: Callable[[], None]) -> None:
+        self.doings = doings
+        self.calls: list[str] = []
+
+    def _do(self, call: str) -> None:
+        self.calls.append(call)
+        self.doings.pop(call, lambda: None)()
+
+    def head(self, status: int, headers: list[tuple[str, str]]) -> None:
+        self._do("head")
+
+    def data(self, data: bytes) -> None:
+        self._do("data")
+
+    def end(self, trailers: list[tuple[str, str]]) -> None:
+        self._do("end")
+
+    def stopped(self) -> None:
+        self._do("stopped")
+
+    def cancelled(self, reason: str) -> None:
+        self._do("cancelled")
+
+    def writable(self) -> None:
+        self._do("writable")
+
+
+def opened(joined: Joined, count: int, *, answered: bool = True) -> list[tuple[Side, Side]]:
+    pairs = []
+    for _ in range(count):
+        server = joined.open(ended=False)
+        joined.settle()
+        agent = joined.sides[server.request_id, "agent"]
+        if answered:
+            agent.answer(200)
+        pairs.append((server, agent))
+    joined.settle()
+    return pairs
+
+
+def written_by(joined: Joined, who: str) -> list[tuple[int, bytes]]:
+    """All that this side has to say now; none of it arrives."""
+    while joined.write(who):
+        pass
+    queue = joined.connection.to["agent" if who == "server" else "server"]
+    said = list(queue)
+    queue.clear()
+    return said
+
+
+def frames_of(message: tuple[int, bytes]) -> list[tuple[int, int, int]]:
+    """(type, id, length) of each frame."""
+    assert message[0] == BINARY
+    return [(kind, stream_id, len(payload)) for kind, stream_id, payload in frames.split(message[1])]
+
+
+def receive(session: Session, *parts: bytes) -> None:
+    session.receive(session.epoch, b"".join(parts), 0.0)
+
+
+def opening(number: int, **changes: object) -> bytes:
+    fields = {"request_id": f"x{number}", "method": "GET", "path": "/", "headers": [], **changes}
+    return frames.frame(OPEN, number, encode(Open(**fields)))  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +13,23 @@ from tests.support.joined import Joined, Visitor
 from tunneld.agent.proxy import Proxy
 from tunneld.config.service import parse_service
 from tunneld.config.tunnel import AgentLimits
+from tunneld.errors import CODES
 
-__all__ = ["Handler", "Tunnelled", "read_head", "reply", "serving", "tunnelled", "tunnelled_to", "turns_until"]
+__all__ = [
+    "CHUNKED",
+    "Handler",
+    "Reader",
+    "Tunnelled",
+    "Writer",
+    "assert_problem",
+    "chunk",
+    "read_head",
+    "reply",
+    "serving",
+    "tunnelled",
+    "tunnelled_to",
+    "turns_until",
+]
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -141,3 +157,31 @@ async def tunnelled(handler: Handler, **kwargs: Any) -> AsyncIterator[Tunnelled]
 
     async with serving(handler, count=count) as address, tunnelled_to(address, **kwargs) as made:
         yield made
+
+
+CHUNKED = "HTTP/1.1 200 OK\r\nContent-Type: {}\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+Writer = asyncio.StreamWriter
+Reader = asyncio.StreamReader
+
+
+async def assert_problem(visitor: Visitor, code: str, made: Tunnelled) -> dict[str, Any]:
+    assert visitor.ended
+    assert visitor.reason is None
+    assert visitor.status == CODES[code].status
+    assert visitor.headers["x-tunnel-error"] == code
+    assert visitor.headers["content-type"] == "application/problem+json"
+    assert int(visitor.headers["content-length"]) == len(visitor.body)
+    document: dict[str, Any] = json.loads(bytes(visitor.body))
+    assert document["code"] == code
+    assert document["status"] == visitor.status
+    assert document["request_id"] == visitor.stream.request_id
+    assert "127.0.0.1" not in document["detail"]
+    await turns_until(lambda: not made.proxy.exchanges)
+    assert made.ended == {"service": 1}
+    return document

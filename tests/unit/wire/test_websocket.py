@@ -3,165 +3,22 @@
 import asyncio
 import contextlib
 import os
-import socket as socketlib
-import ssl
 import struct
-from collections.abc import Awaitable, Callable
 
 import pytest
 from websockets.asyncio.client import connect as other_connect
 from websockets.asyncio.server import serve as other_serve
-from websockets.datastructures import Headers
-from websockets.http11 import Request
-from websockets.server import ServerProtocol
 
-from tests.support.sockets import certificate
+from tests.support.wired import LIMIT, OFFER, Door, House, Keep, dialled, head_of, joined, listening
 from tunneld.errors import VisitorError
-from tunneld.wire import dial, ws_accept, ws_connect, ws_protocol
-from tunneld.wire.tls import client_context, server_context
+from tunneld.wire import ws_accept, ws_protocol
 from tunneld.wire.websocket import (
     BINARY,
     TEXT,
-    SubprotocolRemoved,
-    UpgradeFailed,
-    UpgradeRefused,
     WebSocket,
     accept,
-    connect,
 )
 from tunneld.wire.ws_codec import ClientEncoder
-
-LIMIT = 200_000
-OFFER = ["tunneld.v3"]
-
-
-class Head:
-    """The ingress's part, as little of it as will do."""
-
-    def __init__(self, text: bytes) -> None:
-        lines = text.decode("latin-1").split("\r\n")
-        self.method, self.target, version = lines[0].split(" ")
-        self.version = version.removeprefix("HTTP/")
-        self.headers = [tuple(line.split(": ", 1)) for line in lines[1:] if line]
-
-
-class Keep:
-    """A handler that keeps everything and can be awaited."""
-
-    def __init__(self) -> None:
-        self.got: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
-        self.drained = asyncio.Event()
-        self.ends: list[tuple[int | None, str]] = []
-        self.end = asyncio.get_running_loop().create_future()
-
-    def message(self, opcode: int, payload: bytes) -> None:
-        assert not self.ends
-        self.got.put_nowait((opcode, payload))
-
-    def writable(self) -> None:
-        assert not self.ends
-        self.drained.set()
-
-    def closed(self, code: int | None, reason: str) -> None:
-        self.ends.append((code, reason))
-        self.end.set_result((code, reason))
-
-
-class Door(asyncio.Protocol):
-    """Takes a head and accepts."""
-
-    def __init__(self, house: "House") -> None:
-        self.house = house
-        self.read = b""
-
-    def connection_made(self, transport) -> None:
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self.read += data
-        end = self.read.find(b"\r\n\r\n")
-        if end < 0:
-            return
-        head, leftover = self.read[: end + 4], self.read[end + 4 :]
-        loop = asyncio.get_running_loop()
-        socket = accept(
-            loop,
-            self.transport,
-            Head(head),
-            leftover,
-            subprotocols=OFFER,
-            max_message=LIMIT,
-            headers=[("X-Tunnel-Request-Id", "r1")],
-        )
-        if self.house.greet:
-            socket.handler = Keep()
-        self.house.accepted.put_nowait(socket)
-
-
-class House:
-    """A listener of ours."""
-
-    def __init__(self, *, greet: bool = True) -> None:
-        self.greet = greet
-        self.accepted: asyncio.Queue[WebSocket] = asyncio.Queue()
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    return certificate(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request):
-    """Run a coroutine to its end on one of the loops, debug on."""
-    library = asyncio if request.param == "asyncio" else pytest.importorskip("uvloop")
-    factory = library.new_event_loop
-
-    def runner(main: Awaitable[None]) -> None:
-        with asyncio.Runner(debug=True, loop_factory=factory) as loop:
-            loop.run(asyncio.wait_for(main, 10))
-
-    return runner
-
-
-@pytest.fixture(params=["plain", "tls"])
-def tls(request, pair):
-    if request.param == "plain":
-        return None, None
-    return server_context(pair.cert, pair.key), client_context(ca_file=pair.cert)
-
-
-@contextlib.asynccontextmanager
-async def listening(factory: Callable[[], asyncio.Protocol], tls=(None, None)):
-    """A listener; gives its port."""
-    server = await asyncio.get_running_loop().create_server(factory, "127.0.0.1", 0, ssl=tls[0])
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        await server.wait_closed()
-
-
-def dialled(port: int, tls=(None, None), **more) -> Awaitable[WebSocket]:
-    url = f"{'wss' if tls[1] else 'ws'}://localhost:{port}/tunnel/connect?name=x"
-    options = {"subprotocols": OFFER, "max_message": LIMIT, "timeout": 5, "ssl_context": tls[1]}
-    return connect(url, **(options | more))
-
-
-@contextlib.asynccontextmanager
-async def joined(tls=(None, None), **more):
-    """Both ends of one connection, with handlers; closed and awaited at the end."""
-    house = House()
-    async with listening(lambda: Door(house), tls) as port:
-        near = await dialled(port, tls, **more)
-        near.handler = Keep()
-        far = await house.accepted.get()
-        try:
-            yield near, far
-        finally:
-            near.close(1000)
-            await near.handler.end
-            await far.handler.end
 
 
 def test_messages_of_every_size_arrive_in_order_both_ways(run, tls) -> None:
@@ -289,7 +146,7 @@ def test_life_is_heard(run) -> None:
     run(main())
 
 
-# -- another implementation at the other end --------------------------------------------------------------
+# -- another implementation at the other end -----------------------------------------------------------
 
 
 def test_a_client_of_another_make(run, tls) -> None:
@@ -351,14 +208,17 @@ def test_no_close_code_is_1005(run) -> None:
     run(main())
 
 
-# -- octets by hand ---------------------------------------------------------------------------------------
-
 REQUEST = (
     b"GET /tunnel/connect HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
     b"Sec-WebSocket-Protocol: tunneld.v3\r\n\r\n"
 )
+
+
 HELLO = b"\x81\x85\0\0\0\0hello"
+
+
+# -- octets by hand ------------------------------------------------------------------------------------
 
 
 def test_what_comes_with_the_request_is_delivered_once_there_is_a_handler(run, tls) -> None:
@@ -464,10 +324,6 @@ def test_a_fault_is_answered_by_a_close_frame(run, wire: bytes, code: int, reaso
     run(main())
 
 
-def head_of(request: bytes) -> Head:
-    return Head(request)
-
-
 @pytest.mark.parametrize(
     ("old", "new", "code"),
     [
@@ -526,182 +382,5 @@ def test_the_older_dialect_offers_no_subprotocol(run) -> None:
             near.close(1000)
             await near.handler.end
             await far.handler.end
-
-    run(main())
-
-
-# -- what a client may meet -------------------------------------------------------------------------------
-
-
-class Says(asyncio.Protocol):
-    """A server that answers the first octets with what it was told to, and perhaps closes."""
-
-    def __init__(self, answer: bytes, *, close: bool = False) -> None:
-        self.answer = answer
-        self.close = close
-
-    def connection_made(self, transport) -> None:
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        answer = self.answer
-        if b"KEY" in answer:
-            head = head_of(data)
-            response = ServerProtocol().accept(Request(head.target, Headers(head.headers)))
-            answer = answer.replace(b"KEY", response.headers["Sec-WebSocket-Accept"].encode())
-        self.transport.write(answer)
-        if self.close:
-            self.transport.close()
-
-
-PROBLEM = b'{"type": "about:blank", "code": "unauthorized"}'
-HEAD_401 = b"HTTP/1.1 401 Unauthorized\r\nX-Tunnel-Error: unauthorized\r\nRetry-After: 7\r\n"
-SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-
-
-@pytest.mark.parametrize(
-    ("answer", "close", "body"),
-    [
-        (HEAD_401 + b"Content-Length: %d\r\n\r\n" % len(PROBLEM) + PROBLEM, False, PROBLEM),
-        (HEAD_401 + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", False, b"abcde"),
-        (HEAD_401 + b"\r\nuntil the end", True, b"until the end"),
-        (HEAD_401 + b"Content-Length: 100\r\n\r\ncut", True, b"cut"),
-        (HEAD_401 + b"Content-Length: 100\r\n\r\nslow", False, b"slow"),
-        (HEAD_401 + b"Content-Length: 0\r\n\r\n", False, b""),
-        (HEAD_401 + b"\r\n" + b"x" * 100_000, False, b"x" * 65536),
-        (b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + HEAD_401 + b"Content-Length: 0\r\n\r\n", False, b""),
-        (HEAD_401.replace(b"1.1", b"1.0") + b"\r\nold", True, b"old"),
-    ],
-    ids=["length", "chunked", "eof", "cut", "slow", "empty", "endless", "interim", "1.0"],
-)
-def test_a_refusal_brings_its_document(run, tls, monkeypatch, answer: bytes, close: bool, body: bytes) -> None:
-    monkeypatch.setattr(ws_connect, "_BODY_TIME", 0.2)
-
-    async def main() -> None:
-        async with listening(lambda: Says(answer, close=close), tls) as port:
-            with pytest.raises(UpgradeRefused) as caught:
-                await dialled(port, tls)
-            refused = caught.value
-            assert (refused.status, refused.code, refused.retry_after) == (401, "unauthorized", 7)
-            assert refused.body == body
-            assert ("X-Tunnel-Error", "unauthorized") in refused.headers
-            assert "401" in str(refused)
-
-    run(main())
-
-
-@pytest.mark.parametrize(
-    ("answer", "error"),
-    [
-        (SWITCH + b"Sec-WebSocket-Accept: KEY\r\n\r\n", SubprotocolRemoved),
-        (SWITCH + b"Sec-WebSocket-Accept: KEY\r\nSec-WebSocket-Protocol: chat\r\n\r\n", UpgradeFailed),
-        (SWITCH + b"Sec-WebSocket-Accept: wrong\r\nSec-WebSocket-Protocol: tunneld.v3\r\n\r\n", UpgradeFailed),
-        (SWITCH + b"Sec-WebSocket-Accept: KEY\r\nSec-WebSocket-Extensions: x\r\n\r\n", UpgradeFailed),
-        (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", UpgradeFailed),
-        (b"HTTP/1.1 101 S\r\n" + b"no colon\r\n\r\n", UpgradeFailed),
-        (b"SSH-2.0-OpenSSH_9\r\n\r\n", UpgradeFailed),
-        (b"\0" * 70_000, UpgradeFailed),
-        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000, UpgradeFailed),
-        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", UpgradeFailed),
-        (b"HTTP/1.1 100 Continue\r\n\r\n" * 20, UpgradeFailed),
-    ],
-)
-def test_an_answer_that_is_no_upgrade(run, answer: bytes, error: type[Exception]) -> None:
-    async def main() -> None:
-        async with listening(lambda: Says(answer)) as port:
-            with pytest.raises(error) as caught:
-                await dialled(port)
-            assert type(caught.value) is error
-
-    run(main())
-
-
-def test_no_answer_at_all(run, tls) -> None:
-    async def main() -> None:
-        async with listening(lambda: Says(b"", close=True), tls) as port:
-            with pytest.raises(ConnectionError):
-                await dialled(port, tls)
-        async with listening(lambda: Says(b"HTTP/1.1 "), tls) as port:
-            with pytest.raises(TimeoutError):
-                await dialled(port, tls, timeout=0.2)
-        with pytest.raises(ConnectionRefusedError):
-            await dialled(port)
-
-    run(main())
-
-
-def test_tls_that_does_not_come_about(run, tls, pair) -> None:
-    if tls[0] is None:
-        pytest.skip("only TLS")
-
-    async def main() -> None:
-        async with listening(lambda: Says(b""), tls) as port:
-            with pytest.raises(ssl.SSLCertVerificationError):
-                await dialled(port, (None, client_context()))
-        async with listening(lambda: Says(b"no TLS here\n" * 20)) as port:
-            with pytest.raises((ssl.SSLError, ConnectionError)):
-                await dialled(port, tls)
-
-    run(main())
-
-
-@pytest.mark.parametrize("url", ["http://x/", "ws://", "nonsense", "ws://x:99999/", "ws://x/#part"])
-async def test_urls_that_are_none(url: str) -> None:
-    with pytest.raises(ValueError, match="is not the URL of a WebSocket"):
-        await connect(url, max_message=1, timeout=1)
-
-
-# -- addresses --------------------------------------------------------------------------------------------
-
-
-async def test_names_below_localhost_are_loopback() -> None:
-    for name in ("localhost", "demo.localhost", "a.b.LOCALHOST."):
-        assert [address[:2] for _, address in await dial.resolve(name, 7)] == [("127.0.0.1", 7), ("::1", 7)]
-    assert [address[:2] for _, address in await dial.resolve("127.0.0.9", 7)] == [("127.0.0.9", 7)]
-    assert [address[:2] for _, address in await dial.resolve("::1", 7)] == [("::1", 7)]
-
-
-def test_the_second_address_is_tried_when_the_first_refuses(run) -> None:
-    async def main() -> None:
-        server = await asyncio.get_running_loop().create_server(lambda: Says(b""), "::1", 0)
-        port = server.sockets[0].getsockname()[1]
-        sock = await dial.dial("demo.localhost", port)
-        assert sock.getpeername()[0] == "::1"
-        sock.close()
-        server.close()
-        await server.wait_closed()
-        with pytest.raises(OSError, match=str(port)):
-            await dial.dial("demo.localhost", port)
-
-    run(main())
-
-
-def test_an_address_that_hangs_is_overtaken(run, monkeypatch) -> None:
-    monkeypatch.setattr(dial, "ATTEMPT_DELAY", 0.05)
-
-    async def main() -> None:
-        with socketlib.socket() as full, contextlib.ExitStack() as waiting:
-            full.bind(("127.0.0.1", 0))
-            full.listen(0)  # with its queue full, the kernel answers no further SYN
-            for _ in range(4):
-                each = waiting.enter_context(socketlib.socket())
-                each.setblocking(False)
-                each.connect_ex(full.getsockname())
-            hangs = (socketlib.AF_INET, full.getsockname())
-            async with listening(lambda: Says(b"")) as port:
-                answers = (socketlib.AF_INET, ("127.0.0.1", port))
-                sock = await dial._race([hangs, answers], None)
-                assert sock.getpeername()[1] == port
-                sock.close()
-            with pytest.raises(TimeoutError):
-                await connect(f"ws://127.0.0.1:{hangs[1][1]}/", max_message=1, timeout=0.1)
-
-    run(main())
-
-
-def test_a_local_address_is_used(run) -> None:
-    async def main() -> None:
-        async with joined(local_addr=("127.0.0.3", 0)) as (_, far):
-            assert far.transport.get_extra_info("peername")[0] == "127.0.0.3"
 
     run(main())
