@@ -23,7 +23,8 @@ from tests.support.tunnelled import (
     tunnelled_to,
     turns_until,
 )
-from tunneld.config.agent import AgentConfig, ServerLink
+from tunneld.config.agent import AgentConfig
+from tunneld.config.link import ServerLink
 from tunneld.config.tunnel import AgentLimits, TunnelConfig
 from tunneld.wire.sockets import reset
 

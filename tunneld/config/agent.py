@@ -14,7 +14,6 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from tunneld.config.access import AccessConfig
-from tunneld.config.addresses import proxy_url, server_url
 from tunneld.config.alerts import AlertRule, check_unique
 from tunneld.config.common import (
     Bytes,
@@ -37,6 +36,7 @@ from tunneld.config.common import (
     check_order,
     parse_address,
 )
+from tunneld.config.link import ServerLink
 from tunneld.config.tunnel import AgentLimits, HeartbeatConfig, SseConfig, TunnelConfig, window_faults
 from tunneld.config.units import format_duration
 
@@ -49,7 +49,6 @@ __all__ = [
     "InspectionConfig",
     "MetricsConfig",
     "ReconnectConfig",
-    "ServerLink",
     "default_control_socket",
 ]
 
@@ -73,32 +72,6 @@ def default_control_socket(environ: Mapping[str, str] | None = None, uid: int | 
     if uid != 0 and user.startswith("/"):
         return str(Path(user) / "tunneld" / "control.sock")
     return "/run/tunneld/control.sock"
-
-
-class ServerLink(Model):
-    """The server that the agent dials.
-
-    Attributes:
-        url: ``ws://HOST[:PORT]`` or ``wss://…``, no path.
-        token_file: file of the credential; None: see `tunneld.config.secrets.agent_token`.
-        ca_file: PEM of the authorities to trust; None: the system's.
-        client_cert: PEM of a client certificate; None: none.
-        client_key: PEM of its key; None: in `client_cert`.
-        proxy: address of the proxy to go through; None: as HTTPS_PROXY and NO_PROXY say.
-    """
-
-    url: Annotated[str, BeforeValidator(server_url)]
-    token_file: FilePath | None = None
-    ca_file: FilePath | None = None
-    client_cert: FilePath | None = None
-    client_key: FilePath | None = None
-    proxy: Annotated[str, BeforeValidator(proxy_url)] | None = Field(default=None, repr=False)
-
-    @model_validator(mode="after")
-    def _key_needs_cert(self) -> Self:
-        if self.client_key is not None and self.client_cert is None:
-            raise ValueError("client_key needs client_cert beside it")
-        return self
 
 
 class ReconnectConfig(Model):

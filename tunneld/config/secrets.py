@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tunneld.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tunneld.config.agent import ServerLink
+    from tunneld.config.link import ServerLink
 
 __all__ = ["CREDENTIAL", "TOKEN_VARIABLE", "agent_token", "open_to_others", "read_secret", "refuse_open_secret"]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.config.conftest import Write
-from tunneld.config.agent import ServerLink
+from tunneld.config.link import ServerLink
 from tunneld.config.secrets import agent_token, read_secret, refuse_open_secret
 from tunneld.errors import ConfigError
 
