@@ -13,25 +13,16 @@ from tunneld.errors import RemoteError, VisitorError
 from tunneld.link import Link, Pipe
 from tunneld.protocol.handshake import (
     agree,
-    agree_live,
-    agree_probe,
-    check_access,
     check_hello,
-    check_probe,
-    live_settings,
 )
 from tunneld.protocol.messages import (
     AccessSettings,
     GoAway,
-    HeartbeatSettings,
     Hello,
     Message,
     Permit,
     Probed,
-    ProbeSettings,
     Settings,
-    SseSettings,
-    Wishes,
 )
 from tunneld.protocol.resume import Kept, Tokens
 from tunneld.protocol.session import Session
@@ -42,8 +33,8 @@ from tunneld.server.names import NameRegistry
 from tunneld.server.permissions import Permissions
 from tunneld.server.permitting import Permitting
 from tunneld.server.principals import Principal
-from tunneld.server.probing import Prober
 from tunneld.server.registry import SessionDirectory, Tunnel
+from tunneld.server.terms import Terms
 from tunneld.server.visitors.rules import Rules
 from tunneld.server.welcome import TunnelPolicy, connected, new_session, refusal
 
@@ -100,8 +91,7 @@ class TunnelConnection:
         self.principal = principal
         self._names = names
         self._permitting = Permitting(tunnel_name, principal, peer=peer, permissions=permissions, tell=self.link.tell)
-        self._prober: Prober | None = None
-        self._probe: ProbeSettings | None = None
+        self._terms: Terms | None = None  # of the session, once its hello was taken
         self._claiming: asyncio.Task[None] | None = None
         self._since = monotonic()
         self._closed = False
@@ -117,7 +107,7 @@ class TunnelConnection:
     def replaced(self, *, resumed: bool) -> None:
         """A newer connection took the name over, and with `resumed` the session too."""
         self._stop_timer()
-        self._stop_probing()
+        self._end_terms()
         if resumed:
             self.session = None
         else:
@@ -172,11 +162,8 @@ class TunnelConnection:
 
     def retune(self) -> None:
         """The server's own bounds or defaults were reloaded: say what holds now."""
-        if self.tunnel is None or self.hello is None or self.session is None:
-            return
-        wishes = self.hello.wishes
-        bounds = self._policy().bounds
-        self._apply(*agree_live(wishes.heartbeat, wishes.sse, bounds), agree_probe(wishes.probe, bounds), tell=True)
+        if self._terms is not None and self.session is not None:
+            self._terms.retune()
 
     # -- LinkOwner ---------------------------------------------------------------------------------------
 
@@ -189,12 +176,13 @@ class TunnelConnection:
         elif self.session is None:
             raise RemoteError("bad_hello", f"{type(message).__name__} where hello was due")
         elif isinstance(message, Probed):
-            if self._prober is not None:
-                self._prober.answered(message)
+            if self._terms is not None:
+                self._terms.probed(message)
         elif isinstance(message, Permit):
             self._permitting.asked(message)
         elif isinstance(message, Settings):
-            self._said_settings(message)
+            assert self._terms is not None
+            self._terms.said(message)
         elif isinstance(message, GoAway):
             self._leaving = message.reason or "drain"
             self._back_within = message.retry_after
@@ -242,7 +230,7 @@ class TunnelConnection:
     def link_closed(self, link: Link, code: int | None, reason: str) -> None:
         """The connection is gone. The session waits for the agent, unless the agent said that it will not come back."""
         self._closed = True
-        self._stop_probing()
+        self._end_terms()
         self._stop_claiming()
         why = f"closed ({code}{f' {reason}' if reason else ''})" if code else "the connection was lost"
         if self._leaving and self.tunnel is not None and self.tunnel.connection is self:
@@ -322,7 +310,8 @@ class TunnelConnection:
         self._log_established(hello, kept, resumed=resumed, refused=refused)
         tunnel.protect(Rules(self.name, access))  # before it takes a visitor
         tunnel.serve(kept.session, agreed.heartbeat, agreed.sse)
-        self._begin_probing(tunnel, agreed.probe, resumed=resumed)
+        self._terms = Terms(self, tunnel, hello, self.link, policy=self._policy, times=self._registry.probes)
+        self._terms.begin(agreed.probe, resumed=resumed)
 
     def _claim(self, hello: Hello) -> Tunnel | None:
         """The tunnel that the hello asks for; None: it is another's for now, who was told. Raises RemoteError."""
@@ -345,23 +334,6 @@ class TunnelConnection:
         """Seconds that the credential is still good; None: for ever."""
         expires = self.principal.expires
         return None if expires is None else round(max(0.0, expires - time()), 3)
-
-    def _begin_probing(self, tunnel: Tunnel, probe: ProbeSettings | None, *, resumed: bool) -> None:
-        tunnel.proof.begin(asked=probe is not None, resumed=resumed)
-        self._probe = probe
-        self._prober = Prober(
-            self.name,
-            tunnel.proof,
-            self.link.tell,
-            patience=lambda: tunnel.heartbeat.timeout,
-            times=self._registry.probes,
-        )
-        self._prober.start(probe)
-
-    def _stop_probing(self) -> None:
-        if self._prober is not None:
-            self._prober.stop()
-            self._prober = None
 
     def _heard_first(self) -> None:
         """The agent has its `connected`, and with it the newest token."""
@@ -402,48 +374,6 @@ class TunnelConnection:
         kept.lost_at = None
         log.info("✓ Tunnel established: %s", self.name, extra=fields)
 
-    def _said_settings(self, message: Settings) -> None:
-        assert self.hello is not None
-        wishes = self.hello.wishes
-        check_probe(message.probe, code="protocol_error")
-        check_access(message.access, login=self._policy().bounds.login, code="protocol_error")
-        said = Settings(
-            heartbeat=message.heartbeat or wishes.heartbeat,
-            sse=message.sse or wishes.sse,
-            probe=message.probe or wishes.probe,
-        )
-        self.hello.wishes = Wishes(
-            said.heartbeat,
-            said.sse,
-            wishes.resume,
-            wishes.max_streams,
-            wishes.stream_window,
-            said.probe,
-            message.access or wishes.access,
-        )
-        if message.access is not None and self.tunnel is not None and self.tunnel.connection is self:
-            self.tunnel.protect(Rules(self.name, message.access))
-            self.link.tell(Settings(access=AccessSettings(mode=message.access.mode)))
-        bounds = self._policy().bounds
-        self._apply(*live_settings(said, bounds), agree_probe(said.probe, bounds), tell=True)
-
-    def _apply(
-        self, heartbeat: HeartbeatSettings, sse: SseSettings, probe: ProbeSettings | None, *, tell: bool
-    ) -> None:
-        assert self.tunnel is not None
-        if probe != self._probe and self._prober is not None:
-            self._probe = probe
-            self.tunnel.proof.asked = probe is not None
-            self.link.tell(Settings(probe=probe))
-            self._prober.start(probe)
-        if (heartbeat, sse) == (self.tunnel.heartbeat, self.tunnel.sse):
-            return
-        if self.tunnel.connection is self:
-            self.tunnel.retune(heartbeat, sse)
-        self.link.retime(heartbeat.interval, heartbeat.timeout)
-        if tell:
-            self.link.tell(Settings(heartbeat=heartbeat, sse=sse))
-
     def _lose(self, why: str) -> None:
         """The connection is gone: keep the session for its grace, with its visitors waiting; without grace end it."""
         session, tunnel = self.session, self.tunnel
@@ -455,7 +385,7 @@ class TunnelConnection:
         if tunnel.kept.lost_at is not None:
             return
         now = monotonic()
-        self._stop_probing()
+        self._end_terms()
         self.link.detach()
         tunnel.hold(now)
         tunnel.kept.lost_at = now
@@ -481,7 +411,7 @@ class TunnelConnection:
         if session is None:
             return
         self._stop_timer()
-        self._stop_probing()
+        self._end_terms()
         tunnel, streams = self.tunnel, len(session.streams)
         fields: dict[str, float] = {}
         if tunnel is not None:
@@ -502,6 +432,10 @@ class TunnelConnection:
             self.name,
             extra={"tunnel": self.name, "why": why, "peer": self.peer, **fields},
         )
+
+    def _end_terms(self) -> None:
+        if self._terms is not None:
+            self._terms.end()
 
     def _stop_claiming(self) -> None:
         if self._claiming is not None:
