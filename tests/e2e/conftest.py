@@ -72,6 +72,15 @@ def service() -> Iterator[SampleService]:
     made.stop()
 
 
+@pytest.fixture
+def own(folder: Path) -> Iterator[SampleService]:
+    """A service of the test's own, which it may kill; it is asked by curl."""
+    need("curl", "apt-get install curl")
+    made = SampleService()
+    yield made
+    made.stop()
+
+
 @pytest.fixture(scope="module")
 def pair(module_folder: Path, service: SampleService) -> Iterator[Pair]:
     """Server and agent with the tunnel `app` before the sample service; judged when the module ends."""

@@ -19,16 +19,6 @@ def open_page(browser: webdriver.Chrome, pair: Pair, name: str) -> str:
     return str(stream["request_id"])
 
 
-def assert_left(pair: Pair, one: str, marks: list[int]) -> None:
-    """Both logs say that the visitor left, and nothing of the stream is kept."""
-    agent, server = pair.processes
-    server.wait_line(f"🔌 SSE client disconnected: {one}", after=marks[1])
-    agent.wait_line(f"🛑 Cancelling stream: {one}", after=marks[0])
-    for process, mark in zip(pair.processes, marks, strict=True):
-        process.wait_line(f"🧹 Cleaned up stream: {one}", after=mark)
-    assert pair.agent.streams(request_id=one) == []
-
-
 def test_a_tab_that_closes_stops_the_work(browser: webdriver.Chrome, pair: Pair, service: SampleService) -> None:
     home = browser.current_window_handle
     one = open_page(browser, pair, "tab")
@@ -39,7 +29,7 @@ def test_a_tab_that_closes_stops_the_work(browser: webdriver.Chrome, pair: Pair,
     browser.switch_to.window(home)
     print(f"tab closed, the service saw it after {took:.1f} ms, Chromium's own part included")
     assert took < 2000
-    assert_left(pair, one, marks)
+    pair.assert_left(one, marks)
 
 
 def test_navigating_away_stops_the_work(browser: webdriver.Chrome, pair: Pair, service: SampleService) -> None:
@@ -50,7 +40,7 @@ def test_navigating_away_stops_the_work(browser: webdriver.Chrome, pair: Pair, s
     took = (service.wait_closed("away") - left) / 1e6
     print(f"navigated away, the service saw it after {took:.1f} ms, Chromium's own part included")
     assert took < 2000
-    assert_left(pair, one, marks)
+    pair.assert_left(one, marks)
 
 
 def test_an_operators_cancel_stops_the_event_source(

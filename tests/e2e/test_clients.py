@@ -49,12 +49,7 @@ def test_curl_sees_events_as_they_are_made_and_its_end_reaches_the_service(pair:
         curl.stop()
     took = (service.wait_closed("curl-n") - left) / 1e6
     assert took < 1000, f"the service saw the close after {took} ms"
-    agent, server = pair.processes
-    server.wait_line(f"🔌 SSE client disconnected: {one}", after=marks[1])
-    agent.wait_line(f"🛑 Cancelling stream: {one}", after=marks[0])
-    for process, mark in zip(pair.processes, marks, strict=True):
-        process.wait_line(f"🧹 Cleaned up stream: {one}", after=mark)
-    assert pair.agent.streams(request_id=one) == []
+    pair.assert_left(one, marks)
 
 
 def test_curl_uploads_64_mib_whole(pair: Pair, folder: Path) -> None:

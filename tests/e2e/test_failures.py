@@ -7,8 +7,6 @@ import random
 import re
 import signal
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -28,15 +26,6 @@ FAST = {"heartbeat": {"interval": "1s", "timeout": "1s"}}
 AT_ONCE = {"resume": {"grace": 0}}
 BOUND = 2.0
 SLACK = 1.0  # a shared machine's scheduling
-
-
-@pytest.fixture
-def own(folder: Path) -> Iterator[SampleService]:
-    """A service of the test's own, which it may kill."""
-    need("curl", "apt-get install curl")
-    made = SampleService()
-    yield made
-    made.stop()
 
 
 def listen(pair: Pair, name: str) -> Curl:

@@ -5,7 +5,6 @@ import os
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -19,14 +18,6 @@ from tests.support.relay import Cable
 from tests.support.services import SampleService
 from tests.support.sockets import certificate, free_port
 from tests.support.visitors import Curl, request_id
-
-
-@pytest.fixture
-def own(folder: Path) -> Iterator[SampleService]:
-    need("curl", "apt-get install curl")
-    made = SampleService()
-    yield made
-    made.stop()
 
 
 def trusting(ca: Path) -> ssl.SSLContext:

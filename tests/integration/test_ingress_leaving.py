@@ -66,11 +66,7 @@ async def test_a_visitor_leaves_while_its_upload_is_paused():
         client.send(POST + b"Content-Length: 100000000\r\n\r\n")
         served = await it.served()
         served.greedy = False
-        connection = next(iter(it.ingress.connections))
-        async with asyncio.timeout(10):
-            while connection._reading:
-                client.send(b"x" * 16_384)
-                await asyncio.sleep(0)
+        await it.send_until_paused(client)
         await client.writer.drain()
         client.crash()
         assert await served.cancel_reason() == "visitor"

@@ -113,11 +113,7 @@ async def test_visitors_by_a_unix_socket_are_those_that_the_proxy_names():
             client.send(POST + b"Content-Length: 100000000\r\n\r\n")
             served = await it.served()
             served.greedy = False
-            connection = next(iter(it.ingress.connections))
-            async with asyncio.timeout(10):
-                while connection._reading:
-                    client.send(b"x" * 16_384)
-                    await asyncio.sleep(0)
+            await it.send_until_paused(client)
             client.writer.transport.abort()
             assert await served.cancel_reason() == "visitor"
             await it.settle()

@@ -238,6 +238,15 @@ class Pair:
         """The public address of a path of a tunnel."""
         return self.server.url(tunnel, path)
 
+    def assert_left(self, request_id: str, marks: Sequence[int]) -> None:
+        """Both logs say, behind their marks, that the visitor of an event stream left, and nothing of it is kept."""
+        agent, server = self.processes
+        server.wait_line(f"🔌 SSE client disconnected: {request_id}", after=marks[1])
+        agent.wait_line(f"🛑 Cancelling stream: {request_id}", after=marks[0])
+        for process, mark in zip(self.processes, marks, strict=True):
+            process.wait_line(f"🧹 Cleaned up stream: {request_id}", after=mark)
+        assert self.agent.streams(request_id=request_id) == []
+
     def close(self) -> None:
         """Stop both as systemd would and judge how they ended. A process killed by the test may stay so."""
         killed = [process for process in self.processes if process.returncode == -9]

@@ -261,6 +261,14 @@ class Front:
         self.clients.append(client)
         return client
 
+    async def send_until_paused(self, client: Client) -> None:
+        """The only visitor there is sends a body until nobody reads its connection any more."""
+        connection = next(iter(self.ingress.connections))
+        async with asyncio.timeout(10):
+            while connection._reading:
+                client.send(b"x" * 16_384)
+                await asyncio.sleep(0)
+
     async def served(self) -> Served:
         """The next request at the agent's end."""
         async with asyncio.timeout(10):
