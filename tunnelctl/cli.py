@@ -31,7 +31,7 @@ _WITH_VALUE = frozenset(
         *("--socket", "--instance", "--server", "--token-file", "--ca-file"),
         *("--tunnel", "--kind", "--path", "--older-than", "--idle"),
         *("--for", "--heartbeat", "--keepalive", "--access", "--since", "--interval"),
-        *("--config", "--sse", "--bundle", "--level", "--notes"),
+        *("--config", "--sse", "--bundle", "--level", "--notes", "--type"),
     }
 )  # of any verb: what follows one of these is no verb
 
