@@ -39,8 +39,8 @@ from tests.support.ws_raw import RawSocket, raw_client, raw_service
 pytestmark = pytest.mark.timeout(120)
 
 DRAIN = 1.0
-#: Seconds beyond it that everything may take to be ended: the longest is the collector's last chance, and this machine.
-MORE = 6.0
+#: Seconds beyond it that everything may take to be ended: the units give ten more than `drain_timeout`.
+MORE = 9.0
 ABORTED = (18, 56)
 _EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 

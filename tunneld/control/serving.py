@@ -110,7 +110,7 @@ class Serving:
             if not self._stopping:
                 raise
             if task in self._unanswered:
-                await Problem("shutdown", "This daemon stops.")(scope, receive, send)
+                await Problem("shutdown", "This daemon stops.", headers={"Retry-After": "1"})(scope, receive, send)
         finally:
             self._unanswered.discard(task)
 
