@@ -11,7 +11,7 @@ from tunneld.agent.usage import agent_usage
 from tunneld.control.alert_metrics import alert_families
 from tunneld.control.models.streams import STREAM_KINDS
 from tunneld.control.models.tunnels import TunnelState
-from tunneld.protocol.grades import CAUSES, GRADES, Grade, cause_of
+from tunneld.protocol.grades import GRADES, Grade, cause_of
 from tunneld.protocol.quality import Reading
 from tunneld.telemetry import causes as service
 from tunneld.telemetry.exposition import (
@@ -24,6 +24,7 @@ from tunneld.telemetry.exposition import (
     near,
     of_each,
     of_ended,
+    of_some,
     of_traces,
     render,
     tallied,
@@ -73,10 +74,7 @@ def _of_tunnels(tunnels: list[AgentTunnel], named: Named) -> Iterator[Family]:
         "gauge", "tunneld_service_up", "1 while the service answers, probed through the whole tunnel.",
         named, ("", lambda each: 1 if each.health.fault is None else 0),
     )  # fmt: skip
-    yield of_each(
-        "gauge", "tunneld_service_fault", "1 for why the service fails, while it does.", named,
-        *((f'cause="{cause}",', _fails_by(cause)) for cause in service.CAUSES),
-    )  # fmt: skip
+    yield of_some("tunneld_service_fault", "1 for why the service fails, while it does.", named, _fails_by)
     yield of_each(
         "counter", "tunneld_tunnel_received_bytes", "Bodies of requests, by tunnel.", named,
         ("", lambda each: each.proxy.carried[0]),
@@ -90,12 +88,9 @@ def _of_tunnels(tunnels: list[AgentTunnel], named: Named) -> Iterator[Family]:
     )
 
 
-def _fails_by(cause: str) -> Callable[[AgentTunnel], int | None]:
-    def holds(tunnel: AgentTunnel) -> int | None:
-        fault = tunnel.health.fault
-        return 1 if fault is not None and service.cause_of(fault) == cause else None
-
-    return holds
+def _fails_by(tunnel: AgentTunnel) -> str | None:
+    fault = tunnel.health.fault
+    return None if fault is None else f'cause="{service.cause_of(fault)}",'
 
 
 def _is_up(tunnel: AgentTunnel) -> int:
@@ -139,13 +134,16 @@ def _of_quality(named: Named) -> Iterator[Family]:
         *((f'grade="{grade}",', holds(grade)) for grade in GRADES),
     )  # fmt: skip
 
-    def holds_by(cause: str) -> Callable[[AgentTunnel], int | None]:
-        return lambda each: 1 if read(each).reason and cause_of(read(each).reason) == cause else None
+    def no_better_for(tunnel: AgentTunnel) -> str | None:
+        reason = read(tunnel).reason
+        return f'cause="{cause_of(reason)}",' if reason else None
 
-    yield of_each(
-        "gauge", "tunneld_connection_grade_cause", "1 for what the grade is no better for, below excellent.", named,
-        *((f'cause="{cause}",', holds_by(cause)) for cause in CAUSES),
-    )  # fmt: skip
+    yield of_some(
+        "tunneld_connection_grade_cause",
+        "1 for what the grade is no better for.",
+        named,
+        no_better_for,
+    )
 
 
 def _of_kernel(named: Named) -> Iterator[Family]:
@@ -164,7 +162,8 @@ def _of_kernel(named: Named) -> Iterator[Family]:
         return read
 
     def heard(tunnel: AgentTunnel) -> float | None:
-        return None if tunnel.heard_at is None else round(tunnel.heard_at + wall, 3)
+        at = tunnel.heard_at
+        return None if at is None else round(at + wall, 3)
 
     yield of_each(
         "gauge", "tunneld_connection_rtt_seconds", "The kernel's own round trip, smoothed, and the least of late.",

@@ -38,6 +38,7 @@ __all__ = [
     "near",
     "of_each",
     "of_ended",
+    "of_some",
     "of_traces",
     "render",
     "tallied",
@@ -144,6 +145,21 @@ def of_each(
                 yield before[1]
 
     return Family(kind, name, help_, (), blocks())
+
+
+def of_some(name: str, help_: str, things: Things[_ONE], more: Callable[[_ONE], str | None]) -> Family:
+    """A gauge that is 1 for few of many things, and has no line for the others.
+
+    Args:
+        more: labels of it as for `of_each`; None: no line.
+    """
+
+    def blocks() -> Iterator[str]:
+        for some, labels, _ in things:
+            found = [(more(thing), label) for thing, label in zip(some, labels, strict=True)]
+            yield "\n".join([f"{name}{{{first}{label}}} 1" for first, label in found if first is not None])
+
+    return Family("gauge", name, help_, (), blocks())
 
 
 def tallied(things: Iterable[_ONE], key: Callable[[_ONE], str | None], names: Iterable[str]) -> Rows:

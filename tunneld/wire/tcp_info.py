@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from dataclasses import dataclass
-
-from tunneld.wire.sockets import is_tcp
+from typing import NamedTuple
 
 __all__ = ["TcpInfo", "ports", "read_tcp_info"]
 
@@ -22,8 +20,7 @@ _RECOVERY = 3  # of ca_state: segments were lost and are sent again (4: a timer 
 _INITIAL_WINDOW = 10  # segments (RFC 6928)
 
 
-@dataclass(frozen=True, slots=True)
-class TcpInfo:
+class TcpInfo(NamedTuple):
     """One connection, at one moment, since its beginning.
 
     Attributes:
@@ -59,14 +56,24 @@ class TcpInfo:
 
 
 def read_tcp_info(transport: asyncio.BaseTransport) -> TcpInfo | None:
-    """What the kernel says of the connection below; None for a Unix socket, a closed one, another kernel."""
+    """What the kernel says of the connection below; None for a Unix socket, a closed one, another kernel.
+
+    Asked at each heartbeat, and of a thousand tunnels at each scrape: by a view of the descriptor, since uvloop's own
+    sockets copy it for each call.
+    """
     sock = transport.get_extra_info("socket")
     if _TCP_INFO is None or sock is None:
         return None
     try:
-        raw = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 256) if is_tcp(sock) else b""
-    except (OSError, ValueError):  # closed meanwhile; a transport of uvloop's has a descriptor of -1 then
+        view = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, sock.fileno())
+    except (OSError, ValueError):  # closed meanwhile: its descriptor is -1 then
         return None
+    try:
+        raw = view.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 256)
+    except OSError:  # no TCP
+        return None
+    finally:
+        view.detach()
     if len(raw) < _FIELDS.size:
         return None
     state, unacked, rtt, variation, window, again, sent, came, least, arrived, segments, rate, unneeded, disordered = (

@@ -5,6 +5,7 @@ import { minute, weekday } from "./words.js";
 const SVG = "http://www.w3.org/2000/svg";
 export const POINTS = 45; // of a sparkline
 export const STEP = 10; // seconds of a point
+const WHOLE = Array.from({ length: 41 }, (_, power) => 2 ** power); // bytes between two lines: whole in binary units
 
 export function svg(name, attributes) {
   const made = document.createElementNS(SVG, name);
@@ -161,7 +162,7 @@ export class Plots {
       ticks: { show: false },
       font: "11px system-ui, sans-serif",
     };
-    const make = (name, series, least, values) =>
+    const make = (name, series, least, values, more = {}) =>
       new uPlot(
         {
           width: this.places[name].clientWidth,
@@ -171,7 +172,7 @@ export class Plots {
           scales: { x: { time: true }, y: { range: (_, low, high) => [0, Math.max(least, (high ?? 0) * 1.1)] } },
           axes: [
             { ...axis, size: 26, space: 70, values: (_, at) => at.map(long ? weekday : minute) },
-            { ...axis, size: 58, space: 34, values: (_, list) => list.map(values) },
+            { ...axis, ...more, size: 58, space: 34, values: (_, list) => list.map(values) },
           ],
           series: [
             {},
@@ -185,7 +186,7 @@ export class Plots {
     this.plots = {
       rtt: make("rtt", ["--accent"], 1, short),
       loss: make("loss", ["--accent"], 5, short),
-      bytes: make("bytes", ["--accent", "--second"], 1024, (value) => this.format(value)),
+      bytes: make("bytes", ["--accent", "--second"], 1024, (value) => this.format(value), { incrs: WHOLE }),
     };
     this.tell();
   }
