@@ -202,7 +202,9 @@ async def test_the_past_of_no_more_tunnels_and_events_than_configured_is_kept() 
                 host.sampler.sample(Brief(name, state, 0, 0, 0))
         assert set(host.sampler.history.sparks(["one", "two", "app"], host.sampler.now())) == {"two", "app"}
         async with feed(client) as reader:
-            assert len((await reader.next())["events"]) == 3
+            told = [(event["tunnel"], event["state"]) for event in (await reader.next())["events"]]
+        # Three events, and before them the state of the one that was known before the oldest of these.
+        assert told == [("two", "offline"), ("two", "online"), ("app", "offline"), ("app", "online")]
     assert (DashboardConfig().tunnels, DashboardConfig().events, DashboardConfig().viewers) == (1000, 2000, 16)
 
 
