@@ -299,6 +299,8 @@ async def test_state_and_streams() -> None:
         assert tunnel["peer"] == "127.0.0.1"
         assert tunnel["public_url"].endswith("/t/app")
         (stream,) = (await client.get("/api/v1/streams")).json()["streams"]
+        (beside,) = (await client.get("/api/v1/status", params={"streams": "true"})).json()["streams"]
+        assert beside["request_id"] == stream["request_id"]
         assert (stream["tunnel"], stream["kind"], stream["path"]) == ("app", "sse", "/sse?q=1")
         assert (stream["events"], stream["last_event_id"], stream["state"]) == (1, "7", "streaming")
         one = await client.get(f"/api/v1/streams/{stream['request_id']}")

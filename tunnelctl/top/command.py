@@ -61,7 +61,11 @@ def run(client: Client, args: argparse.Namespace) -> int:
 
 
 def _ask(client: Client) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    return client.call("GET", "/v1/status"), client.call("GET", "/v1/streams")["streams"]
+    status = client.call("GET", "/v1/status?streams=true")
+    streams = status.pop("streams", None)
+    if streams is None:  # a daemon that does not know the question
+        streams = client.call("GET", "/v1/streams")["streams"]
+    return status, streams
 
 
 def parse_keys(data: str) -> Iterator[str]:

@@ -95,10 +95,11 @@ def _add_reads(app: FastAPI, agent: AgentFacade) -> None:
         """Whether the agent does its work: 200 for ok and degraded, 503 for down."""
         return calls.health(agent.health())
 
-    @app.get("/v1/status", responses=docs(Status))
-    async def status() -> Response:
-        """The agent, its tunnels and its totals."""
-        return json_answer(agent.status())
+    @app.get("/v1/status", responses=docs(Status, "bad_argument"))
+    async def status(streams: Annotated[bool, Query(description="With those under way.")] = False) -> Response:
+        """The agent, its tunnels and its totals; for who asks each second, the streams in one answer with them."""
+        found = agent.status()
+        return json_answer({**found, "streams": agent.streams()} if streams else found)
 
     @app.get("/v1/streams", responses=docs(Streams, "bad_argument"))
     async def streams(

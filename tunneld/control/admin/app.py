@@ -114,9 +114,13 @@ def _add_state(router: APIRouter, server: ServerFacade) -> None:
         return calls.health(_view(request, server).health())
 
     @router.get("/status", responses=_docs(models.ServerStatus))
-    async def status(request: Request) -> Response:
-        """The server, its tunnels and its totals."""
-        return json_answer(_view(request, server).status())
+    async def status(
+        request: Request, streams: Annotated[bool, Query(description="With those under way.")] = False
+    ) -> Response:
+        """The server, its tunnels and its totals; for who asks each second, the streams in one answer with them."""
+        view = _view(request, server)
+        found = view.status()
+        return json_answer({**found, "streams": view.streams()} if streams else found)
 
     @router.get("/tunnels", responses=_docs(models.ServerTunnels))
     async def tunnels(request: Request) -> Response:

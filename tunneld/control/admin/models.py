@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, NotRequired
 
 from tunneld.control.models.agent import Totals
+from tunneld.control.models.streams import StreamInfo
 from tunneld.control.models.tunnels import Heartbeat, OutagesStatus, Quality, Throughput
 from tunneld.control.models.typed import TypedDict, strict
 
@@ -78,7 +79,10 @@ class ServerTunnels(TypedDict):
 
 
 class ServerStatus(TypedDict):
-    """Answer of ``GET /api/v1/status``; `server` is the public address."""
+    """Answer of ``GET /api/v1/status``; `server` is the public address.
+
+    `streams`: what ``GET /api/v1/streams`` answers, where it was asked for.
+    """
 
     version: str
     pid: int
@@ -88,6 +92,7 @@ class ServerStatus(TypedDict):
     listening: list[str]
     tunnels: list[ServerTunnel]
     totals: Totals
+    streams: NotRequired[list[StreamInfo]]
 
 
 class TokenLimits(TypedDict, total=False):

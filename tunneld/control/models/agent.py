@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NotRequired
 
+from tunneld.control.models.streams import StreamInfo
 from tunneld.control.models.tunnels import TunnelStatus
 from tunneld.control.models.typed import TypedDict, strict
 
@@ -53,7 +54,10 @@ class Totals(TypedDict):
 
 
 class Status(TypedDict):
-    """Answer of ``GET /v1/status``; `server` is the URL the agent dials, without credentials."""
+    """Answer of ``GET /v1/status``; `server` is the URL the agent dials, without credentials.
+
+    `streams`: what ``GET /v1/streams`` answers, where it was asked for.
+    """
 
     version: str
     pid: int
@@ -62,6 +66,7 @@ class Status(TypedDict):
     server: str | None
     tunnels: list[TunnelStatus]
     totals: Totals
+    streams: NotRequired[list[StreamInfo]]
 
 
 class Reloaded(TypedDict):
