@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import ssl
@@ -69,6 +70,7 @@ class World:
         self.curls: dict[str, Curl] = {}
         self.tools: dict[str, Process] = {}
         self.streams: list[tuple[SampleService, str]] = []
+        stack.callback(self._end_programs)
 
     async def build(self) -> None:
         """All programs, each seen at its work."""
@@ -271,6 +273,11 @@ class World:
                 pass
         return found
 
+    def _end_programs(self) -> None:
+        """Those of a daemon that was killed outlive it."""
+        for pid in self.running():
+            os.kill(pid, signal.SIGKILL)
+
 
 @pytest.fixture
 async def world(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
@@ -343,3 +350,6 @@ async def test_a_server_leaves_that_waits_for_its_agent(world: World) -> None:
     world.agent.process.kill()
     await asyncio.to_thread(lambda: world.server.process.wait_line("the connection was lost", count=5))
     await asyncio.to_thread(leave, world.server.process)
+    for name in ("app", "local", "secure", "unix", "old"):
+        assert await asyncio.to_thread(world.curls[name].wait) in ABORTED
+    assert len(world.running()) == 2  # of the agent, which could do nothing any more
