@@ -227,8 +227,9 @@ class Process:
     def discard(self) -> None:
         """End it and all of its session without a question asked: the last step of a clean-up."""
         if self.running:
-            self.kill()
-        for pid in self.leftovers():
+            self._popen.kill()
+            self._popen.wait(10)
+        for pid in self.leftovers():  # they hold its output open, for whose end the reader waits
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._reader.join(5)
