@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -15,12 +14,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from tunneld.agent import handover
-from tunneld.agent.dialer import Dial
-from tunneld.agent.exchange import Exchange
+from tunneld.agent.dialer import Dial, dial_to
 from tunneld.agent.hello import Identity
 from tunneld.agent.proxy import Proxy
 from tunneld.agent.record import Record
-from tunneld.agent.sockets import SocketExchange
+from tunneld.agent.roster import Roster, Running
 from tunneld.agent.state import State
 from tunneld.agent.telling import Listener, StreamListener, Teller
 from tunneld.agent.tunnel import AgentTunnel
@@ -28,8 +26,7 @@ from tunneld.agent.wake import WakeWatch
 from tunneld.config import dropins
 from tunneld.config.advice import descriptors_needed
 from tunneld.config.agent import AgentConfig
-from tunneld.config.load import Changes, agent_token, diff, load_agent
-from tunneld.config.proxies import proxy_for
+from tunneld.config.load import Changes, diff, load_agent
 from tunneld.config.tunnel import TunnelConfig
 from tunneld.errors import ConfigError, VisitorError
 from tunneld.lifecycle import raise_descriptor_limit, tracer, warn_about_descriptors
@@ -40,12 +37,11 @@ from tunneld.telemetry.lag import LoopLag
 from tunneld.telemetry.metrics import StreamCounts
 from tunneld.telemetry.trail import check_writable
 from tunneld.telemetry.usage import Usage
-from tunneld.wire.tls import client_context
 
 if TYPE_CHECKING:
     from tunneld.telemetry.traces import Tracer
 
-__all__ = ["AgentDaemon", "Applied", "Running"]
+__all__ = ["AgentDaemon", "Applied"]
 
 log = logging.getLogger("tunneld.agent")
 
@@ -63,28 +59,7 @@ class Applied:
     restart: list[str] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class Running:
-    """A tunnel and its task.
-
-    Attributes:
-        at_run_time: it was opened by an operator and stands in no file, not even of `tunnels.d`.
-        expiry: ends it; None: nothing does.
-    """
-
-    tunnel: AgentTunnel
-    task: asyncio.Task[None]
-    expiry: asyncio.TimerHandle | None = None
-    at_run_time: bool = False
-
-    def expires_in(self) -> float | None:
-        """Seconds until it goes; None: it has no end of its own."""
-        if self.expiry is None:
-            return None
-        return round(max(0.0, self.expiry.when() - asyncio.get_running_loop().time()), 3)
-
-
-class AgentDaemon:
+class AgentDaemon(Roster):
     """All tunnels of one process. `start` and `stop` belong to one task.
 
     Args:
@@ -95,6 +70,7 @@ class AgentDaemon:
     """
 
     def __init__(self, config: AgentConfig, path: str | None, runtime: Path | None = None) -> None:
+        super().__init__()
         self.config = config
         self.path = path
         self.started = monotonic()
@@ -103,25 +79,21 @@ class AgentDaemon:
         self.leave: Callable[[], None] = lambda: None
         #: Called with the file that a reload applied.
         self.reloaded: list[Callable[[AgentConfig], None]] = []
-        #: Of tunnels that are gone: streams, bytes from visitors, bytes to visitors.
-        self.totals = [0, 0, 0]
         #: Of all tunnels, for the metrics.
         self.counts = StreamCounts()
         #: Asked beside the daemon's own bounds how full those of its host are.
         self.usage: list[Callable[[], Iterable[Usage]]] = []
         #: How late this process runs what is due.
         self.lag = LoopLag()
-        self._flows = FlowTimer(lambda: ((each.flow, *_sums(each)[1:]) for each in self.tunnels))
+        self._flows = FlowTimer(lambda: ((each.flow, *each.proxy.carried) for each in self.tunnels))
         #: Makes the traces; None: there are none.
         self.tracer: Tracer | None = None
-        self._events_of_gone = 0
         #: Whose bytes this process holds, against `limits.memory`.
         self.holders = Holders(MemoryBudget(config.limits.memory))
         self._identity = Identity()
         self._runtime = runtime
         self._for_good = runtime is None  # an operator wants it to go: nobody comes after it
         self._legacies: dict[str, handover.Legacy] = {}
-        self._running: dict[str, Running] = {}
         self._teller = Teller()
         self._stack = AsyncExitStack()
         self._group: asyncio.TaskGroup
@@ -135,14 +107,9 @@ class AgentDaemon:
         """Seconds."""
         return self.config.drain_timeout
 
-    @property
-    def tunnels(self) -> list[AgentTunnel]:
-        """In the order of the file."""
-        return [running.tunnel for running in self._running.values()]
-
     async def start(self) -> None:
         """Begin to dial; raises ConfigError when the credential or a certificate cannot be used."""
-        self._dial = _dial(self.config)
+        self._dial = dial_to(self.config.server)
         if (proxy := self._dial.proxy) is not None:
             log.info("Dialling through the proxy %s (%s)", proxy, proxy.source)
         descriptors = raise_descriptor_limit()
@@ -224,7 +191,7 @@ class AgentDaemon:
         config = load_agent(self.path)
         if config.log.audit != self.config.log.audit:
             check_writable(config.log.audit)
-        dial = _dial(config)
+        dial = dial_to(config.server)
         changes = diff(self.config, config)
         elsewhere = dial.url != self._dial.url
         before = self._dial
@@ -253,36 +220,6 @@ class AgentDaemon:
         return f"{line}, rtt {max(trips) * 1000:.0f} ms" if trips else line
 
     # -- what operators ask ----------------------------------------------------------------------------
-
-    @property
-    def active_streams(self) -> int:
-        """Streams under way on all tunnels."""
-        return sum(tunnel.active_streams for tunnel in self.tunnels)
-
-    def exchanges(self, tunnel: str | None = None) -> list[Exchange | SocketExchange]:
-        """What is under way, oldest first."""
-        found = [
-            exchange
-            for running in self._running.values()
-            if tunnel is None or running.tunnel.name == tunnel
-            for exchange in running.tunnel.proxy.exchanges.values()
-        ]
-        return sorted(found, key=lambda exchange: exchange.started)
-
-    def exchange(self, request_id: str) -> Exchange | SocketExchange | None:
-        """The stream of that request; None when it is gone."""
-        for running in self._running.values():
-            found = running.tunnel.proxy.exchanges.get(request_id)
-            if found is not None:
-                return found
-        return None
-
-    def cancel(self, request_id: str) -> bool:
-        """Cancel a stream with reason `operator`; False when it is gone."""
-        exchange = self.exchange(request_id)
-        if exchange is None:
-            return False
-        return self._running[exchange.tunnel].tunnel.proxy.cancel(request_id, "operator")
 
     def reconnect(self, name: str) -> State:
         """Dial anew; returns the state before. Raises VisitorError ``no_such_tunnel``."""
@@ -360,17 +297,6 @@ class AgentDaemon:
             self.config = self.config.without(name)
         self._close(name, "operator")
 
-    def find(self, name: str) -> Running | None:
-        """The tunnel of that name and its tasks; None when there is none."""
-        return self._running.get(name)
-
-    def running(self, name: str) -> Running:
-        """The same; raises VisitorError ``no_such_tunnel``."""
-        running = self._running.get(name)
-        if running is None:
-            raise VisitorError("no_such_tunnel", f"This agent has no tunnel named {name}.")
-        return running
-
     def subscribe(self, listener: Listener, streams: StreamListener | None = None) -> Callable[[], None]:
         """See `Teller.subscribe`."""
         return self._teller.subscribe(listener, streams)
@@ -408,8 +334,7 @@ class AgentDaemon:
         if running.expiry is not None:
             running.expiry.cancel()
         running.tunnel.close(reason)
-        self._events_of_gone += _events(running.tunnel)
-        self.totals = [sum(column) for column in zip(self.totals, _sums(running.tunnel), strict=True)]
+        self._add_up(running.tunnel)
 
     def _expired(self, name: str) -> None:
         log.info("The time of tunnel %s is over.", name, extra={"tunnel": name})
@@ -482,45 +407,3 @@ class AgentDaemon:
     def tell(self, kind: str, /, **fields: Any) -> None:
         """Tell whoever subscribed of an event."""
         self._teller.tell(kind, fields)
-
-    def events(self) -> int:
-        """Events of event streams since the start."""
-        return self._events_of_gone + sum(map(_events, self.tunnels))
-
-    def sums(self) -> list[int]:
-        """Streams, bytes from visitors and bytes to visitors since the start, those under way included."""
-        streams, received, sent = self.totals
-        for tunnel in self.tunnels:  # one by one: with a thousand of them this is a long step of a scrape
-            more = _sums(tunnel)
-            streams += more[0]
-            received += more[1]
-            sent += more[2]
-        return [streams, received, sent]
-
-
-def _events(tunnel: AgentTunnel) -> int:
-    proxy = tunnel.proxy
-    events = proxy.totals.events
-    return events + sum(exchange.events for exchange in proxy.exchanges.values()) if proxy.exchanges else events
-
-
-def _sums(tunnel: AgentTunnel) -> tuple[int, int, int]:
-    return tunnel.proxy.totals.streams, *tunnel.proxy.carried
-
-
-def _dial(config: AgentConfig) -> Dial:
-    server = config.server
-    secure = server.url.startswith("wss:")
-    context = None
-    if secure or server.ca_file or server.client_cert:
-        context = client_context(ca_file=server.ca_file, client_cert=server.client_cert, client_key=server.client_key)
-    try:
-        proxy = proxy_for(server.url, server.proxy, os.environ)
-    except ValueError as error:
-        raise ConfigError([str(error)]) from None
-    proxy_tls = None
-    if (
-        proxy is not None and proxy.scheme == "https"
-    ):  # the system's roots too: a proxy is seldom of one's own authority
-        proxy_tls = client_context(also=server.ca_file)
-    return Dial(server.url, agent_token(server), context if secure else None, proxy, proxy_tls)

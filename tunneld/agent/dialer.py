@@ -11,14 +11,17 @@ from dataclasses import dataclass
 
 from tunneld import __version__
 from tunneld.agent.reconnect import Failed, Retry, Verdict, of_error_code, of_refusal
-from tunneld.config.proxies import Proxy
-from tunneld.errors import ProtocolError
+from tunneld.config.link import ServerLink
+from tunneld.config.proxies import Proxy, proxy_for
+from tunneld.config.secrets import agent_token
+from tunneld.errors import ConfigError, ProtocolError
 from tunneld.protocol.frames import max_message
 from tunneld.wire.proxy import ProxyFailed
+from tunneld.wire.tls import client_context
 from tunneld.wire.ws_connect import ConnectTimeout, SubprotocolRemoved, UpgradeFailed, UpgradeRefused, connect
 from tunneld.wire.ws_protocol import WebSocket
 
-__all__ = ["DIAL_ERRORS", "DIAL_TIMEOUT", "MAX_HEADER", "SUBPROTOCOL", "Dial", "of_dial", "open_pipe"]
+__all__ = ["DIAL_ERRORS", "DIAL_TIMEOUT", "MAX_HEADER", "SUBPROTOCOL", "Dial", "dial_to", "of_dial", "open_pipe"]
 
 SUBPROTOCOL = "tunneld.v3"
 #: Seconds for TCP, TLS and the upgrade, and again for `connected`.
@@ -168,3 +171,21 @@ def _detail(refused: UpgradeRefused) -> str:
         return ""
     detail = document.get("detail") if isinstance(document, dict) else None
     return " ".join(detail[:500].split()) if isinstance(detail, str) else ""
+
+
+def dial_to(server: ServerLink) -> Dial:
+    """How to reach that server; raises ConfigError when the credential, a certificate or a proxy cannot be used."""
+    secure = server.url.startswith("wss:")
+    context = None
+    if secure or server.ca_file or server.client_cert:
+        context = client_context(ca_file=server.ca_file, client_cert=server.client_cert, client_key=server.client_key)
+    try:
+        proxy = proxy_for(server.url, server.proxy, os.environ)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from None
+    proxy_tls = None
+    if (
+        proxy is not None and proxy.scheme == "https"
+    ):  # the system's roots too: a proxy is seldom of one's own authority
+        proxy_tls = client_context(also=server.ca_file)
+    return Dial(server.url, agent_token(server), context if secure else None, proxy, proxy_tls)
