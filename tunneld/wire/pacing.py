@@ -19,6 +19,7 @@ MOST = 64 * 1024
 """Octets in the transport, and of a message, on a network that is fast enough; the kernel then holds `LOWAT`."""
 _LEAST = 16 * 1024  # of either: less is an answer's head, and the loop has to come round before it is sent
 _EVERY = 0.1  # seconds between two looks at the rate
+_NEAR = 0.001  # seconds: so short a way is no slow network; what is slow there is a reader, or this machine
 _FORGETS = 0.9  # what is left of a rate at the next look, where none as high was seen: one low sample proves nothing
 
 
@@ -48,7 +49,7 @@ class Pace:
             return False
         self._again = now + _EVERY
         kernel = read_tcp_info(self._transport)
-        if kernel is None or not kernel.delivery_rate:
+        if kernel is None or not kernel.delivery_rate or kernel.least_rtt < _NEAR:
             return False
         first = not self._rate
         self._rate = max(float(kernel.delivery_rate), self._rate * _FORGETS)

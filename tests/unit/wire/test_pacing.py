@@ -31,12 +31,13 @@ class Ends:
     def __init__(self, transport: asyncio.Transport) -> None:
         self.transport = transport
         self.rate = 0
+        self.away = 0.02
         self.asked = 0
 
     def read(self, transport: asyncio.BaseTransport) -> TcpInfo | None:
         self.asked += 1
         found = read_tcp_info(transport)
-        return None if found is None else replace(found, delivery_rate=self.rate)
+        return None if found is None else replace(found, delivery_rate=self.rate, least_rtt=self.away)
 
     def unsent(self) -> int:
         return int(self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, _UNSENT))
@@ -83,6 +84,13 @@ async def test_one_low_sample_of_a_fast_network_changes_nothing(ends: Ends) -> N
     ends.rate = 400 * MBIT
     assert pace.look(99.0)
     assert pace.held == MOST
+
+
+async def test_a_slow_reader_beside_it_is_no_slow_network(ends: Ends) -> None:
+    pace = Pace(ends.transport)
+    ends.rate, ends.away = MBIT, 0.0001
+    assert not any(pace.look(1.0 + number) for number in range(5))
+    assert (pace.held, ends.unsent()) == (MOST, LOWAT)
 
 
 async def test_it_asks_ten_times_a_second_at_most(ends: Ends) -> None:
