@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
 
@@ -37,7 +36,7 @@ class Ends:
     def read(self, transport: asyncio.BaseTransport) -> TcpInfo | None:
         self.asked += 1
         found = read_tcp_info(transport)
-        return None if found is None else replace(found, delivery_rate=self.rate, least_rtt=self.away)
+        return None if found is None else found._replace(delivery_rate=self.rate, least_rtt=self.away)
 
     def unsent(self) -> int:
         return int(self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, _UNSENT))
