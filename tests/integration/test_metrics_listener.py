@@ -15,8 +15,12 @@ import pytest
 from tests.support.running import Book, agent_settings
 from tests.support.sockets import LOOPBACK
 from tunneld.config.agent import AgentConfig
+from tunneld.config.common import QualityConfig
+from tunneld.control import metrics
+from tunneld.control.admin import quality_metrics
 from tunneld.control.host import AgentHost
 from tunneld.errors import ConfigError
+from tunneld.server.registry import Tunnel
 
 SECRET = "the-scraper's-own"
 
@@ -183,3 +187,26 @@ async def test_refused_changes_of_one_caller_have_one_line_and_the_others_are_co
         assert len(found[0]["detail"]) < 300
     last = json.loads(audit.read_text().splitlines()[-1])
     assert last["detail"] == f"3 more within 60 s like this: {found[0]['detail']}", "told when it leaves at the latest"
+
+
+@pytest.mark.parametrize("most", [0, 1])
+async def test_what_the_kernel_knows_is_told_of_few_tunnels_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Of thousands it would be a third of a scrape."""
+    monkeypatch.setattr(metrics, "KERNEL_TUNNELS", most)
+    async with hosted(folder) as (_, client):
+        text = (await client.get("/metrics")).text
+    assert ("# TYPE tunneld_connection_rtt_seconds" in text) == bool(most)
+    assert "# TYPE tunneld_heartbeat_rtt_seconds" in text
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_so_it_is_at_the_server(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr(quality_metrics, "KERNEL_TUNNELS", most)
+    tunnels = [
+        Tunnel(name, now=0, public_url="", host_url=None, max_waiting=1, thresholds=QualityConfig()) for name in "ab"
+    ]
+    told = {family.name for family in quality_metrics.quality_families(tunnels) if family is not None}
+    assert ("tunneld_known_connection_rtt_seconds" in told) == (most == 2)
+    assert "tunneld_known_heartbeat_rtt_seconds" in told

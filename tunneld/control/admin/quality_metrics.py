@@ -22,6 +22,8 @@ from tunneld.wire.tcp_info import TcpInfo
 __all__ = ["quality_families"]
 
 _LOOK = 16  # tunnels between two turns of the loop
+KERNEL_TUNNELS = 256
+"""A server with more tells nothing of what the kernel knows: to ask it of each connection is most of a scrape."""
 
 
 @dataclass(slots=True)
@@ -31,14 +33,16 @@ class _Found:
     grades: Counter[str | None] = field(default_factory=Counter)
     causes: Counter[str | None] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
-    connected: list[tuple[Reading, Seen]] = field(default_factory=list)
+    connected: list[Reading] = field(default_factory=list)
+    seen: list[Seen] = field(default_factory=list)
 
 
 def quality_families(tunnels: list[Tunnel]) -> Iterator[Family | None]:
     """The families; None between some tunnels: see `render`."""
     found, now = _Found(), monotonic()
+    asked = len(tunnels) <= KERNEL_TUNNELS
     for number, tunnel in enumerate(tunnels, 1):
-        _look(tunnel, now, found)
+        _look(tunnel, now, found, asked=asked)
         if number % _LOOK == 0:
             yield None
     yield gauge("tunneld_connection_grade", "Tunnels by the grade of their connection.", ("grade",), [
@@ -51,17 +55,20 @@ def quality_families(tunnels: list[Tunnel]) -> Iterator[Family | None]:
     yield gauge("tunneld_service_fault", "Tunnels whose service fails, by why.", ("cause",), [
         ((cause,), found.faults[cause]) for cause in service.CAUSES
     ])  # fmt: skip
-    yield from _of_readings([reading for reading, _ in found.connected])
-    yield from _of_connections([seen for _, seen in found.connected])
+    yield from _of_readings(found.connected)
+    if asked:
+        yield from _of_connections(found.seen)
 
 
-def _look(tunnel: Tunnel, now: float, found: _Found) -> None:
+def _look(tunnel: Tunnel, now: float, found: _Found, *, asked: bool) -> None:
     reading = tunnel.read_quality(now)
     found.grades[reading.grade] += 1
     if reading.reason:
         found.causes[cause_of(reading.reason)] += 1
     if tunnel.online and tunnel.connection is not None:
-        found.connected.append((reading, tunnel.connection.seen(now)))
+        found.connected.append(reading)
+        if asked:
+            found.seen.append(tunnel.connection.seen(now))
         if tunnel.proof.fault is not None:
             found.faults[service.cause_of(tunnel.proof.fault)] += 1
 
@@ -100,7 +107,7 @@ def _of_connections(seen: list[Seen]) -> Iterator[Family]:
     trips = (("smoothed", [each.rtt for each in kernels]), ("least", [each.least_rtt for each in kernels]))
     yield gauge(
         "tunneld_known_connection_rtt_seconds",
-        "The kernel's own round trip, smoothed, and the least of late, over tunnels.",
+        "The kernel's round trip, smoothed, and the least of late, over tunnels; of servers with up to 256.",
         ("stat", "tunnels"), [((stat, *labels), value) for stat, all_ in trips for labels, value in _over(all_)],
     )  # fmt: skip
     for name, help_, total in (
