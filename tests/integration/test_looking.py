@@ -9,10 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.looking import begun, head, looking, stream_id
+from tests.support.looking import LookedInto, head, looking, stream_id
 from tests.support.running import Book
-from tunneld.agent.inspection import Inspector, Tap, masked
-from tunneld.config.agent import InspectionConfig
+from tunneld.agent.inspection import Tap, masked
 from tunneld.protocol.messages import Open
 
 
@@ -111,7 +110,7 @@ def test_a_tap_is_held_to_its_rate_and_says_what_it_left_out() -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
 def test_how_the_bytes_are_cut_does_not_change_the_events(size: int) -> None:
     given: list[dict[str, Any]] = []
-    seen = begun(Inspector(InspectionConfig()), Open("r", "GET", "/", []))
+    seen = LookedInto().seen(Open("r", "GET", "/", []))
     seen.answered(200, head([]), sse=True)
     end = seen.tap(Tap(1000, given.append))
     data = "id: 1\r\ndata: ä\r\n\r\n: c\n\ndata: two\ndata: lines\n\nretry: 5\n\n".encode()

@@ -11,10 +11,9 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.support.looking import begun, head, looking, stream_id
+from tests.support.looking import LookedInto, head, looking, stream_id
 from tests.support.running import settled
-from tunneld.agent.inspection import Inspector, Tap, masked, unpacked, unsecret
-from tunneld.config.agent import InspectionConfig
+from tunneld.agent.inspection import Tap, masked, unpacked, unsecret
 from tunneld.control.tailing import Tailing
 from tunneld.protocol.messages import Open
 
@@ -69,7 +68,7 @@ def test_what_only_says_that_it_is_packed_or_is_a_bomb_is_shown_as_bytes() -> No
     bomb = zlib.compress(bytes(10 << 20))
     for data in (b"data: plain\n\n", bomb):
         given: list[dict[str, Any]] = []
-        seen = begun(Inspector(InspectionConfig()), Open("r", "GET", "/", []))
+        seen = LookedInto().seen(Open("r", "GET", "/", []))
         seen.answered(200, head([("Content-Encoding", "deflate")]), sse=True)
         seen.tap(Tap(10, given.append))
         seen.passed(data)

@@ -17,17 +17,39 @@ from tests.support.running import agent_settings, port_of, running_server, settl
 from tests.support.sockets import LOOPBACK
 from tests.support.ws_raw import accept_of
 from tunneld.agent.inspection import Inspector, Seen
-from tunneld.config.agent import AgentConfig
+from tunneld.agent.record import Record
+from tunneld.config.agent import AgentConfig, InspectionConfig
 from tunneld.control.host import AgentHost
 from tunneld.protocol.headers import Headers
 from tunneld.protocol.messages import Open, encode
 
-__all__ = ["Service", "begun", "head", "looking", "stream_id"]
+__all__ = ["LookedInto", "Service", "head", "looking", "stream_id"]
 
 
-def begun(of: Inspector, request: Open) -> Seen:
-    """A request that is looked into, as the tunnel brings it."""
-    return of.begin(encode(request), monotonic())
+class LookedInto:
+    """An inspector, and requests that come and go without a tunnel."""
+
+    def __init__(self, **config: int) -> None:
+        self.live: dict[str, Record] = {}
+        self.inspector = Inspector(InspectionConfig(**config), self.live)
+
+    def begin(self, request: Open, opening: bytes = b"") -> Record:
+        """One comes; `opening`: as it came, where that is not as our own encoding."""
+        record = self.live[request.request_id] = Record("demo", request)
+        record.opening = opening or encode(request)
+        return record
+
+    def seen(self, request: Open) -> Seen:
+        """One that is asked for at once."""
+        seen = self.inspector.of(self.begin(request))
+        assert seen is not None
+        return seen
+
+    def end(self, request_id: str, reason: str = "done") -> None:
+        """It is over."""
+        record = self.live.pop(request_id)
+        record.reason = reason
+        self.inspector.over(record, monotonic())
 
 
 def head(headers: Headers, status: int = 200) -> str:

@@ -84,7 +84,7 @@ class Exchange(Record):
         self._ending = ""  # why it ends, while the last of the answer is being sent
         self._trailers: Headers = []  # of the upload, while there is no connection
         if proxy.inspector is not None:
-            self.seen = proxy.inspector.begin(stream.opening, self.started)
+            self.opening = stream.opening
 
     @property
     def stuck(self) -> bool:
@@ -222,8 +222,9 @@ class Exchange(Record):
             return
         size = len(data)
         self.bytes_in += size
-        if self.seen is not None:
-            self.seen.upload(data)
+        inspector = self._proxy.inspector
+        if inspector is not None and (seen := inspector.of(self)) is not None:
+            seen.upload(data)
         self.active = time.monotonic()
         if self._left >= 0:
             self._left -= size
@@ -321,8 +322,8 @@ class Exchange(Record):
             self.kind = "sse"
             if not is_encoded(headers):
                 self.counter = EventCounter()
-        if self.seen is not None:
-            self.seen.answered(status, self._head_text(), sse=self.kind == "sse")
+        if self.opening:
+            self._note_answer()
 
     def _switch(self, headers: Headers) -> None:
         """The service takes the upgrade: another object carries the WebSocket from here on."""
@@ -342,17 +343,24 @@ class Exchange(Record):
             raise BadAnswer("answer_too_large", "its head is over the limit once encoded") from None
         proxy.answers.discard(self)
         proxy.counts.first_byte.observe(time.monotonic() - self.started, self.request_id)
-        if self.seen is not None:
-            self.seen.answered(101, self._head_text(), sse=False)
+        self.status = 101
+        if self.opening:
+            self._note_answer()
         self._connection = self._head = None
         reader = connection.reader
         socket = SocketExchange(proxy, self, stream, connection.hand_over())
         reader.switch(socket.begin())
 
-    def _head_text(self) -> str:
-        """The head that the service's connection is telling."""
-        connection = self._connection
-        return "" if connection is None or connection.reader is None else connection.reader.head
+    def _note_answer(self) -> None:
+        """Keep the head that the service's connection is telling, for who looks into this."""
+        connection, inspector = self._connection, self._proxy.inspector
+        if connection is None or connection.reader is None or inspector is None:
+            return
+        self.answer = connection.reader.head
+        if self.seen is not None:
+            self.seen.answered(self.status, self.answer, sse=self.kind == "sse")
+        elif self.kind == "sse" and self.counter is None:
+            inspector.of(self)  # it is packed, and can be read only from its first byte on
 
     def answer_data(self, data: bytes) -> None:
         """See `AnswerSink`."""

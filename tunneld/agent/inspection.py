@@ -10,9 +10,9 @@ import codecs
 import re
 import zlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import monotonic, time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -21,6 +21,9 @@ from tunneld.errors import VisitorError
 from tunneld.protocol.headers import Headers, get_all, is_encoded, lower
 from tunneld.protocol.messages import Open, decode_open
 from tunneld.wire.http_client import head_fields
+
+if TYPE_CHECKING:
+    from tunneld.agent.record import Record
 
 __all__ = ["Inspector", "Seen", "Tap", "masked", "unpacked", "unsecret"]
 
@@ -95,7 +98,7 @@ class Tap:
 
 
 class Seen(msgspec.Struct, eq=False, gc=False):
-    """One request that is looked into; see `Inspector.begin`.
+    """One request that is looked into, or was; see `Inspector.of`.
 
     Heads are kept as they came, a text each, and none of it is known to the garbage collector: an object for each
     header of so many requests would be made for nobody, and let go of when none of it is in any cache any more.
@@ -200,9 +203,9 @@ class Seen(msgspec.Struct, eq=False, gc=False):
         told = {"kind": kind, "final": bool(first & 0x80), "bytes": len(payload), "text": text}
         reading.give(monotonic(), {"type": "frame", "from": sender, **told})
 
-    def over(self, reason: str) -> None:
-        """It is over, or nobody may look into it any more."""
-        self.reason, self.seconds = reason, monotonic() - self.began
+    def over(self, reason: str, now: float) -> None:
+        """It is over, or nobody may look into it any more; `now` is monotonic seconds."""
+        self.reason, self.seconds = reason, now - self.began
         reading, self._reading, self._packing = self._reading, None, None
         if reading is not None:
             for tap in reading.taps:
@@ -357,38 +360,59 @@ def _decoded(block: str) -> dict[str, Any]:
 
 
 class Inspector:
-    """Of one tunnel: the last requests, those under way among them.
+    """Of one tunnel: the last requests, and those under way.
+
+    A request costs little as long as nobody looks: its record keeps what opened it and its answer's head, and what is
+    kept of it for people is made when it is over, or needed before.
 
     Args:
         config: how much is kept.
+        live: request id to record, of those under way; it changes as they come and go.
 
     Attributes:
         readers: that look into a stream now.
     """
 
-    def __init__(self, config: InspectionConfig) -> None:
+    def __init__(self, config: InspectionConfig, live: Mapping[str, Record]) -> None:
         self.config = config
         self.readers = 0
-        self._seen: deque[Seen] = deque()
+        self._live = live
+        self._over: deque[Seen] = deque()
 
     @property
     def kept(self) -> tuple[int, int]:
         """How many requests are kept, and how many may be."""
-        return len(self._seen), self.config.requests
+        return min(len(self._over) + len(self._live), self.config.requests), self.config.requests
 
-    def begin(self, request: bytes, began: float) -> Seen:
-        """A request comes; the oldest is forgotten for it when there are as many as may be.
+    def of(self, record: Record) -> Seen | None:
+        """What is kept of a request that is under way; None: nobody may look into it."""
+        seen = record.seen
+        if seen is None and record.opening:
+            age = monotonic() - record.started
+            seen = record.seen = Seen(record.opening, record.started, time() - age, self.config.body)
+            if record.answer:
+                seen.answered(record.status, record.answer, sse=record.kind == "sse")
+        return seen
+
+    def over(self, record: Record, now: float) -> None:
+        """It is over; the oldest are forgotten for it when there are more than may be.
 
         Args:
-            request: its OPEN.
-            began: monotonic seconds.
+            now: monotonic seconds.
         """
-        kept, config = self._seen, self.config
-        seen = Seen(request, began, time(), config.body)
+        seen, config = record.seen, self.config
+        if seen is None:  # the way of nearly all
+            age = now - record.started
+            seen = Seen(
+                record.opening, record.started, time() - age, config.body, record.answer, None, True, record.status,
+                record.reason, age,
+            )  # fmt: skip
+        else:
+            seen.over(record.reason, now)
+        kept = self._over
         kept.append(seen)
         while len(kept) > config.requests:
             kept.popleft()
-        return seen
 
     def watch(self, seen: Seen, tell: Callable[[dict[str, Any]], None], *, between: bool) -> Callable[[], None]:
         """Tell of what passes on a stream (see `Seen.tap`); the returned function ends that, once.
@@ -412,8 +436,14 @@ class Inspector:
 
     def find(self, request_id: str) -> Seen | None:
         """That request; None: it is not kept, or never was here."""
-        return next((seen for seen in reversed(self._seen) if seen.is_of(request_id)), None)
+        record = self._live.get(request_id)
+        if record is not None and (seen := self.of(record)) is not None:
+            return seen
+        return next((seen for seen in reversed(self._over) if seen.is_of(request_id)), None)
 
     def all(self) -> list[Seen]:
-        """Newest first."""
-        return list(reversed(self._seen))
+        """The last that began, newest first."""
+        most = self.config.requests
+        under_way = [record for record in self._live.values() if record.opening][-most:]
+        found = [*self._over, *(seen for record in under_way if (seen := self.of(record)) is not None)]
+        return sorted(found, key=lambda seen: seen.began, reverse=True)[:most]

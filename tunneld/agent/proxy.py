@@ -140,11 +140,12 @@ class Proxy:
         if config is None:
             self.inspector = None
             for exchange in self.exchanges.values():
+                exchange.opening, exchange.answer = b"", ""
                 seen, exchange.seen = exchange.seen, None
                 if seen is not None:
-                    seen.over("not_inspected")
+                    seen.over("not_inspected", time.monotonic())
         elif self.inspector is None:
-            self.inspector = Inspector(config)
+            self.inspector = Inspector(config, self.exchanges)
         else:
             self.inspector.config = config
 
@@ -279,8 +280,9 @@ class Proxy:
             self.answers.discard(exchange)
         self.stalls.discard(exchange)
         self.exchanges.pop(exchange.request_id, None)
-        if exchange.seen is not None:
-            exchange.seen.over(exchange.reason)
+        now = time.monotonic()
+        if exchange.opening and self.inspector is not None:
+            self.inspector.over(exchange, now)
         if self.tracer is not None:
             tracing.end(self.tracer, exchange)
         self.holders.budget.closed()
@@ -289,7 +291,6 @@ class Proxy:
         totals.bytes_out += exchange.bytes_out
         totals.events += exchange.events
         self._count(exchange.reason)
-        now = time.monotonic()
         self.counts.over(exchange.kind, exchange.reason, now - exchange.started, exchange.request_id)
         if exchange.reason == "done":
             self._failing = ""

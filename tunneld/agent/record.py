@@ -37,11 +37,14 @@ class Record:
         status: of the service's answer, once its head has come; 0 before.
         reason: why it ended; empty while it has not. ``done``, or one of the protocol's REASONS.
         code: of the problem document that was the answer; empty when the service's own answer was.
-        seen: what is kept of it for people; None: the tunnel has no `inspect: true`.
+        opening: what opened it, while people may look into it; empty: they may not (no `inspect: true`).
+        answer: beside that, the head of the service's answer, as it came; empty: there is none yet.
+        seen: what is kept of it for people, where more than that is: see `Inspector.of`.
     """
 
     __slots__ = (
         "active",
+        "answer",
         "bytes_in",
         "bytes_out",
         "client",
@@ -49,6 +52,7 @@ class Record:
         "counter",
         "kind",
         "method",
+        "opening",
         "path",
         "reason",
         "request_id",
@@ -74,6 +78,8 @@ class Record:
         self.status = 0
         self.reason = ""
         self.code = ""
+        self.opening = b""
+        self.answer = ""
         self.seen: Seen | None = None
 
     @property

@@ -44,7 +44,7 @@ class SocketExchange(Record, Bridge):
         self.state = "streaming"
         self.status = 101
         self.started = was.started
-        self.seen = was.seen
+        self.opening, self.answer, self.seen = was.opening, was.answer, was.seen
         self.stream = stream
         loop = asyncio.get_running_loop()
         self.hop = Hop(loop, transport, client=True, user=self, reads=proxy.pool.reads)

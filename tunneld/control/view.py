@@ -242,10 +242,11 @@ class AgentView:
         inspector = self._daemon.running(exchange.tunnel).tunnel.proxy.inspector
         if inspector is None:
             raise VisitorError("not_inspected", f"The tunnel {exchange.tunnel} has no `inspect: true`.")
-        if exchange.seen is None:
+        seen = inspector.of(exchange)
+        if seen is None:
             raise VisitorError("not_inspected", f"It began before {exchange.tunnel} had `inspect: true`.")
         between = exchange.counter is None or exchange.counter.between_blocks
-        return inspector.watch(exchange.seen, tell, between=between), inspector.config.waiting
+        return inspector.watch(seen, tell, between=between), inspector.config.waiting
 
     def alerts(self) -> AlertsStatus:
         """What the alerts say now."""

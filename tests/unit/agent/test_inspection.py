@@ -2,64 +2,106 @@
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import Any
 
-from tests.support.looking import begun, head
-from tunneld.agent.inspection import Inspector, Seen, Tap
+import pytest
+
+from tests.support.looking import LookedInto, head
+from tunneld.agent.inspection import Tap
 from tunneld.config.agent import InspectionConfig
 from tunneld.protocol.messages import Open
 
 HEADERS = [("Host", "app.internal"), ("Authorization", "Bearer x"), ("X-Name", "gr\xfc\xdf"), ("X-Name", "again")]
 
 
-def inspector(requests: int = 3) -> Inspector:
-    return Inspector(InspectionConfig(requests=requests))
+def request(number: int | str, path: str = "/p") -> Open:
+    return Open(f"request-{number}", "GET", path, list(HEADERS), "127.0.0.1:1")
 
 
-def seen(of: Inspector, number: int | str, path: str = "/p") -> Seen:
-    return begun(of, Open(f"request-{number}", "GET", path, list(HEADERS), "127.0.0.1:1"))
+def ids(of: LookedInto) -> list[str]:
+    return [one.request.request_id for one in of.inspector.all()]
 
 
-def test_the_last_requests_are_kept_newest_first() -> None:
-    kept = inspector(3)
+@pytest.mark.parametrize("over", [False, True])
+def test_the_last_requests_are_kept_newest_first(over: bool) -> None:
+    made = LookedInto(requests=3)
     for number in range(5):
-        seen(kept, number)
-    assert [one.request.request_id for one in kept.all()] == ["request-4", "request-3", "request-2"]
-    assert kept.kept == (3, 3)
-    assert kept.find("request-1") is None
-    found = kept.find("request-3")
+        made.begin(request(number))
+        if over:
+            made.end(f"request-{number}")
+    assert ids(made) == ["request-4", "request-3", "request-2"]
+    assert made.inspector.kept == (3, 3)
+    found = made.inspector.find("request-3")
     assert found is not None
-    assert found.request == Open("request-3", "GET", "/p", HEADERS, "127.0.0.1:1")
-    kept.config = InspectionConfig(requests=1)
-    seen(kept, 5)
-    assert [one.request.request_id for one in kept.all()] == ["request-5"]
+    assert found.request == request(3)
+    assert (made.inspector.find("request-1") is None) == over  # what is under way is found however old it is
+    made.inspector.config = InspectionConfig(requests=1)
+    made.begin(request(5))
+    assert ids(made) == ["request-5"]
+
+
+def test_one_that_takes_long_is_kept_from_its_end_on() -> None:
+    made = LookedInto(requests=2)
+    made.begin(request("long"))
+    for number in range(5):
+        made.begin(request(number))
+        made.end(f"request-{number}")
+    assert ids(made) == ["request-4", "request-3"]
+    long = made.inspector.find("request-long")
+    assert long is not None
+    assert long.reason == ""
+    made.end("request-long", "visitor")
+    assert ids(made) == ["request-4", "request-long"]
+    assert made.inspector.find("request-long") is long
+    assert long.reason == "visitor"
 
 
 def test_a_request_is_found_by_its_whole_id_alone() -> None:
-    kept = inspector()
-    seen(kept, 1, path="/request-2")
-    seen(kept, 11)
-    found = kept.find("request-1")
+    made = LookedInto()
+    for number, path in ((1, "/request-2"), (11, "/p")):
+        made.begin(request(number, path))
+        made.end(f"request-{number}")
+    found = made.inspector.find("request-1")
     assert found is not None
     assert found.request.path == "/request-2"
-    assert kept.find("request-2") is None
-    assert kept.find("request-") is None
-    assert kept.find("\udcff") is None
+    assert made.inspector.find("request-2") is None
+    assert made.inspector.find("request-") is None
+    assert made.inspector.find("\udcff") is None
 
 
 def test_a_request_whose_peer_escapes_its_id_is_found_too() -> None:
-    kept = inspector()
-    one = kept.begin(b'{"request_id":"request-\\u0031","method":"GET","path":"/","headers":[]}', monotonic())
-    assert kept.find("request-1") is one
+    made = LookedInto()
+    made.begin(request(1), b'{"request_id":"request-\\u0031","method":"GET","path":"/","headers":[]}')
+    made.end("request-1")
+    assert made.inspector.find("request-1") is not None
+
+
+def test_nothing_is_made_of_a_request_before_it_is_over_or_asked_for() -> None:
+    made = LookedInto()
+    record = made.begin(request(1))
+    record.status, record.answer = 200, head([("X-Of", "it")])
+    assert record.seen is None
+    asked = made.inspector.of(record)
+    assert asked is not None
+    assert (asked.status, asked.headers) == (200, [("X-Of", "it")])
+    assert made.inspector.of(record) is asked
+    unasked = made.begin(request(2))
+    unasked.status, unasked.answer = 204, head([("X-Of", "another")], 204)
+    made.end("request-2")
+    found = made.inspector.find("request-2")
+    assert found is not None
+    assert (found.status, found.headers, found.reason) == (204, [("X-Of", "another")], "done")
+    record.seen, record.opening = None, b""  # nobody may any more
+    assert made.inspector.of(record) is None
+    assert ids(made) == ["request-2"]
 
 
 def test_what_is_kept_is_no_object_of_the_request() -> None:
-    one = seen(inspector(), 1)
+    one = LookedInto().seen(request(1))
     one.answered(200, head([*HEADERS, ("Content-Encoding", "gzip")]), sse=True)
     one.upload(b"body")
     one.tap(Tap(50, lambda event: None))
-    one.over("done")
+    one.over("done", one.began + 1)
     assert {type(getattr(one, name)) for name in one.__struct_fields__} <= {
         type(None),
         bool,
@@ -77,8 +119,8 @@ def test_what_is_kept_is_no_object_of_the_request() -> None:
 
 
 def test_a_reader_begins_with_the_next_whole_event_and_is_told_the_end() -> None:
-    kept, told = inspector(1), list[dict[str, Any]]()
-    one = seen(kept, 1)
+    made, told = LookedInto(requests=1), list[dict[str, Any]]()
+    one = made.seen(request(1))
     one.answered(200, head([]), sse=True)
     minds = [one.minds]
     leave = one.tap(Tap(50, told.append), between=False)
@@ -91,15 +133,14 @@ def test_a_reader_begins_with_the_next_whole_event_and_is_told_the_end() -> None
     minds.append(one.minds)
     one.tap(Tap(50, told.append))
     one.passed(b"id: 7\ndata: seen\n\n")
-    seen(kept, 2)  # it is forgotten, and goes on
-    one.over("visitor")
+    made.end("request-1", "visitor")
     assert minds == [False, True, False]  # what passes is told to it while somebody reads
     assert told[2:] == [{"type": "event", "id": "7", "data": "seen"}, {"type": "end", "reason": "visitor"}]
 
 
 def test_a_reader_of_another_answer_is_given_its_bytes() -> None:
     told: list[dict[str, Any]] = []
-    one = seen(inspector(), 1)
+    one = LookedInto().seen(request(1))
     one.tap(Tap(50, told.append))
     one.answered(200, head([]), sse=False)
     assert one.minds
