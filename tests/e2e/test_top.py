@@ -17,7 +17,7 @@ import pytest
 
 from tests.e2e.conftest import MakePair, need
 from tests.e2e.test_dashboard import Visitors
-from tests.support.processes import ROOT, clean_environment, python_module
+from tests.support.processes import ROOT, clean_environment, eventually, python_module
 from tests.support.services import SampleService
 
 QUICK = {"heartbeat": {"interval": "1s", "timeout": "1s"}}
@@ -91,7 +91,7 @@ def test_it_lives_sorts_filters_and_cancels_in_80x24(top: Terminal, visitors: Vi
     lines = top.until("TUNNELS 2, by name", "STREAMS 3", "/events?id=red", "excellent", "q quit")
     assert max(map(len, lines)) <= 80
     assert any(line.startswith("> app") and "online" in line for line in lines)
-    top.until("▁")  # or any other bar: the curve has begun
+    eventually(lambda: re.search(" [▁▂▃▄▅▆▇█]{2,12} ", "\n".join(top.lines())), timeout=20, what="a curve")
     top.press("Tab")
     top.until("> STREAMS 3, by age (largest first)")
     top.press("s", "s")

@@ -8,6 +8,7 @@ rather than httptools, because it bounds the head and refuses a missing or doubl
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -127,9 +128,11 @@ class Serving:
         await self._cut(tuple(self._unanswered))
         for connection in tuple(self._state.connections):
             connection.transport.abort()
-        while self._state.connections:  # what it is told then goes nowhere, which is no fault any more
-            self._gone.clear()
-            await self._gone.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GRACE):
+                while self._state.connections:  # what it is told then goes nowhere, which is no fault any more
+                    self._gone.clear()
+                    await self._gone.wait()
         await self._cut(tuple(self._state.tasks))
 
     @staticmethod
