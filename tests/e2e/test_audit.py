@@ -199,7 +199,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk: run it as root, as CI does")
 @pytest.mark.timeout(60)
 def test_a_full_disk_of_the_audit_is_said_and_everything_else_goes_on(stack: ExitStack, folder: Path) -> None:
     service = SampleService()

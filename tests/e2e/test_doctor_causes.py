@@ -225,7 +225,7 @@ def test_an_agent_and_a_server_of_two_versions(place: Place, stack: ExitStack) -
     assert "bring the older one to the newer's version" in found["server"]["advice"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user: run it as root, as CI does")
 def test_a_socket_that_is_not_ours_and_one_that_is_stale(stack: ExitStack) -> None:
     folder = stack.enter_context(short_dir())
     server = Server(folder)

@@ -199,6 +199,7 @@ async def test_what_the_kernel_knows_is_told_of_few_tunnels_alone(
         text = (await client.get("/metrics")).text
     assert ("# TYPE tunneld_connection_rtt_seconds" in text) == bool(most)
     assert "# TYPE tunneld_heartbeat_rtt_seconds" in text
+    assert "# TYPE tunneld_connection_last_byte_timestamp_seconds" in text
 
 
 @pytest.mark.parametrize("most", [1, 2])

@@ -222,9 +222,10 @@ class Exchange(Record):
             return
         size = len(data)
         self.bytes_in += size
-        inspector = self._proxy.inspector
-        if inspector is not None and (seen := inspector.of(self)) is not None:
-            seen.upload(data)
+        if self.opening and (inspector := self._proxy.inspector) is not None:
+            seen = inspector.of(self)
+            if seen is not None:
+                seen.upload(data)
         self.active = time.monotonic()
         if self._left >= 0:
             self._left -= size

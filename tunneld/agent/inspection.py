@@ -397,6 +397,8 @@ class Inspector:
     def over(self, record: Record, now: float) -> None:
         """It is over; the oldest are forgotten for it when there are more than may be.
 
+        The record keeps nothing of it: who else holds that would hold a head and a body with it.
+
         Args:
             now: monotonic seconds.
         """
@@ -409,6 +411,7 @@ class Inspector:
             )  # fmt: skip
         else:
             seen.over(record.reason, now)
+        record.opening, record.answer, record.seen = b"", "", None
         kept = self._over
         kept.append(seen)
         while len(kept) > config.requests:

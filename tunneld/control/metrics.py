@@ -15,6 +15,7 @@ from tunneld.protocol.grades import GRADES, Grade, cause_of
 from tunneld.protocol.quality import Reading
 from tunneld.telemetry import causes as service
 from tunneld.telemetry.exposition import (
+    KERNEL_TUNNELS,
     Family,
     Things,
     Written,
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["agent_metrics"]
 
-KERNEL_TUNNELS = 256
-"""An agent with more tells nothing of what the kernel knows: to ask it of each connection is a third of a scrape."""
 _STATES: tuple[str, ...] = get_args(TunnelState)
 
 
@@ -57,6 +56,7 @@ def _families(daemon: AgentDaemon, alerts: Alerts, written: Written) -> Iterator
     yield from _of_quality(named)
     if len(tunnels) <= KERNEL_TUNNELS:
         yield from _of_kernel(named)
+    yield _heard(named)
     yield from _of_streams(daemon, tunnels, named)
     yield from _of_outages(named)
     budget = daemon.holders.budget
@@ -150,9 +150,8 @@ def _of_quality(named: Named) -> Iterator[Family]:
 
 
 def _of_kernel(named: Named) -> Iterator[Family]:
-    """What the kernel knows of the connections that stand, and when they were heard."""
+    """What the kernel knows of the connections that stand."""
     known: dict[AgentTunnel, TcpInfo | None] = {}
-    wall = time() - monotonic()
 
     def of(value: Callable[[TcpInfo], float]) -> Callable[[AgentTunnel], float | None]:
         def read(tunnel: AgentTunnel) -> float | None:
@@ -163,10 +162,6 @@ def _of_kernel(named: Named) -> Iterator[Family]:
             return None if info is None else value(info)
 
         return read
-
-    def heard(tunnel: AgentTunnel) -> float | None:
-        at = tunnel.heard_at
-        return None if at is None else round(at + wall, 3)
 
     yield of_each(
         "gauge", "tunneld_connection_rtt_seconds",
@@ -186,7 +181,16 @@ def _of_kernel(named: Named) -> Iterator[Family]:
         "gauge", "tunneld_connection_delivery_bytes_per_second", "What the peer acknowledged lately; 0: not known.",
         named, ("", of(lambda info: info.delivery_rate)),
     )  # fmt: skip
-    yield of_each(
+
+
+def _heard(named: Named) -> Family:
+    wall = time() - monotonic()
+
+    def heard(tunnel: AgentTunnel) -> float | None:
+        at = tunnel.heard_at
+        return None if at is None else round(at + wall, 3)
+
+    return of_each(
         "gauge", "tunneld_connection_last_byte_timestamp_seconds", "When the last byte came.", named, ("", heard)
     )
 

@@ -91,6 +91,7 @@ def test_nothing_is_made_of_a_request_before_it_is_over_or_asked_for() -> None:
     found = made.inspector.find("request-2")
     assert found is not None
     assert (found.status, found.headers, found.reason) == (204, [("X-Of", "another")], "done")
+    assert (unasked.opening, unasked.answer, unasked.seen) == (b"", "", None)  # whoever holds it holds no more
     record.seen, record.opening = None, b""  # nobody may any more
     assert made.inspector.of(record) is None
     assert ids(made) == ["request-2"]

@@ -16,14 +16,12 @@ from tunneld.protocol.quality import Reading
 from tunneld.server.carriers import Seen
 from tunneld.server.registry import Tunnel
 from tunneld.telemetry import causes as service
-from tunneld.telemetry.exposition import Family, gauge
+from tunneld.telemetry.exposition import KERNEL_TUNNELS, Family, gauge
 from tunneld.wire.tcp_info import TcpInfo
 
 __all__ = ["quality_families"]
 
 _LOOK = 16  # tunnels between two turns of the loop
-KERNEL_TUNNELS = 256
-"""A server with more tells nothing of what the kernel knows: to ask it of each connection is most of a scrape."""
 
 
 @dataclass(slots=True)
