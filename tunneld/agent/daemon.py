@@ -402,7 +402,13 @@ class AgentDaemon(Roster):
     def _stream_changed(self, kind: str, now: float, exchange: Record) -> None:
         if self.draining:
             self._idle.set()
-        self._teller.stream(kind, now, exchange)
+        teller = self._teller
+        if kind == "stream_opened":
+            teller.opened(exchange)
+        elif kind == "stream_closed":
+            teller.closed(exchange, now)
+        else:
+            teller.upgraded(exchange)
 
     def tell(self, kind: str, /, **fields: Any) -> None:
         """Tell whoever subscribed of an event."""

@@ -1,7 +1,9 @@
 """What happens in an agent, as events for whoever listens: two for each visitor's request, and a few others.
 
-Where nobody listens an event costs a look at a bool. Of the many, those of streams, nothing is made as they happen: it
-is noted which stream it was, and they are made together when somebody is about to be written to, or some have gathered.
+Where nobody listens an event costs a look at a bool. Of the many, those of streams, nothing is made as they happen:
+what they say is noted, and they are made together when somebody is about to be written to, or some have gathered. A
+stream that is over is noted by its values alone: what held hundreds of exchanges for a tenth of a second cost more than
+the events, since each new one then was in memory that no cache knew any more.
 """
 
 from __future__ import annotations
@@ -18,19 +20,16 @@ import msgspec
 if TYPE_CHECKING:
     from tunneld.agent.record import Record
 
-__all__ = ["MAX_WAITING", "Listener", "StreamClosed", "StreamListener", "StreamOpened", "Teller"]
+__all__ = ["MAX_WAITING", "Listener", "StreamListener", "Teller"]
 
-MAX_WAITING: Final = 64 * 1024
+MAX_WAITING: Final = 128 * 1024
 """Bytes, about, of events of streams that wait to be made."""
 _EACH: Final = 256  # bytes of an event beyond its path
 
 
-class StreamOpened(msgspec.Struct, frozen=True, gc=False):
-    """``stream_opened`` and ``stream_upgraded``, with the keys and in the order of what readers get."""
+class _Shared(msgspec.Struct, gc=False):
+    """What all events of a stream say, in the order of what readers get."""
 
-    id: int
-    type: str
-    time: str
     tunnel: str
     request_id: str
     kind: str
@@ -39,13 +38,25 @@ class StreamOpened(msgspec.Struct, frozen=True, gc=False):
     client: str
 
 
-class StreamClosed(StreamOpened, frozen=True, gc=False):
-    """``stream_closed``; `age_s` in seconds."""
+class _Closed(msgspec.Struct, gc=False):
+    """What is noted of a stream that is over.
 
+    Attributes:
+        opened: that it began stands in a place before, and was not told yet.
+        said: of its end.
+        started: monotonic seconds.
+        ended: monotonic seconds.
+        text: of `said`, once it is made.
+    """
+
+    opened: bool
+    said: _Shared
     reason: str
-    age_s: float
+    started: float
+    ended: float
     bytes_in: int
     bytes_out: int
+    text: bytes = b""
 
 
 Listener = Callable[[dict[str, Any]], None]
@@ -77,12 +88,13 @@ class Teller:
         self._others: tuple[Listener, ...] = ()  # take all but the streams' so
         self._streams: tuple[StreamListener, ...] = ()
         self._listened = False  # to events of streams
-        self._waiting: list[tuple[str, float, Record]] = []
+        self._waiting: list[Record | _Closed] = []  # a record: it began; what is closed: it ended, or began as well
+        self._places: dict[Record, int] = {}  # in that list, of those that began
         self._size = 0  # of those, bytes
         # Rising over restarts too, so that a reader that comes back to another process is told of the gap.
         self._ids = itertools.count(int(time() * 1000) * 1000)
         self._millisecond = self._second = -1
-        self._stamp = self._begin = ""  # of that millisecond; of that second, without its end
+        self._stamp = self._begin = b""  # of that millisecond; of that second, without its end
 
     def subscribe(self, listener: Listener, streams: StreamListener | None = None) -> Callable[[], None]:
         """Call `listener` for each event that comes, until the returned function is called.
@@ -106,7 +118,7 @@ class Teller:
                 self._streams = _without(self._streams, streams)
             self._listened = bool(self._whole or self._streams)
             if not self._listened:
-                self._waiting, self._size = [], 0
+                self._waiting, self._places, self._size = [], {}, 0
 
         return leave
 
@@ -115,17 +127,38 @@ class Teller:
         self.flush()
         listeners = self._whole + self._others
         if listeners:
-            event = {"id": next(self._ids), "type": kind, "time": self._stamped(time()), **fields}
+            event = {"id": next(self._ids), "type": kind, "time": self._stamped(time()).decode(), **fields}
             for listener in listeners:
                 listener(event)
 
-    def stream(self, kind: str, now: float, record: Record) -> None:
-        """A stream began, became a WebSocket, or ended; `now` is monotonic seconds."""
+    def opened(self, record: Record) -> None:
+        """A stream began."""
+        if self._listened:
+            self._places[record] = len(self._waiting)
+            self._note(record, len(record.path))
+
+    def upgraded(self, record: Record) -> None:
+        """A stream became a WebSocket."""
+        if self._listened:
+            self.tell("stream_upgraded", {name: getattr(record, name) for name in _Shared.__struct_fields__})
+
+    def closed(self, record: Record, now: float) -> None:
+        """A stream is over; `now` is monotonic seconds."""
         if not self._listened:
             return
+        place = self._places.pop(record, None)
+        said = _Shared(record.tunnel, record.request_id, record.kind, record.method, record.path, record.client)
+        ended = _Closed(
+            place is not None, said, record.reason, record.started, now, record.bytes_in, record.bytes_out
+        )  # fmt: skip
+        if place is not None:
+            self._waiting[place] = ended
+        self._note(ended, len(record.path))
+
+    def _note(self, what: Record | _Closed, size: int) -> None:
         waiting = self._waiting
-        waiting.append((kind, now, record))
-        self._size += len(record.path) + _EACH
+        waiting.append(what)
+        self._size += size + _EACH
         if len(waiting) == 1:
             for listener in self._streams:
                 listener.waiting(self.flush)
@@ -136,38 +169,34 @@ class Teller:
         """Make the events that wait, and give them to whoever listens."""
         if not self._waiting:
             return
-        waiting, self._waiting, self._size = self._waiting, [], 0
-        whole, streams = self._whole, self._streams
+        waiting, self._waiting, self._places, self._size = self._waiting, [], {}, 0
         offset = time() - monotonic()
-        encoded, first, event_id = bytearray(), 0, 0
-        for kind, now, record in waiting:  # each to its end, while it is in the cache
-            event = self._made(kind, now, offset + now, record)
-            event_id = event.id
+        blocks: list[bytes] = []
+        first = event_id = 0
+        for what in waiting:
+            event_id = next(self._ids)
             first = first or event_id
-            if streams:
-                _encode(event, encoded)
-            if whole:
-                shown = msgspec.structs.asdict(event)
-                for listener in whole:
-                    listener(shown)
-        for taker in streams:
-            taker.take(first, event_id, bytes(encoded), len(waiting))
+            if isinstance(what, _Closed):
+                text = what.text = what.text or _text(what.said)
+                if not what.opened:
+                    age = int((what.ended - what.started) * 1000 + 0.5) / 1000
+                    ended = (what.reason.encode(), age, what.bytes_in, what.bytes_out)
+                    blocks.append(_CLOSED % (event_id, event_id, self._stamped(offset + what.ended), text, *ended))
+                    continue
+                what.opened = False
+                if what.said.kind != "http":
+                    text = _begun(what.said)
+            else:
+                text = _begun(what)
+            blocks.append(_OPENED % (event_id, event_id, self._stamped(offset + what.started), text))
+        for listener in self._whole:
+            for block in blocks:
+                listener(json.loads(block.partition(_DATA)[2]))
+        encoded = b"".join(blocks)
+        for taker in self._streams:
+            taker.take(first, event_id, encoded, len(blocks))
 
-    def _made(self, kind: str, now: float, at: float, record: Record) -> StreamOpened:
-        if kind != "stream_closed":
-            # That it is an event stream may be known by now, and was not then.
-            carried = "http" if kind == "stream_opened" else record.kind
-            return StreamOpened(
-                next(self._ids), kind, self._stamped(at), record.tunnel, record.request_id, carried, record.method,
-                record.path, record.client,
-            )  # fmt: skip
-        age = int((now - record.started) * 1000 + 0.5) / 1000  # a quarter of what `round` takes
-        return StreamClosed(
-            next(self._ids), kind, self._stamped(at), record.tunnel, record.request_id, record.kind, record.method,
-            record.path, record.client, record.reason, age, record.bytes_in, record.bytes_out,
-        )  # fmt: skip
-
-    def _stamped(self, at: float) -> str:
+    def _stamped(self, at: float) -> bytes:
         """ISO 8601 UTC in milliseconds, of seconds of the epoch; what is the same as before is not made again."""
         milliseconds = int(at * 1000)
         if milliseconds != self._millisecond:
@@ -175,23 +204,31 @@ class Teller:
             second = milliseconds // 1000
             if second != self._second:
                 self._second = second
-                self._begin = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
-            self._stamp = f"{self._begin}{milliseconds % 1000:03d}Z"
+                self._begin = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.").encode()
+            self._stamp = b"%b%03dZ" % (self._begin, milliseconds % 1000)
         return self._stamp
 
 
-_encoder = msgspec.json.Encoder()
+_DATA: Final = b"\ndata: "
+_OPENED: Final = b'id: %d\nevent: stream_opened\ndata: {"id":%d,"type":"stream_opened","time":"%b",%b}\n\n'
+_CLOSED: Final = (
+    b'id: %d\nevent: stream_closed\ndata: {"id":%d,"type":"stream_closed","time":"%b",%b,'
+    b'"reason":"%b","age_s":%a,"bytes_in":%d,"bytes_out":%d}\n\n'
+)
+_encode = msgspec.json.Encoder().encode
 
 
-def _encode(event: StreamOpened, into: bytearray) -> None:
-    """Add its block; JSON holds no line end, so one data field carries it."""
-    into += b"id: %d\nevent: %b\ndata: " % (event.id, event.type.encode())
-    begin = len(into)
+def _text(said: _Shared) -> bytes:
+    """As JSON without its braces; it holds no line end, so one data field carries it."""
     try:
-        _encoder.encode_into(event, into, -1)
+        return _encode(said)[1:-1]
     except UnicodeEncodeError:  # half a surrogate in a path
-        into[begin:] = json.dumps(msgspec.structs.asdict(event)).encode()
-    into += b"\n\n"
+        return json.dumps(msgspec.structs.asdict(said), separators=(",", ":"))[1:-1].encode()
+
+
+def _begun(of: Record | _Shared) -> bytes:
+    """As `_text`, of its begin: that it is an event stream may be known by now, and was not then."""
+    return _text(_Shared(of.tunnel, of.request_id, "http", of.method, of.path, of.client))
 
 
 _T = TypeVar("_T")

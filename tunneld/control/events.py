@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EventStream", "Subscribers"]
 
-GATHER = 0.1
-"""Seconds between two writes to one reader."""
+GATHER = 0.25
+"""Seconds between two writes to one reader, unless an eighth of what may wait for it does."""
 KEEPALIVE = 15.0
 """Seconds of quiet after which a comment shows the reader that the stream lives."""
 RETAIN = 300.0
@@ -55,9 +55,14 @@ def _after(event_id: int, encoded: bytes) -> list[bytes]:
 
 
 class Subscription:
-    """One reader's events, encoded, in order. `wake` is set when there is something to do."""
+    """One reader's events, encoded, in order.
 
-    __slots__ = ("_held", "_most", "_queue", "dropped", "ended", "last_id", "on_cut", "wake")
+    Attributes:
+        wake: set when there is something to do.
+        hurry: set when it should be done now: much waits, or it has ended.
+    """
+
+    __slots__ = ("_held", "_most", "_queue", "dropped", "ended", "hurry", "last_id", "on_cut", "wake")
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -67,6 +72,7 @@ class Subscription:
         self.dropped = 0
         self.last_id = 0
         self.wake = asyncio.Event()
+        self.hurry = asyncio.Event()
         self.on_cut: Callable[[], None] | None = None
 
     def add(self, last_id: int, encoded: bytes, events: int) -> None:
@@ -84,6 +90,8 @@ class Subscription:
         else:
             self._queue.append((encoded, events))
             self._held += len(encoded)
+            if self._held > self._most // 8:
+                self.hurry.set()
         self.wake.set()
 
     def begin(self, missed: list[bytes]) -> None:
@@ -111,12 +119,15 @@ class Subscription:
         self._queue.clear()
         self._held = 0
         self.wake.clear()
+        if not self.ended:
+            self.hurry.clear()
         return taken
 
     def end(self) -> None:
         """Take no more events; what waits may still be taken. Idempotent."""
         self.ended = True
         self.wake.set()
+        self.hurry.set()
 
 
 class Subscribers:
@@ -301,8 +312,12 @@ async def _pump(one: Subscription, send: Send, flush: Callable[[], None]) -> Non
     """
     sent = 0.0
     while True:
-        if (early := sent + GATHER - monotonic()) > 0 and not one.ended:
-            await asyncio.sleep(early)
+        if (early := sent + GATHER - monotonic()) > 0:
+            try:
+                async with asyncio.timeout(early):
+                    await one.hurry.wait()
+            except TimeoutError:
+                pass
         flush()
         ended = one.ended
         waiting = one.take()

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from tests.unit.control.test_events import Reader
 from tunneld.agent import telling
 from tunneld.agent.record import Record
-from tunneld.agent.telling import StreamOpened, Teller
+from tunneld.agent.telling import Teller
 from tunneld.control.event_bounds import EventBounds, events_usage
 from tunneld.control.event_shapes import TypedEvent
 from tunneld.control.events import Subscribers
@@ -23,19 +23,20 @@ from tunneld.protocol.messages import Open
 
 
 class Encoded:
-    """How many events were encoded, in how many goes."""
+    """How many texts of streams were encoded, for how many events, in how many goes."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.events = self.goes = 0
+        self.texts = self.events = self.goes = 0
         encode, take = telling._encode, Subscribers.take
 
-        def counted(event: StreamOpened, into: bytearray) -> None:
-            self.events += 1
-            encode(event, into)
+        def counted(said: object) -> bytes:
+            self.texts += 1
+            return encode(said)
 
-        def taken(subscribers: Subscribers, *given: Any) -> None:
+        def taken(subscribers: Subscribers, first: int, last: int, encoded: bytes, events: int) -> None:
             self.goes += 1
-            take(subscribers, *given)
+            self.events += events
+            take(subscribers, first, last, encoded, events)
 
         monkeypatch.setattr(telling, "_encode", counted)
         monkeypatch.setattr(Subscribers, "take", taken)
@@ -53,10 +54,10 @@ def teller() -> Teller:
 
 def request(teller: Teller, number: int, path: str = "/small") -> None:
     record = Record("app", Open(f"r{number}", "GET", path, [], "127.0.0.1:40000"))
-    teller.stream("stream_opened", record.started, record)
+    teller.opened(record)
     record.bytes_out = 100
     record.reason = "done"
-    teller.stream("stream_closed", monotonic(), record)
+    teller.closed(record, monotonic())
 
 
 class Taken:
@@ -94,7 +95,7 @@ async def test_nothing_is_made_or_encoded_where_nobody_listens(teller: Teller, e
         request(teller, number)
     teller.tell("heartbeat", {"tunnel": "app", "ok": True, "rtt_ms": 1.0})
     assert next(teller._ids) == before + 1
-    assert (encoded.events, len(subscribers)) == (0, 0)
+    assert (encoded.texts, len(subscribers)) == (0, 0)
 
 
 async def test_many_readers_cost_one_encoding_and_few_writes(teller: Teller, encoded: Encoded) -> None:
@@ -104,11 +105,11 @@ async def test_many_readers_cost_one_encoding_and_few_writes(teller: Teller, enc
         await reader.until(": subscribed")
     for number in range(50):
         request(teller, number)
-    assert encoded.events == 0  # not before a reader is written to
+    assert encoded.texts == 0  # not before a reader is written to
     for reader in readers:
         await reader.until('"r49"')
         await reader.until('"bytes_out":100')
-    assert (encoded.events, encoded.goes) == (100, 1)
+    assert (encoded.texts, encoded.events, encoded.goes) == (50, 100, 1)
     assert [len(reader.messages) for reader in readers] == [3] * 5  # the head, the first comment, all of them
     subscribers.close()
     await asyncio.gather(*tasks)
@@ -261,10 +262,10 @@ def test_what_an_event_says_is_what_was_so_when_it_happened(teller: Teller) -> N
     teller.subscribe([].append, streams)
     record = Record("app", Open("r1", "GET", "/sse", [], "127.0.0.1:40000"))
     began = time()
-    teller.stream("stream_opened", record.started, record)
+    teller.opened(record)
     record.kind = "sse"
     record.bytes_out, record.reason = 7, "visitor"
-    teller.stream("stream_closed", record.started + 1.5, record)
+    teller.closed(record, record.started + 1.5)
     assert not streams.events
     assert streams.fetch is not None
     streams.fetch()
