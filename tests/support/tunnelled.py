@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.support.joined import Joined, Visitor
 from tunneld.agent.proxy import Proxy
+from tunneld.agent.record import Record
 from tunneld.config.service import parse_service
 from tunneld.config.tunnel import AgentLimits
 from tunneld.errors import CODES
@@ -71,6 +72,22 @@ async def turns_until(done: Callable[[], object]) -> None:
             await asyncio.sleep(0)
 
 
+class _Told:
+    """Notes what a proxy tells of its streams."""
+
+    def __init__(self, changes: list[tuple[str, str, str]]) -> None:
+        self._changes = changes
+
+    def opened(self, record: Record) -> None:
+        self._changes.append(("stream_opened", record.request_id, record.reason))
+
+    def upgraded(self, record: Record) -> None:
+        self._changes.append(("stream_upgraded", record.request_id, record.reason))
+
+    def closed(self, record: Record, now: float) -> None:
+        self._changes.append(("stream_closed", record.request_id, record.reason))
+
+
 @contextlib.asynccontextmanager
 async def tunnelled_to(service: str, **kwargs: Any) -> AsyncIterator[Tunnelled]:
     """A proxy to an address; at the end nothing may be left of it."""
@@ -81,7 +98,7 @@ async def tunnelled_to(service: str, **kwargs: Any) -> AsyncIterator[Tunnelled]:
         "demo",
         parse_service(service),
         limits,
-        on_change=lambda kind, _, exchange: changes.append((kind, exchange.request_id, exchange.reason)),
+        told=_Told(changes),
         **kwargs,
     )
     made = Tunnelled(proxy, Joined(proxy.accept, budget=proxy.holders.budget, **settings), changes=changes)

@@ -17,7 +17,6 @@ from tunneld.agent import handover
 from tunneld.agent.dialer import Dial, dial_to
 from tunneld.agent.hello import Identity
 from tunneld.agent.proxy import Proxy
-from tunneld.agent.record import Record
 from tunneld.agent.roster import Roster, Running
 from tunneld.agent.state import State
 from tunneld.agent.telling import Listener, StreamListener, Teller
@@ -98,7 +97,6 @@ class AgentDaemon(Roster):
         self._stack = AsyncExitStack()
         self._group: asyncio.TaskGroup
         self._dial: Dial
-        self._idle = asyncio.Event()
 
     # -- life ------------------------------------------------------------------------------------------
 
@@ -138,9 +136,14 @@ class AgentDaemon(Roster):
         WebSockets do not end by themselves: nobody waits for them.
         """
         self._begin_drain()
-        while any(tunnel.must_end(succession=self._has_successor) for tunnel in self.tunnels):
-            self._idle.clear()
-            await self._idle.wait()
+        changed = asyncio.Event()
+        unsubscribe = self._teller.subscribe(lambda _: changed.set())
+        try:
+            while any(tunnel.must_end(succession=self._has_successor) for tunnel in self.tunnels):
+                changed.clear()
+                await changed.wait()
+        finally:
+            unsubscribe()
 
     def begin_drain(self) -> int:
         """Take no new streams from now on, as an operator asked; returns how many are open."""
@@ -309,7 +312,7 @@ class AgentDaemon(Roster):
             config.service,
             config.limits,
             headers=config.headers,
-            on_change=self._stream_changed,
+            told=self._teller,
             counts=self.counts,
             holders=self.holders,
         )
@@ -398,17 +401,6 @@ class AgentDaemon(Roster):
             ok=round_trip is not None,
             rtt_ms=None if round_trip is None else round(round_trip * 1000, 3),
         )
-
-    def _stream_changed(self, kind: str, now: float, exchange: Record) -> None:
-        if self.draining:
-            self._idle.set()
-        teller = self._teller
-        if kind == "stream_opened":
-            teller.opened(exchange)
-        elif kind == "stream_closed":
-            teller.closed(exchange, now)
-        else:
-            teller.upgraded(exchange)
 
     def tell(self, kind: str, /, **fields: Any) -> None:
         """Tell whoever subscribed of an event."""

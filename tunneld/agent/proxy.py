@@ -6,9 +6,9 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tunneld.agent import tracing
 from tunneld.agent.deadlines import Deadlines
@@ -34,15 +34,25 @@ from tunneld.wire.ws_hop import CLOSE_TIMEOUT, Hop
 if TYPE_CHECKING:
     from tunneld.telemetry.traces import Tracer
 
-__all__ = ["OnChange", "Proxy", "Totals"]
+__all__ = ["Proxy", "StreamTold", "Totals"]
 
 log = logging.getLogger("tunneld.agent")
 
-#: Told ``stream_opened``, ``stream_upgraded`` (it is a WebSocket now) or ``stream_closed``, and when (monotonic s).
-OnChange = Callable[[str, float, Record], None]
-
 _MAX_HEADER = 64 * 1024  # bytes; the server's default, until `connected` says what holds
 _OWN = frozenset(("done", "service"))  # ends that are not a cancelling of work under way
+
+
+class StreamTold(Protocol):
+    """Who is told of streams; it must not raise."""
+
+    def opened(self, record: Record) -> None:
+        """One began."""
+
+    def upgraded(self, record: Record) -> None:
+        """It is a WebSocket from now on."""
+
+    def closed(self, record: Record, now: float) -> None:
+        """It is over; `now` is monotonic seconds."""
 
 
 @dataclass(slots=True)
@@ -73,7 +83,7 @@ class Proxy:
         limits: `max_streams`, `stall`, `connect_timeout` and `response_timeout` of it are minded here.
         headers: request headers to set, name to value; ``Host`` among them replaces the service's own.
         tls: for ``https`` services; None: the system's authorities.
-        on_change: told of each exchange's begin and end; must not raise.
+        told: of each exchange's begin and end; None: nobody is.
         counts: of the process, for its metrics; None: counted here alone.
         holders: of the process, whose memory is bounded; None: bounded by `limits` for this proxy alone.
 
@@ -94,7 +104,7 @@ class Proxy:
         *,
         headers: Mapping[str, str] | None = None,
         tls: ssl.SSLContext | None = None,
-        on_change: OnChange | None = None,
+        told: StreamTold | None = None,
         counts: StreamCounts | None = None,
         holders: Holders | None = None,
     ) -> None:
@@ -121,7 +131,7 @@ class Proxy:
         self._headers = dict(headers or {})
         self._failing = ""  # the code of the last failure, while nothing has gone well since
         self._max_streams = limits.max_streams
-        self._on_change = on_change
+        self._told = told
         self._closed = False
         self._hop_gone = asyncio.Event()
 
@@ -190,8 +200,8 @@ class Proxy:
         self.exchanges[stream.request_id] = exchange
         self.totals.streams += 1
         self.holders.budget.opened()
-        if self._on_change is not None:
-            self._on_change("stream_opened", exchange.started, exchange)
+        if self._told is not None:
+            self._told.opened(exchange)
         exchange.start(request)
         return exchange
 
@@ -253,8 +263,8 @@ class Proxy:
         """An exchange became a WebSocket."""
         self.exchanges[socket.request_id] = socket
         self.hops.add(socket.hop)
-        if self._on_change is not None:
-            self._on_change("stream_upgraded", time.monotonic(), socket)
+        if self._told is not None:
+            self._told.upgraded(socket)
 
     def hop_gone(self, hop: Hop) -> None:
         """A WebSocket's connection is closed."""
@@ -295,8 +305,8 @@ class Proxy:
         if exchange.reason == "done":
             self._failing = ""
         self._log_end(exchange)
-        if self._on_change is not None:
-            self._on_change("stream_closed", now, exchange)
+        if self._told is not None:
+            self._told.closed(exchange, now)
 
     def tell_fault(self, exchange: Record, detail: str, reason: str) -> None:
         """Log why an exchange failed: as a warning the first time, and again once the service has done well."""

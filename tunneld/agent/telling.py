@@ -133,9 +133,14 @@ class Teller:
 
     def opened(self, record: Record) -> None:
         """A stream began."""
-        if self._listened:
-            self._places[record] = len(self._waiting)
-            self._note(record, len(record.path))
+        if not self._listened:
+            return
+        waiting = self._waiting
+        self._places[record] = len(waiting)
+        waiting.append(record)
+        self._size += len(record.path) + _EACH
+        if len(waiting) == 1 or self._whole or self._size > MAX_WAITING:
+            self._noted()
 
     def upgraded(self, record: Record) -> None:
         """A stream became a WebSocket."""
@@ -146,20 +151,21 @@ class Teller:
         """A stream is over; `now` is monotonic seconds."""
         if not self._listened:
             return
-        place = self._places.pop(record, None)
-        said = _Shared(record.tunnel, record.request_id, record.kind, record.method, record.path, record.client)
+        place, waiting, path = self._places.pop(record, None), self._waiting, record.path
+        said = _Shared(record.tunnel, record.request_id, record.kind, record.method, path, record.client)
         ended = _Closed(
             place is not None, said, record.reason, record.started, now, record.bytes_in, record.bytes_out
         )  # fmt: skip
         if place is not None:
-            self._waiting[place] = ended
-        self._note(ended, len(record.path))
+            waiting[place] = ended
+        waiting.append(ended)
+        self._size += len(path) + _EACH
+        if len(waiting) == 1 or self._whole or self._size > MAX_WAITING:
+            self._noted()
 
-    def _note(self, what: Record | _Closed, size: int) -> None:
-        waiting = self._waiting
-        waiting.append(what)
-        self._size += size + _EACH
-        if len(waiting) == 1:
+    def _noted(self) -> None:
+        """The first of some waits, or many do."""
+        if len(self._waiting) == 1:
             for listener in self._streams:
                 listener.waiting(self.flush)
         if self._whole or self._size > MAX_WAITING:
