@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_WAITING", "Listener", "StreamListener", "Teller"]
 
-MAX_WAITING: Final = 128 * 1024
+MAX_WAITING: Final = 64 * 1024
 """Bytes, about, of events of streams that wait to be made."""
 _EACH: Final = 256  # bytes of an event beyond its path
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import weakref
 from collections.abc import Callable
 from datetime import datetime
 from time import monotonic, time
@@ -16,6 +17,7 @@ from tests.unit.control.test_events import Reader
 from tunneld.agent import telling
 from tunneld.agent.record import Record
 from tunneld.agent.telling import Teller
+from tunneld.control import events
 from tunneld.control.event_bounds import EventBounds, events_usage
 from tunneld.control.event_shapes import TypedEvent
 from tunneld.control.events import Subscribers
@@ -58,6 +60,12 @@ def request(teller: Teller, number: int, path: str = "/small") -> None:
     record.bytes_out = 100
     record.reason = "done"
     teller.closed(record, monotonic())
+
+
+class Held(Record):
+    """A record of which can be seen whether somebody holds it."""
+
+    __slots__ = ("__weakref__",)
 
 
 class Taken:
@@ -184,6 +192,56 @@ async def test_what_was_before_a_reader_came_is_not_told_to_it(teller: Teller) -
     assert '"r1"' not in second.text
     subscribers.close()
     await asyncio.gather(*tasks)
+
+
+async def test_a_reader_is_written_to_before_its_time_where_much_waits_or_it_is_over(
+    teller: Teller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "GATHER", 60.0)
+    monkeypatch.setattr(telling, "MAX_WAITING", 2000)
+    subscribers, reader = Subscribers(teller.subscribe, EventBounds(queue=40_000)), Reader()
+    task = reader.start(subscribers)
+    await reader.until(": subscribed")
+    request(teller, 0)
+    await reader.until('"r0"')  # after a quiet moment at once
+    request(teller, 1)
+    await asyncio.sleep(0.05)
+    assert '"r1"' not in reader.text
+    async with asyncio.timeout(5):
+        for number in range(2, 30):  # over 5,000 bytes
+            request(teller, number)
+        await reader.until('"r15"')
+        request(teller, 30)
+        subscribers.close()
+        await task
+    assert [one["request_id"] for one in told(reader)[::2]] == [f"r{number}" for number in range(31)]
+
+
+async def test_a_stream_that_goes_on_is_told_to_have_begun_and_is_not_held_longer(teller: Teller) -> None:
+    streams = Taken()
+    teller.subscribe([].append, streams)
+    live = Record("app", Open("live", "GET", "/sse", [], "127.0.0.1:40000"))
+    request(teller, 1)
+    teller.opened(live)
+    request(teller, 2)
+    teller.flush()
+    assert [(one["type"], one["request_id"]) for one in streams.events] == [
+        ("stream_opened", "r1"), ("stream_closed", "r1"), ("stream_opened", "live"), ("stream_opened", "r2"),
+        ("stream_closed", "r2"),
+    ]  # fmt: skip
+    over = Held("app", Open("over", "GET", "/small", [], "127.0.0.1:40000"))
+    gone = weakref.ref(over)
+    teller.opened(over)
+    over.reason = "done"
+    teller.closed(over, monotonic())
+    del over
+    assert gone() is None, "what is over is held until somebody is written to"
+    live.kind, live.reason = "sse", "visitor"
+    teller.closed(live, monotonic())
+    teller.flush()
+    assert [(one["type"], one["request_id"], one["kind"]) for one in streams.events[5:]] == [
+        ("stream_opened", "over", "http"), ("stream_closed", "over", "http"), ("stream_closed", "live", "sse"),
+    ]  # fmt: skip
 
 
 async def test_a_reader_that_does_not_read_is_bounded_and_told_what_it_missed(
