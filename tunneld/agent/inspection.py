@@ -105,6 +105,7 @@ class Seen(msgspec.Struct, eq=False, gc=False):
 
     Attributes:
         began: monotonic seconds.
+        at: the same, seconds of the epoch.
         most: bytes of a body that are kept.
         whole: all of its body is kept.
         status: of the answer; 0: there is none yet.
@@ -116,6 +117,7 @@ class Seen(msgspec.Struct, eq=False, gc=False):
 
     _request: bytes
     began: float
+    at: float
     most: int
     _answer: str = ""
     _body: bytearray | None = None
@@ -238,7 +240,7 @@ class Seen(msgspec.Struct, eq=False, gc=False):
         return {
             "request_id": request.request_id,
             "tunnel": tunnel,
-            "at": time() - (monotonic() - self.began),
+            "at": self.at,
             "method": request.method,
             "path": unsecret(request.path),
             "client": request.client,
@@ -386,7 +388,8 @@ class Inspector:
         """What is kept of a request that is under way; None: nobody may look into it."""
         seen = record.seen
         if seen is None and record.opening:
-            seen = record.seen = Seen(record.opening, record.started, self.config.body)
+            age = monotonic() - record.started
+            seen = record.seen = Seen(record.opening, record.started, time() - age, self.config.body)
             if record.answer:
                 seen.answered(record.status, record.answer, sse=record.kind == "sse")
         return seen
@@ -401,9 +404,10 @@ class Inspector:
         """
         seen, config = record.seen, self.config
         if seen is None:  # the way of nearly all
+            age = now - record.started
             seen = Seen(
-                record.opening, record.started, config.body, record.answer, None, True, record.status, record.reason,
-                now - record.started,
+                record.opening, record.started, time() - age, config.body, record.answer, None, True, record.status,
+                record.reason, age,
             )  # fmt: skip
         else:
             seen.over(record.reason, now)

@@ -2,8 +2,8 @@
 
 Where nobody listens an event costs a look at a bool. Of the many, those of streams, nothing is made as they happen:
 what they say is noted, and they are made together when somebody is about to be written to, or some have gathered. A
-stream that is over is noted by its values alone: what held hundreds of exchanges for a tenth of a second cost more than
-the events, since each new one then was in memory that no cache knew any more.
+stream that is over is noted by its values alone: what held hundreds of exchanges for a quarter of a second cost more
+than their events, since each new one was then in memory that no cache knew any more.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import time
 from typing import Any
 
 import pytest
@@ -54,6 +55,19 @@ def test_one_that_takes_long_is_kept_from_its_end_on() -> None:
     assert ids(made) == ["request-4", "request-long"]
     assert made.inspector.find("request-long") is long
     assert long.reason == "visitor"
+
+
+def test_the_moment_of_a_request_stays_what_it_was_when_a_clock_jumps(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = LookedInto(requests=2)
+    before = time()
+    made.begin(request(1))
+    made.end("request-1")
+    (seen,) = made.inspector.all()
+    assert before - 1 < seen.shown("app")["at"] < before + 5
+    was = seen.shown("app")["at"]
+    # A suspended machine: the monotonic clock stood still, the other did not.
+    monkeypatch.setattr("tunneld.agent.inspection.time", lambda: before + 8 * 3600)
+    assert seen.shown("app")["at"] == was
 
 
 def test_a_request_is_found_by_its_whole_id_alone() -> None:
