@@ -142,7 +142,10 @@ async def test_a_visitor_that_takes_too_little_is_reset(rate: int):
             await turns(20)
         begun = monotonic()
         while served.reason is None and monotonic() - begun < 1.2:
-            await slow.reader.readexactly(16_384)
+            try:
+                await slow.reader.readexactly(16_384)
+            except ConnectionResetError:  # it may come while it reads
+                break
             await asyncio.sleep(0.05)
         if rate == 1:
             assert served.reason is None
