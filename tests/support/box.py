@@ -67,8 +67,8 @@ class Box:
 
     def __init__(self, name: str) -> None:
         self._environment = {**os.environ, "SYSTEMD_BOX_NAME": name}
-        self._call("up", str(ROOT), timeout=120)
-        self._install()
+        self._console = Path("/run/systemd-box") / name / "console"
+        self._boot()
 
     def close(self) -> None:
         """Shut it down; nothing of it is left."""
@@ -80,6 +80,10 @@ class Box:
         )
         assert done.returncode == 0, f"systemd-box {args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
+
+    def _boot(self) -> None:
+        self._call("up", str(ROOT), timeout=120)
+        self._install()
 
     def _install(self) -> None:
         """What the package does: programs, units, user, directories."""
@@ -219,7 +223,10 @@ class Box:
     # -- life
 
     def reboot(self) -> None:
-        """Boot it anew over the same files; returns when it is up."""
+        """Boot it anew over the same files; returns when it is up.
+
+        Raises AssertionError with what its console said where it is not; then another is there for the tests after it.
+        """
         before = self._call("pid", timeout=10)
         self.run("systemctl", "reboot", check=False)
 
@@ -231,4 +238,10 @@ class Box:
                 return False
             return done.returncode == 0 and self._call("pid", timeout=10) != before
 
-        eventually(booted, timeout=60, what="booted again")
+        try:
+            eventually(booted, timeout=60, what="booted again")
+        except AssertionError as error:
+            said = self._console.read_text(errors="replace")[-4000:]
+            self.close()
+            self._boot()
+            raise AssertionError(f"{error}; its console:\n{said}") from None
