@@ -324,11 +324,7 @@ class Exchange(Record):
             if not is_encoded(headers):
                 self.counter = EventCounter()
         if self.opening:
-            connection = self._connection  # as `_note_answer`, which few need
-            if connection is not None and connection.reader is not None:
-                self.answer = connection.reader.head
-            if self.seen is not None or (self.kind == "sse" and self.counter is None):
-                self._note_answer()
+            self._note_answer()
 
     def _switch(self, headers: Headers) -> None:
         """The service takes the upgrade: another object carries the WebSocket from here on."""
