@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -12,8 +13,11 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.daemons import Pair
+from tests.support.processes import eventually
 from tests.support.running import Book, agent_settings
-from tests.support.sockets import LOOPBACK
+from tests.support.sockets import LOOPBACK, free_port
+from tests.support.usage import threads
 from tunneld.config.agent import AgentConfig
 from tunneld.config.common import QualityConfig
 from tunneld.control import metrics
@@ -21,6 +25,7 @@ from tunneld.control.admin import quality_metrics
 from tunneld.control.host import AgentHost
 from tunneld.errors import ConfigError
 from tunneld.server.registry import Tunnel
+from tunneld.wire.lookups import lookup
 
 SECRET = "the-scraper's-own"
 
@@ -130,6 +135,35 @@ async def test_a_port_that_is_taken_is_said_and_the_agent_goes_on(folder: Path, 
                 assert (await client.get("http://localhost/metrics")).status_code == 200
         finally:
             await host.stop()
+
+
+async def test_a_name_is_listened_on_at_each_of_its_addresses(folder: Path) -> None:
+    async with hosted(folder, listen="localhost:0") as (host, _):
+        assert host.metrics_address is not None
+        listening = await lookup("localhost", 0, type=socket.SOCK_STREAM)
+        reading = host._reading
+        assert reading is not None
+        assert 1 <= len(reading._servers) <= len(listening)
+        for server in reading._servers:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
+            writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            writer.close()
+
+
+def test_no_thread_is_left_of_what_answers(folder: Path) -> None:
+    """That the API was loaded, and an address listened on, leaves each daemon with its one thread."""
+    metrics = free_port()
+    pair = Pair(folder, {"demo": f"http://{LOOPBACK}:9"}, agent={"metrics": {"listen": f"{LOOPBACK}:{metrics}"}})
+    try:
+        for port in (metrics, pair.server.admin_port):
+            assert httpx.get(f"http://{LOOPBACK}:{port}/metrics").status_code == 200
+        assert pair.agent.ask("status")["tunnels"]
+        for process in pair.processes:
+            (pid,) = process.family()
+            eventually(lambda pid=pid: threads(pid) == 1, what=f"{process.name} has one thread")
+    finally:
+        pair.discard()
 
 
 async def test_a_token_that_others_can_read_is_refused(folder: Path) -> None:

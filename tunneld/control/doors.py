@@ -68,10 +68,15 @@ class Doors:
             door.shut()
         if self._loading is not None:
             await asyncio.wait([self._loading])
-        if self._thread is not None:
-            self._thread.shutdown(wait=False)
+        self._end_thread()
         if self._serving is not None:
             await self._serving.stop()
+
+    def _end_thread(self) -> None:
+        """What it was for is done. A process with one thread alone is cheaper too: no call locks what none shares."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.shutdown(wait=False)
 
     # -- what a door asks --------------------------------------------------------------------------------
 
@@ -105,6 +110,7 @@ class Doors:
 
     def _loaded(self, done: asyncio.Future[Serving]) -> None:
         doors, self._waiting = self._waiting, set()
+        self._end_thread()
         if done.cancelled() or done.exception() is not None:
             fault = None if done.cancelled() else done.exception()
             self._log.error("The %s cannot be served.", self._what, exc_info=fault)

@@ -8,7 +8,9 @@ and may do what the control socket's may.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import socket
 from typing import TYPE_CHECKING
 
 from tunneld.config.agent import MetricsConfig
@@ -17,6 +19,8 @@ from tunneld.control.doors import Doors
 from tunneld.control.local import page_status
 from tunneld.dashboard.files import early
 from tunneld.errors import ConfigError
+from tunneld.wire.lookups import lookup
+from tunneld.wire.sockets import listening
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["ReadingServer"]
 
 log = logging.getLogger("tunneld.metrics")
+
+_BACKLOG = 100
 
 
 class ReadingServer:
@@ -42,15 +48,16 @@ class ReadingServer:
         self._token_file = config.token_file
         self._make = make
         self._doors: Doors | None = None
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
 
     @property
     def address(self) -> tuple[str, int] | None:
         """(host, port) as bound; None while it does not serve."""
-        if self._server is None or not self._server.sockets:
-            return None
-        host, port = self._server.sockets[0].getsockname()[:2]
-        return host, port
+        for server in self._servers:
+            for sock in server.sockets:
+                host, port = sock.getsockname()[:2]
+                return host, port
+        return None
 
     async def start(self) -> None:
         """Bind and serve; raises ConfigError when the token cannot be read."""
@@ -60,7 +67,6 @@ class ReadingServer:
                 secret = read_secret(self._token_file)
             except ConfigError as error:
                 raise ConfigError([f"metrics.token_file: {fault}" for fault in error.faults]) from None
-        loop = asyncio.get_running_loop()
         doors = self._doors = Doors(
             lambda: self._make(secret),
             what="API on metrics.listen",
@@ -71,8 +77,9 @@ class ReadingServer:
         )
         host, port = self._listen.host, self._listen.port
         try:
-            self._server = await loop.create_server(doors.open, host, port)
+            await self._listen_on(host, port, doors)
         except OSError as error:
+            self._close()
             log.error(
                 "metrics.listen: %s port %d cannot be had (%s). Metrics are on the control socket alone; free the "
                 "port or give another, then restart.",
@@ -84,12 +91,37 @@ class ReadingServer:
         bound = self.address
         log.info("Listening on %s port %d for metrics", *(bound or (host, port)))
 
+    async def _listen_on(self, host: str, port: int, doors: Doors) -> None:
+        """On every address of that name that this machine has; raises OSError.
+
+        The sockets are made here: uvloop would look the host up in four threads, which then stay.
+        """
+        loop, absent = asyncio.get_running_loop(), None
+        for family, kind, protocol, _, address in dict.fromkeys(
+            await lookup(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        ):
+            try:
+                sock = listening(family, kind, protocol, address, backlog=_BACKLOG)
+            except OSError as error:
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+                absent = error  # `localhost` on a machine without IPv6
+            else:
+                self._servers.append(await loop.create_server(doors.open, sock=sock, backlog=_BACKLOG))
+        if absent is not None and not self._servers:
+            raise absent
+
+    def _close(self) -> list[asyncio.Server]:
+        """Accept no more; what did."""
+        servers, self._servers = self._servers, []
+        for server in servers:
+            server.close()
+        return servers
+
     async def stop(self) -> None:
         """Accept no more and end what is open. Idempotent."""
-        if self._server is not None:
-            self._server.close()
+        servers = self._close()
         if self._doors is not None:
             await self._doors.stop()
-        if self._server is not None:
-            await self._server.wait_closed()
-            self._server = None
+        for server in servers:
+            await server.wait_closed()

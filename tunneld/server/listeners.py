@@ -205,23 +205,12 @@ def _warn_of_expiry(certificates: Certificates) -> None:
 def _bind_tcp(
     where: str, config: ListenConfig, family: int, kind: int, protocol: int, address: tuple[object, ...]
 ) -> socket.socket:
-    sock = None
     try:
-        sock = socket.socket(family, kind, protocol)
-        sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sockets.tune(sock)
-        sock.bind(address)
-        sock.listen(_BACKLOG)
+        return sockets.listening(family, kind, protocol, address, backlog=_BACKLOG)
     except OSError as error:
-        if sock is not None:
-            sock.close()
         hint = _HINTS.get(error.errno or 0, error.strerror)
         absent = error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
         raise (_Absent if absent else ConfigError)([f"{where}: cannot listen on {config}: {hint}"]) from None
-    return sock
 
 
 def _address(sock: socket.socket) -> str:

@@ -9,7 +9,7 @@ import struct
 import termios
 from typing import Any
 
-__all__ = ["LOWAT", "descriptor", "hold_unsent", "is_tcp", "not_taken", "reset", "tune"]
+__all__ = ["LOWAT", "descriptor", "hold_unsent", "is_tcp", "listening", "not_taken", "reset", "tune"]
 
 LOWAT = 128 * 1024
 """Bytes not yet sent that the kernel takes before a socket stops being writable: what stands before a
@@ -33,6 +33,31 @@ def tune(sock: Any) -> None:
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     _hold(sock, LOWAT)
+
+
+def listening(family: int, kind: int, protocol: int, address: Any, *, backlog: int) -> socket.socket:
+    """A socket that listens, tuned; raises OSError.
+
+    Args:
+        family: this and the next three as `socket.getaddrinfo` tells them.
+        kind: stream.
+        protocol: of that family.
+        address: to be bound. IPv6's takes no IPv4: each family has a socket of its own.
+        backlog: connections that wait to be accepted.
+    """
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        tune(sock)
+        sock.bind(address)
+        sock.listen(backlog)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def hold_unsent(transport: asyncio.BaseTransport, most: int) -> None:
