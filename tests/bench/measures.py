@@ -44,7 +44,7 @@ class Plan:
     far_bulk: int = 384 * MIB
     agents: int = 5000
     turns: int = 11
-    rounds: int = 3
+    rounds: int = 10
 
     @staticmethod
     def quick() -> Plan:
@@ -61,7 +61,7 @@ class Plan:
             far_bulk=128 * MIB,
             agents=1000,
             turns=7,
-            rounds=2,
+            rounds=3,
         )
 
 

@@ -175,7 +175,7 @@ _LABELS = {
             ("on_cpu_us", "CPU {unit}, {what} on, µs"),
             ("off_cpu_us", "  all of it off, µs"),
             ("percent", "  what it costs, %"),
-            ("low_percent", "  quartiles of its pairs, %"),
+            ("low_percent", "  quartiles of its starts, %"),
             ("high_percent", "  and"),
         )
     },
@@ -183,7 +183,7 @@ _LABELS = {
     "observed_otlp.request_on_cpu_us": "CPU a request, traces on, µs",
     "observed_otlp.request_off_cpu_us": "  off, µs",
     "observed_otlp.request_percent": "  what they cost, %",
-    "observed_otlp.request_low_percent": "  quartiles of its pairs, %",
+    "observed_otlp.request_low_percent": "  quartiles of its starts, %",
     "observed_otlp.request_high_percent": "  and",
 }
 _MORE_IS_BETTER = {

@@ -15,9 +15,11 @@ Off is a pair of daemons with none of it and without the server's admin listener
 heartbeats and their statistics, the counters behind the metrics, the log. Traces are an optional extra: by themselves.
 
 Both pairs of daemons run all the while and take turns, so that what the machine does meets both; they are started anew
-a few times, since two processes of one program differ by a few percent for as long as they live. What a request costs
-more is by all turns together, since in most of them nobody scrapes, and a median would know nothing of it; beside it
-stand the quartiles of the single pairs, and what one scrape and change cost by themselves, for whoever does it oftener.
+many times, since two pairs of one program differ for as long as they live, first and second in turns. Daemons have a
+core to themselves, and what loads and watches them another: where the scheduler put them made two pairs differ by 4 %
+of a request (standard deviation), and so by 2 %. What a request costs more is by all turns together, since in most of
+them nobody scrapes, and a median would know nothing of it; beside it stand the quartiles of the starts, and what one
+scrape and change cost by themselves, for whoever does it oftener.
 A request is one of 1,500 a second over 32 connections; an event one of 4,000 a second over 200 streams; a request of a
 busy machine one of wrk's, as fast as it goes, where the readers (curl, top) need the same cores, with a scrape in the
 first of three turns of a second. The goal of all three is the same.
@@ -52,6 +54,7 @@ __all__ = ["PARTS", "observed", "observed_otlp", "observed_part"]
 
 PARTS = ("metrics", "alerts", "inspect", "audit", "dashboard", "events", "top")
 
+_CORES = sorted(os.sched_getaffinity(0))  # the first is for daemons
 _RATE = 1500.0  # requests a second
 _LOOK = 7.5  # seconds of turns between two scrapes
 _RULES = ("tunnel_down", "service_failing", "reconnects", "rtt", "loss", "data_lost", "limit_near")
@@ -90,10 +93,13 @@ class _Side:
         except BaseException:
             self.service.stop()
             raise
+        for process in self.pair.processes:
+            for pid in process.family():
+                _keep_to(pid, _CORES[0])
         self.where = Where(self.pair.server.port, "/t/bench")
         self.admin = f"http://{LOOPBACK}:{self.pair.server.admin_port}"
         self.reading = f"http://{LOOPBACK}:{self.metrics}"
-        self._unseen = 0.0  # seconds of turns since the last scrape
+        self.unseen = 0.0  # seconds of turns since the last scrape
 
     def cpu(self) -> float:
         """Seconds of both daemons."""
@@ -114,14 +120,14 @@ class _Side:
 
     async def watched(self, seconds: float) -> None:
         """What happens beside a turn of that length."""
-        self._unseen += seconds
-        if self._unseen >= _LOOK:
-            self._unseen -= _LOOK
+        self.unseen += seconds
+        if self.unseen >= _LOOK:
+            self.unseen -= _LOOK
             await self.looked_at()
 
     def due(self) -> None:
         """Let there be a scrape in the next turn."""
-        self._unseen = _LOOK
+        self.unseen = _LOOK
 
     async def looked_at(self) -> None:
         """One scrape of both, and a change."""
@@ -133,6 +139,23 @@ class _Side:
             way += ["-d", json.dumps({"level": "info"}), "--unix-socket", str(self.pair.agent.socket)]
             way.append("http://localhost/v1/log-level")
             await asyncio.to_thread(subprocess.run, way, check=True)
+
+
+def _keep_to(pid: int, core: int) -> None:
+    """Let a process and its threads, and those that they begin, run on that core alone."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), {core})
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Leave the daemons their core."""
+    if len(_CORES) > 1:
+        os.sched_setaffinity(0, _CORES[1:])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, _CORES)
 
 
 @contextmanager
@@ -265,10 +288,11 @@ async def _paired(on: _Way, off: _Way, turns: int) -> _Pairs:
     return pairs
 
 
-def _judged(unit: str, pairs: _Pairs) -> Numbers:
-    """What each costs and what `on` costs over `off`, by all turns, and the quartiles of the pairs."""
-    low, _, high = statistics.quantiles([100 * (one / other - 1) for one, other in pairs], n=4)
-    on, off = (statistics.fmean(values) for values in zip(*pairs, strict=True))
+def _judged(unit: str, starts: list[_Pairs]) -> Numbers:
+    """What each costs and what `on` costs over `off`, by all turns, and the quartiles of the starts."""
+    means = [[statistics.fmean(values) for values in zip(*pairs, strict=True)] for pairs in starts]
+    low, _, high = statistics.quantiles([100 * (one / other - 1) for one, other in means], n=4)
+    on, off = (statistics.fmean(values) for values in zip(*means, strict=True))
     return {
         f"{unit}_on_cpu_us": on,
         f"{unit}_off_cpu_us": off,
@@ -308,21 +332,27 @@ async def _events(on: _Side, off: _Side, run: Run, seconds: float, turns: int) -
 
 async def _costs(run: Run, parts: Collection[str], rounds: int) -> Numbers:
     """What `parts` cost a request and an event, by daemons that are started so often."""
-    seconds, turns = min(run.plan.seconds, 2.0), 4
-    requests: _Pairs = []
-    busy: _Pairs = []
-    events: _Pairs = []
+    seconds, turns = min(run.plan.seconds, 2.0), 2
+    requests: list[_Pairs] = []
+    busy: list[_Pairs] = []
+    events: list[_Pairs] = []
     looks: list[float] = []
-    for _ in range(rounds):
-        with ExitStack() as stack:
+    unseen = 0.0
+    for start in range(rounds):
+        with _apart(), ExitStack() as stack:
             async with listening() as hook:
-                on = stack.enter_context(_side(parts=parts, hook=hook.port))
-                off = stack.enter_context(_side(parts=()))
+                made: list[_Side] = []
+                for watched in (start % 2 == 0, start % 2 == 1):
+                    side = _side(parts=parts, hook=hook.port) if watched else _side(parts=())
+                    made.append(stack.enter_context(side))
+                on, off = made if start % 2 == 0 else reversed(made)
                 async with _watching(on):
-                    requests += await _requests(on, off, seconds, turns)
-                    events += await _events(on, off, run, seconds, turns)
-                    busy += await _requests(on, off, 1.0, 3, busy=True)
-                    looks += [await _a_look(on) for _ in range(5)]
+                    on.unseen = unseen
+                    requests.append(await _requests(on, off, seconds, turns))
+                    events.append(await _events(on, off, run, seconds, turns))
+                    unseen = on.unseen
+                    busy.append(await _requests(on, off, 1.0, 3, busy=True))
+                    looks += [await _a_look(on) for _ in range(2)]
     judged = _judged("request", requests) | _judged("event", events) | _judged("busy", busy)
     return judged | {"look_cpu_ms": statistics.median(looks)}
 
@@ -334,22 +364,22 @@ async def observed(run: Run) -> Numbers:
 
 async def observed_part(run: Run, *, part: str) -> Numbers:
     """One of `PARTS` on, against all of it off; ``nothing``: off against off, what such a figure is worth."""
-    return await _costs(run, (part,) if part in PARTS else (), 2)
+    return await _costs(run, (part,) if part in PARTS else (), 4)
 
 
 async def observed_otlp(run: Run) -> Numbers:
     """Traces alone: every request recorded by both daemons and sent, or none."""
     seconds = min(run.plan.seconds, 2.0)
-    pairs: _Pairs = []
+    starts: list[_Pairs] = []
     spans = 0
     for _ in range(run.plan.rounds):
         collector = Collector()
         try:
-            with ExitStack() as stack:
+            with _apart(), ExitStack() as stack:
                 on = stack.enter_context(_side(parts=(), collector=collector.url))
                 off = stack.enter_context(_side(parts=()))
-                pairs += await _requests(on, off, seconds, 4)
+                starts.append(await _requests(on, off, seconds, 2))
         finally:
             collector.stop()
         spans += len(collector.spans)
-    return {**_judged("request", pairs), "spans": float(spans)}
+    return {**_judged("request", starts), "spans": float(spans)}
