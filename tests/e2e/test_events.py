@@ -21,6 +21,7 @@ from tests.support.daemons import Pair
 from tests.support.processes import Process, eventually, python_module
 from tests.support.services import SampleService
 from tests.support.sockets import LOOPBACK, short_dir
+from tunneld.control.event_queue import PATIENCE
 from tunneld.control.event_shapes import BY_TYPE, TypedEvent
 from tunneld.control.models.events import EVENT_TYPES
 
@@ -191,8 +192,10 @@ def test_a_reader_that_reads_nothing_is_cut_told_so_and_can_come_back(stack: Exi
                 assert visitor.get(pair.url("app", f"/small?{long}")).status_code == 200
             fullest = _metric(pair, ratio)
         assert fullest >= 0.5, "how close it is to its bound is told"
-        for _ in range(60):
+        more, known = 60, time.monotonic() + 2 * PATIENCE  # that it does not read, as one that is slow once does not
+        while more > 0 or time.monotonic() < known:
             assert visitor.get(pair.url("app", f"/small?{long}")).status_code == 200
+            more -= 1
     seen = b""
     deaf.settimeout(20)
     while not seen.endswith(b"\r\n0\r\n\r\n") and (data := deaf.recv(1 << 20)):
@@ -205,3 +208,41 @@ def test_a_reader_that_reads_nothing_is_cut_told_so_and_can_come_back(stack: Exi
     back = Reader(stack, pair, "--since", str(last["id"] - last["dropped"]))
     assert back.wait(type="gap")["since"] == last["id"] - last["dropped"]
     eventually(lambda: httpx.get(pair.url("app", "/small")).status_code == 200, what="going on")
+
+
+@pytest.mark.timeout(90)
+def test_streams_that_a_lost_server_ends_all_at_once_are_all_told(stack: ExitStack) -> None:
+    """More than twice the queue within a few turns of the agent: a reader that reads is told of each, and not cut."""
+    each, long = 300, "x" * 2000
+    folder = stack.enter_context(short_dir())
+    service = SampleService()
+    stack.callback(service.stop)
+    pair = Pair(
+        folder,
+        {"app": service.url, "second": service.url},
+        server={"resume": {"grace": 0}, "log": {"level": "info"}},
+        agent={"control": {"event_queue": "256KiB", "event_history": "64KiB"}, "log": {"level": "info"}},
+    )
+    stack.callback(pair.discard)
+    for number in range(2 * each):
+        visitor = stack.enter_context(socket.create_connection((LOOPBACK, pair.server.port), timeout=20))
+        path = f"/t/{('app', 'second')[number % 2]}/quiet?id={number}&{long}"
+        visitor.sendall(f"GET {path} HTTP/1.1\r\nHost: {LOOPBACK}\r\n\r\n".encode())
+        assert visitor.recv(12) == b"HTTP/1.1 200"
+    wanted = {one["request_id"] for one in pair.agent.ask("streams")["streams"]}
+    assert len(wanted) == 2 * each
+    reader = Reader(stack, pair)
+    pair.agent.process.wait_until(
+        lambda: _metric(pair, 'tunneld_limit_used_ratio{limit="event_readers"}') > 0, what="read"
+    )
+    pair.server.process.kill()
+
+    def ended() -> list[str]:
+        return [one["request_id"] for one in reader.told if one["type"] == "stream_closed"]
+
+    reader.process.wait_until(lambda: len(ended()) >= 2 * each, timeout=20, what="told of all")
+    assert sorted(ended()) == sorted(wanted)
+    assert not {one["type"] for one in reader.told} & {"lagged", "gap"}
+    ids = [one["id"] for one in reader.told]
+    assert ids == list(range(ids[0], ids[0] + len(ids))), "none is missing"
+    assert not pair.agent.process.tracebacks()

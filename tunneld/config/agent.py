@@ -121,7 +121,8 @@ class ControlConfig(Model):
         group: name or number of the group that owns it; None: the process's own.
         readonly_socket: a second socket that changes nothing; None: none.
         event_readers: of ``GET /v1/events`` at a time, through this socket, and through `metrics.listen`.
-        event_queue: bytes that wait for one of them before it is cut; events come in pieces, so not too few.
+        event_queue: bytes that wait for one of them that does not read, before it is cut; events come in pieces, so not
+            too few. One that reads may have 16 times that wait (`control.event_queue.BURST`).
         event_history: bytes of the last events that are kept for readers that come back.
     """
 

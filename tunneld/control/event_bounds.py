@@ -20,7 +20,8 @@ class EventBounds:
 
     Attributes:
         readers: at a time.
-        queue: bytes that wait for one of them before it is cut.
+        queue: bytes that wait for one of them that does not read, before it is cut; for one that reads, and has not had
+            its turn yet, `control.event_queue.BURST` times that.
         history: bytes of the last events that are kept for readers that come back.
     """
 
@@ -33,6 +34,8 @@ def events_usage(doors: Iterable[Subscribers], bounds: EventBounds) -> Iterator[
     """How close the readers of all doors are to their bounds."""
     doors = list(doors)
     yield fullest("event_readers", [(0, bounds.readers), *((len(one), bounds.readers) for one in doors)])
-    yield fullest("event_queue", [(0, bounds.queue), *((one.fullest, bounds.queue) for one in doors)])
+    # A burst that is being read fills it and no more: it is not what a reader is cut for.
+    queues = [(0, bounds.queue), *((min(one.fullest, bounds.queue), bounds.queue) for one in doors)]
+    yield fullest("event_queue", queues)
     history = [(0, bounds.history), *((one.kept, bounds.history) for one in doors)]
     yield fullest("event_history", history, gives_way=True)

@@ -1,5 +1,8 @@
 """``GET /v1/events``: each subscriber has a bounded queue of its own; one that is too slow is cut and told so.
 
+What happens in one turn of the loop, as when a tunnel is lost with all its streams, cuts nobody who reads
+(`control.event_queue`).
+
 A reader whose connection broke comes back with ``Last-Event-ID`` and gets what it missed, as far as that is kept.
 
 Events of streams, of which there are two a request, are made when a reader is about to be written to, or some have
@@ -9,7 +12,6 @@ gathered: then together, and encoded once for all readers (agent/telling.py).
 from __future__ import annotations
 
 import asyncio
-import datetime
 from collections import deque
 from collections.abc import Callable, Iterable
 from time import monotonic
@@ -19,7 +21,8 @@ from starlette.responses import Response
 
 from tunneld.agent.telling import StreamListener
 from tunneld.control.event_bounds import EventBounds
-from tunneld.control.guard import Problem, json_bytes
+from tunneld.control.event_queue import Subscription, encode, now
+from tunneld.control.guard import Problem
 from tunneld.control.models.events import Event
 
 if TYPE_CHECKING:
@@ -39,95 +42,10 @@ CUT_AFTER = 5.0
 Subscribe = Callable[[Callable[[Event], None], StreamListener], Callable[[], None]]
 
 
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _encode(event: Event) -> bytes:
-    # JSON holds no line end, so one data field carries it (HTML, 9.2.6).
-    return b"id: %d\nevent: %s\ndata: %s\n\n" % (event["id"], event["type"].encode(), json_bytes(event))
-
-
 def _after(event_id: int, encoded: bytes) -> list[bytes]:
     """Of encoded events those behind that one."""
     events = [event + b"\n\n" for event in encoded.split(b"\n\n") if event]
     return [event for event in events if int(event[4 : event.index(b"\n")]) > event_id]
-
-
-class Subscription:
-    """One reader's events, encoded, in order.
-
-    Attributes:
-        wake: set when there is something to do.
-        hurry: set when it should be done now: much waits, or it has ended.
-    """
-
-    __slots__ = ("_held", "_most", "_queue", "dropped", "ended", "hurry", "last_id", "on_cut", "wake")
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._queue: deque[tuple[bytes, int]] = deque()  # encoded, and of how many events
-        self._held = 0
-        self.ended = False
-        self.dropped = 0
-        self.last_id = 0
-        self.wake = asyncio.Event()
-        self.hurry = asyncio.Event()
-        self.on_cut: Callable[[], None] | None = None
-
-    def add(self, last_id: int, encoded: bytes, events: int) -> None:
-        """Some more; too much for one that does not read, and it is cut.
-
-        Args:
-            last_id: of the last of them.
-            events: how many they are.
-        """
-        if self.ended:
-            return
-        self.last_id = last_id
-        if self._held + len(encoded) > self._most:
-            self._cut(events)
-        else:
-            self._queue.append((encoded, events))
-            self._held += len(encoded)
-            if self._held > self._most // 8:
-                self.hurry.set()
-        self.wake.set()
-
-    def begin(self, missed: list[bytes]) -> None:
-        """What a reader that comes back has missed, whatever its size: it is bounded by what is kept."""
-        self._queue.append((b"".join(missed), len(missed)))
-        self.wake.set()
-
-    @property
-    def held(self) -> int:
-        """Bytes that wait for it."""
-        return self._held
-
-    def _cut(self, more: int) -> None:
-        self.dropped = sum(events for _, events in self._queue) + more
-        last = {"id": self.last_id, "type": "lagged", "time": _now(), "dropped": self.dropped}
-        self._queue.clear()
-        self._queue.append((_encode(last), 0))
-        self.end()
-        if self.on_cut is not None:
-            self.on_cut()
-
-    def take(self) -> bytes:
-        """Return all that waits."""
-        taken = b"".join([encoded for encoded, _ in self._queue])
-        self._queue.clear()
-        self._held = 0
-        self.wake.clear()
-        if not self.ended:
-            self.hurry.clear()
-        return taken
-
-    def end(self) -> None:
-        """Take no more events; what waits may still be taken. Idempotent."""
-        self.ended = True
-        self.wake.set()
-        self.hurry.set()
 
 
 class Subscribers:
@@ -193,11 +111,11 @@ class Subscribers:
             return missed
         first = self._kept[0][0] if missed else None
         at = first - 1 if first else newest or last_id  # ids rise, this one's too
-        gap = {"id": at, "type": "gap", "time": _now(), "since": last_id, "next": first}
-        return [_encode(gap), *missed]
+        gap = {"id": at, "type": "gap", "time": now(), "since": last_id, "next": first}
+        return [encode(gap), *missed]
 
     def _listen(self, event: Event) -> None:
-        self._tell(event["id"], event["id"], _encode(event), 1)
+        self._tell(event["id"], event["id"], encode(event), 1)
 
     def waiting(self, fetch: Callable[[], None]) -> None:
         """See `StreamListener`."""
@@ -311,6 +229,7 @@ async def _pump(one: Subscription, send: Send, flush: Callable[[], None]) -> Non
         flush: gives it what has gathered.
     """
     sent = 0.0
+    rest = False
     while True:
         if (early := sent + GATHER - monotonic()) > 0:
             try:
@@ -318,16 +237,19 @@ async def _pump(one: Subscription, send: Send, flush: Callable[[], None]) -> Non
                     await one.hurry.wait()
             except TimeoutError:
                 pass
-        flush()
-        ended = one.ended
-        waiting = one.take()
-        if waiting:
-            await send({"type": "http.response.body", "body": waiting, "more_body": True})
+        if not rest:
+            flush()  # what is noted behind a burst gathers on until that is written
+        if waiting := one.take():
+            await one.writing(send({"type": "http.response.body", "body": waiting, "more_body": True}))
             sent = monotonic()
-        if ended:
+        before, rest = rest, one.waits
+        if before or rest:  # behind the last part too: something may be noted
+            await asyncio.sleep(0)  # between two parts the loop turns, however fast the reader is
+            continue
+        if one.ended:
             return
         try:
             async with asyncio.timeout(KEEPALIVE):
                 await one.wake.wait()
         except TimeoutError:
-            await send({"type": "http.response.body", "body": b": keepalive\n\n", "more_body": True})
+            await one.writing(send({"type": "http.response.body", "body": b": keepalive\n\n", "more_body": True}))

@@ -1,5 +1,6 @@
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ class Reader:
         self.got = asyncio.Event()
         self.left = asyncio.Event()
         self.aborted = 0
+        self.refused = False  # the last that was sent, at first
 
     def abort(self) -> None:
         self.aborted += 1
@@ -31,6 +33,7 @@ class Reader:
         return {"type": "http.disconnect"}
 
     async def send(self, message: Any) -> None:
+        self.refused = not self.gate.is_set()
         await self.gate.wait()
         self.messages.append(message)
         self.got.set()
@@ -43,6 +46,15 @@ class Reader:
     @property
     def text(self) -> str:
         return b"".join(one.get("body", b"") for one in self.messages).decode()
+
+    async def turn_deaf(self, subscribers: Subscribers, publish: Callable[[], object]) -> None:
+        """Take nothing any more, until the write of what is published is known not to end."""
+        self.gate.clear()
+        publish()
+        subscribers.flush()
+        async with asyncio.timeout(5):
+            while any(one.reads for one in subscribers._open):
+                await asyncio.sleep(0.01)
 
     async def until(self, part: str) -> None:
         while part not in self.text:
@@ -146,7 +158,7 @@ async def test_a_slow_reader_is_told_and_cut() -> None:
     subscribers = Subscribers(agent.subscribe, EventBounds(queue=1000))
     task = reader.start(subscribers)
     await reader.until(": subscribed")
-    reader.gate.clear()
+    await reader.turn_deaf(subscribers, lambda: agent.publish("heartbeat", tunnel="demo", ok=True))
     for _ in range(40):
         agent.publish("heartbeat", tunnel="demo", ok=True)
     assert all(one.ended for one in subscribers._open)  # at once, not when it reads again
@@ -165,7 +177,7 @@ async def test_a_cut_reader_that_reads_nothing_is_aborted(monkeypatch: Any) -> N
     subscribers = Subscribers(agent.subscribe, EventBounds(queue=1000))
     task = reader.start(subscribers)
     await reader.until(": subscribed")
-    reader.gate.clear()
+    await reader.turn_deaf(subscribers, lambda: agent.publish("heartbeat", tunnel="demo", ok=True))
     for _ in range(40):
         agent.publish("heartbeat", tunnel="demo", ok=True)
     await task
