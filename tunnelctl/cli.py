@@ -108,7 +108,9 @@ def _of_close(parser: argparse.ArgumentParser) -> None:
 def _of_events(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--since", metavar="ID", help="first what came after the event of this id (see --json)")
     parser.add_argument("--type", metavar="TYPE", action="append", help="of this type only; may be given several times")
-    parser.add_argument("--tunnel", metavar="NAME", help="of this tunnel only")
+    parser.add_argument(
+        "--tunnel", metavar="NAME", action="append", help="of this tunnel only; may be given several times"
+    )
 
 
 def _of_top(parser: argparse.ArgumentParser) -> None:

@@ -13,8 +13,9 @@ import json
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 from tunneld.errors import TunneldError
 
@@ -115,17 +116,19 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from None
 
-    def events(self, since: str | None = None) -> Iterator[str]:
+    def events(self, since: str | None = None, query: Sequence[tuple[str, str]] = ()) -> Iterator[str]:
         """Yield the JSON text of each event, until the agent ends the stream.
 
         Args:
             since: id of the last event that was seen; those that came after it are told first.
+            query: (``type`` or ``tunnel``, its name) for each that is wanted; none: all. An older agent sends all.
 
         Raises:
             Refused: as for `call`.
             Unreachable: the agent is gone or was silent for `EVENTS_SILENCE`.
         """
-        yield from self.lines("/v1/events", {"Last-Event-ID": since} if since else None)
+        target = f"/v1/events?{urlencode(query)}" if query else "/v1/events"
+        yield from self.lines(target, {"Last-Event-ID": since} if since else None)
 
     def lines(self, target: str, headers: dict[str, str] | None = None) -> Iterator[str]:
         """Yield the data of each event of a stream of the agent's; raises as `events`."""

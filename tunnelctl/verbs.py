@@ -325,7 +325,8 @@ def events(client: Client, args: argparse.Namespace, screen: Screen) -> int:
             raise UsageError(f"--type: {one[:60]!r} is none of {', '.join(EVENT_TYPES)}")
     gone = _watch_stdout(client)
     try:
-        for text in client.events(args.since):
+        asked = [("type", one) for one in args.type or ()] + [("tunnel", one) for one in args.tunnel or ()]
+        for text in client.events(args.since, asked):
             if _is_wanted(text, args):
                 print(safe_json(text) if args.json else _event_line(text, screen), flush=True)
             if '"lagged"' in text and json.loads(text).get("type") == "lagged":
@@ -341,15 +342,15 @@ def events(client: Client, args: argparse.Namespace, screen: Screen) -> int:
 
 
 def _is_wanted(text: str, args: argparse.Namespace) -> bool:
-    """Whether an event passes the filters; what is told of the reader itself passes all."""
-    if not args.type and args.tunnel is None:
+    """Whether an event passes the filters, which an older agent knows nothing of."""
+    if not args.type and not args.tunnel:
         return True
     event = json.loads(text)
-    if event["type"] in ("gap", "lagged"):
+    if event["type"] in ("gap", "lagged"):  # of the reader itself
         return True
     if args.type and event["type"] not in args.type:
         return False
-    return args.tunnel is None or args.tunnel in (event.get("tunnel"), event.get("subject"))
+    return not args.tunnel or event.get("tunnel") in args.tunnel or event.get("subject") in args.tunnel
 
 
 def _watch_stdout(client: Client) -> threading.Event:

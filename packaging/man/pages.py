@@ -148,8 +148,9 @@ def _events(page: Page) -> None:
         "`tunnelctl events --json` prints an object a line, as `GET /v1/events` sends it: `id`, which rises, over "
         "restarts of the agent too; `type`; `time`, ISO 8601 in UTC; and the keys of its type. `--since ID` (the "
         "header `Last-Event-ID`) goes on behind that event, after an event `gap` where not all since then is kept: a "
-        "restarted agent knows nothing of what came before it. New types and keys may come; pass over those that you "
-        "do not know."
+        "restarted agent knows nothing of what came before it. With `--type` and `--tunnel` (parameters `type` and "
+        "`tunnel` of the call) the agent sends some, `gap` and `lagged` always; where no reader asks for events "
+        "of streams, those are not made. New types and keys may come; pass over those that you do not know."
     )
     for name, shape in BY_TYPE.items():
         keys = [key for key in get_type_hints(shape) if key not in ("id", "type", "time")]

@@ -295,6 +295,43 @@ async def test_events(agent: MemoryAgent, client: httpx.AsyncClient, monkeypatch
         await asyncio.sleep(0)
 
 
+async def test_some_events(agent: MemoryAgent, client: httpx.AsyncClient) -> None:
+    asked = [("type", "tunnel"), ("type", "alert"), ("tunnel", "demo"), ("unknown", "x")]
+    async with client.stream("GET", "/v1/events", params=asked) as answer:
+        lines = answer.aiter_lines()
+        assert await anext(lines) == ": subscribed"
+        agent.publish("tunnel", tunnel="other", state="offline")
+        agent.publish("heartbeat", tunnel="demo", ok=True)
+        agent.publish("drain", streams=0)
+        agent.publish("alert", subject="demo", message="x")
+        agent.publish("tunnel", tunnel="demo", state="offline")
+        told = []
+        while len(told) < 2:
+            if (line := await anext(lines)).startswith("data: "):
+                told.append(json.loads(line[6:]))
+    assert [(one["id"], one["type"]) for one in told] == [(4, "alert"), (5, "tunnel")]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            [("type", "tunnel"), ("type", "stream_close")],
+            'no type of events (did you mean "stream_closed"?); there are',
+        ),
+        ([("type", "x")], "type: 'x' is no type of events; there are: tunnel, heartbeat, stream_opened"),
+        ([("tunnel", "x")] * 101, "tunnel: List should have at most 100 items"),
+    ],
+)
+async def test_events_that_there_are_none_of_are_refused(
+    client: httpx.AsyncClient, asked: list[tuple[str, str]], said: str
+) -> None:
+    answer = await client.get("/v1/events", params=asked)
+    assert (answer.status_code, answer.headers["Content-Type"]) == (422, "application/problem+json")
+    assert answer.json()["code"] == "bad_argument"
+    assert said in answer.json()["detail"]
+
+
 async def test_openapi_lists_every_call_and_every_answer(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
     calls = {(method.upper(), path) for path, item in document["paths"].items() for method in item}

@@ -215,6 +215,22 @@ async def test_events_as_json_and_the_agents_end(agent: MemoryAgent, folder: Pat
     assert b"stopping" in err
 
 
+async def test_some_events_are_left_to_the_agent(agent: MemoryAgent, path: Path) -> None:
+    process = await start(
+        "events", "--json", "--type", "tunnel", "--tunnel", "demo", "--tunnel", "other", "--socket", str(path)
+    )
+    assert process.stdout is not None
+    await agent.subscribed.wait()
+    assert not agent.tells_streams
+    for name in ("demo", "third", "other"):
+        agent.publish("heartbeat", tunnel=name, ok=True)
+        agent.publish("tunnel", tunnel=name, state="offline")
+    told = [json.loads(await process.stdout.readline()) for _ in range(2)]
+    assert [(one["type"], one["tunnel"]) for one in told] == [("tunnel", "demo"), ("tunnel", "other")]
+    process.send_signal(signal.SIGINT)
+    assert (await process.communicate())[0] == b""
+
+
 async def test_events_end_when_the_pipe_is_closed(agent: MemoryAgent, path: Path) -> None:
     ours, theirs = os.pipe()
     process = await asyncio.create_subprocess_exec(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from tunneld.agent.telling import StreamListener
+from tunneld.agent.telling import Streams
 from tunneld.control.app import create_app
 from tunneld.control.listener import ControlServer
 from tunneld.control.models.agent import Drained, Health, LogLevelName, Reloaded, Status
@@ -105,6 +105,7 @@ class MemoryAgent:
         self.live: dict[str, StreamInfo] = {}
         self.listeners: set[Callable[[Event], None]] = set()
         self.subscribed = asyncio.Event()
+        self.tells_streams = False  # to the last that subscribed
         self.level = "info"
         self.faults: list[str] = []
         self.changed: list[str] = []
@@ -229,8 +230,9 @@ class MemoryAgent:
             raise VisitorError("no_such_alert")
         return {"told": [{"receiver": "webhook hooks.example.org", "fault": None}]}
 
-    def subscribe(self, listener: Callable[[Event], None], streams: StreamListener | None = None) -> Callable[[], None]:
+    def subscribe(self, listener: Callable[[Event], None], streams: Streams = None) -> Callable[[], None]:
         self.listeners.add(listener)
+        self.tells_streams = streams is not False
         self.subscribed.set()
         return lambda: self.listeners.discard(listener)
 

@@ -19,7 +19,7 @@ from tunneld.agent.hello import Identity
 from tunneld.agent.proxy import Proxy
 from tunneld.agent.roster import Roster, Running
 from tunneld.agent.state import State
-from tunneld.agent.telling import Listener, StreamListener, Teller
+from tunneld.agent.telling import Listener, Streams, Teller
 from tunneld.agent.tunnel import AgentTunnel
 from tunneld.agent.wake import WakeWatch
 from tunneld.config import dropins
@@ -300,7 +300,7 @@ class AgentDaemon(Roster):
             self.config = self.config.without(name)
         self._close(name, "operator")
 
-    def subscribe(self, listener: Listener, streams: StreamListener | None = None) -> Callable[[], None]:
+    def subscribe(self, listener: Listener, streams: Streams = None) -> Callable[[], None]:
         """See `Teller.subscribe`."""
         return self._teller.subscribe(listener, streams)
 

@@ -13,14 +13,14 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
 import msgspec
 
 if TYPE_CHECKING:
     from tunneld.agent.record import Record
 
-__all__ = ["MAX_WAITING", "Listener", "StreamListener", "Teller"]
+__all__ = ["MAX_WAITING", "Listener", "StreamListener", "Streams", "Teller"]
 
 MAX_WAITING: Final = 64 * 1024
 """Bytes, about, of events of streams that wait to be made."""
@@ -80,6 +80,10 @@ class StreamListener(Protocol):
         """
 
 
+Streams = StreamListener | Literal[False] | None
+"""Who takes the events of streams. None: the `Listener`, whole; False: nobody, and for nobody they are not made."""
+
+
 class Teller:
     """Gives every event its id and its time, and whoever listens the event."""
 
@@ -96,7 +100,7 @@ class Teller:
         self._millisecond = self._second = -1
         self._stamp = self._begin = b""  # of that millisecond; of that second, without its end
 
-    def subscribe(self, listener: Listener, streams: StreamListener | None = None) -> Callable[[], None]:
+    def subscribe(self, listener: Listener, streams: Streams = None) -> Callable[[], None]:
         """Call `listener` for each event that comes, until the returned function is called.
 
         Args:
@@ -107,15 +111,17 @@ class Teller:
             self._whole = (*self._whole, listener)
         else:
             self._others = (*self._others, listener)
-            self._streams = (*self._streams, streams)
-        self._listened = True
+            if streams is not False:
+                self._streams = (*self._streams, streams)
+        self._listened = bool(self._whole or self._streams)
 
         def leave() -> None:
             if streams is None:
                 self._whole = _without(self._whole, listener)
             else:
                 self._others = _without(self._others, listener)
-                self._streams = _without(self._streams, streams)
+                if streams is not False:
+                    self._streams = _without(self._streams, streams)
             self._listened = bool(self._whole or self._streams)
             if not self._listened:
                 self._waiting, self._places, self._size = [], {}, 0

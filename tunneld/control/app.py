@@ -16,7 +16,8 @@ from tunneld.config.units import MAX_SECONDS
 from tunneld.control import calls
 from tunneld.control.answers import describe, docs, json_answer, text_docs
 from tunneld.control.event_bounds import EventBounds
-from tunneld.control.event_shapes import schema
+from tunneld.control.event_filter import EventFilter
+from tunneld.control.event_shapes import EventType, schema
 from tunneld.control.events import EventStream, Subscribers
 from tunneld.control.facade import AgentFacade
 from tunneld.control.guard import Guard, Problem, audit
@@ -37,6 +38,8 @@ __all__ = ["create_app"]
 
 #: Characters of a path that is shared.
 MAX_PATH = 4096
+#: Types or tunnels that a reader of events asks for.
+MAX_ASKED = 100
 #: What one call about permissions may hold: what a message on the tunnel may.
 MAX_EMAILS, MAX_NOTES = 100, 1000
 
@@ -70,6 +73,7 @@ def create_app(
     else:
         app.add_middleware(Guard)
     _add_reads(app, agent)
+    _add_events(app)
     _add_looks(app, agent)
     _add_cancels(app, agent)
     _add_changes(app, agent)
@@ -124,17 +128,39 @@ def _add_reads(app: FastAPI, agent: AgentFacade) -> None:
         """What the agent counts, for Prometheus; as OpenMetrics, with exemplars, where `Accept` asks for it."""
         return await calls.metrics(agent, request)
 
-    events_docs = docs(Event, "too_many_subscribers")
+
+def _add_events(app: FastAPI) -> None:
+    events_docs = docs(Event, "too_many_subscribers", "bad_argument")
     events_docs[200] = {
         "description": "Server-sent events; `event` is the type, `data` the event as JSON of this schema. With "
-        "`Last-Event-ID` those that came since are told first, after an event `gap` where not all are kept.",
+        "`Last-Event-ID` those that came since are told first, after an event `gap` where not all are kept. Ids count "
+        "the events of all readers: where `type` or `tunnel` leave some out, others are not next to each other.",
         "content": {"text/event-stream": {"schema": schema()}},
     }
 
     @app.get("/v1/events", responses=events_docs, response_class=EventStream, status_code=200)
-    async def events() -> Response:
-        """Every state change, heartbeat, stream and alert, as it happens; resumable by `Last-Event-ID`."""
-        return EventStream(app.state.subscribers)
+    async def events(
+        types: Annotated[
+            list[EventType] | None,
+            Query(alias="type", max_length=MAX_ASKED, description="Of this type only; may be given several times."),
+        ] = None,
+        tunnels: Annotated[
+            list[str] | None,
+            Query(
+                alias="tunnel",
+                max_length=MAX_ASKED,
+                description="Of this tunnel only, and alerts of it; what belongs to no tunnel is left out. May be "
+                "given several times.",
+            ),
+        ] = None,
+    ) -> Response:
+        """Every state change, heartbeat, stream and alert, as it happens; resumable by `Last-Event-ID`.
+
+        With `type` or `tunnel` some of them; `lagged` and `gap`, which tell of the reader itself, are sent all the
+        same. Where no reader asks for events of streams, those cost the agent nothing.
+        """
+        wanted = EventFilter(types or (), tunnels or ()) if types or tunnels else None
+        return EventStream(app.state.subscribers, wanted)
 
 
 def _add_looks(app: FastAPI, agent: AgentFacade) -> None:

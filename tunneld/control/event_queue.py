@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from tunneld.control.event_filter import EventFilter
 from tunneld.control.guard import json_bytes
 from tunneld.control.models.events import Event
 
@@ -47,14 +48,24 @@ class Subscription:
     It is cut when more than `most` waits and a write to it has not ended within `PATIENCE`; or, at once, when more than
     `BURST` times that waits.
 
+    Args:
+        most: bytes.
+        wanted: what its reader asks for; None: all. What is added may have more in it.
+
     Attributes:
+        streams: whether it wants events of streams.
         wake: set when there is something to do.
         hurry: set when it should be done now: much waits, or it has ended.
     """
 
-    __slots__ = ("_bound", "_held", "_most", "_queue", "dropped", "ended", "hurry", "last_id", "on_cut", "wake")
+    __slots__ = (
+        "_bound", "_held", "_most", "_queue", "dropped", "ended", "hurry", "last_id", "on_cut", "streams", "wake",
+        "wanted",
+    )  # fmt: skip
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, wanted: EventFilter | None = None) -> None:
+        self.wanted = wanted
+        self.streams = wanted is None or wanted.streams
         self._most = most
         self._bound = most * BURST
         self._queue: deque[tuple[bytes, int, int]] = deque()  # encoded, of how many events, its bytes that count
@@ -78,7 +89,7 @@ class Subscription:
         self.last_id = last_id
         held = self._held + len(encoded)
         if held > self._bound:
-            self._cut(events)
+            self._cut(events if self.wanted is None else self._count(encoded))
         else:
             self._queue.append((encoded, events, len(encoded)))
             self._held = held
@@ -107,7 +118,10 @@ class Subscription:
         return bool(self._queue)
 
     def _cut(self, more: int) -> None:
-        self.dropped = sum(events for _, events, _ in self._queue) + more
+        if self.wanted is None:
+            self.dropped = sum(events for _, events, _ in self._queue) + more
+        else:
+            self.dropped = sum(self._count(encoded) for encoded, *_ in self._queue) + more
         last = {"id": self.last_id, "type": "lagged", "time": now(), "dropped": self.dropped}
         self._queue.clear()
         self._held = 0
@@ -116,13 +130,17 @@ class Subscription:
         if self.on_cut is not None:
             self.on_cut()
 
+    def _count(self, encoded: bytes) -> int:
+        """Of how many of these events its reader would have been told."""
+        return (encoded if self.wanted is None else self.wanted.pick(encoded)).count(b"\n\n")
+
     def take(self) -> bytes:
-        """Return what waits, `WRITE` bytes of it or a piece: with more behind that it remains in a hurry."""
+        """Return what its reader asks for of `WRITE` bytes that wait, or a piece; with more it remains in a hurry."""
         queue, size = self._queue, 0
         taken: list[bytes] = []
         while queue and (not taken or size + len(queue[0][0]) <= WRITE):
             encoded, _, counted = queue.popleft()
-            taken.append(encoded)
+            taken.append(encoded if self.wanted is None else self.wanted.pick(encoded))
             size += len(encoded)
             self._held -= counted
         if not queue:

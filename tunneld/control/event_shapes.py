@@ -2,13 +2,16 @@
 
 from typing import Annotated, Any, Literal, NotRequired, get_args
 
-from pydantic import Field, TypeAdapter
+from pydantic import AfterValidator, Field, TypeAdapter
+from pydantic_core import PydanticCustomError
 
+from tunneld.config.source import near
+from tunneld.control.models.events import EVENT_TYPES
 from tunneld.control.models.streams import StreamKind
 from tunneld.control.models.tunnels import TunnelState
 from tunneld.control.models.typed import TypedDict
 
-__all__ = ["BY_TYPE", "TypedEvent", "schema"]
+__all__ = ["BY_TYPE", "EventType", "TypedEvent", "schema"]
 
 
 class _Event(TypedDict):
@@ -132,3 +135,16 @@ def schema() -> dict[str, Any]:
     """What OpenAPI says of ``data``: one of these, by `type`."""
     made = [TypeAdapter(shape).json_schema() for shape in dict.fromkeys(BY_TYPE.values())]
     return {"oneOf": made}
+
+
+def _known(name: str) -> str:
+    if name in EVENT_TYPES:
+        return name
+    nearest = near(name[:60], EVENT_TYPES)
+    hint = f' (did you mean "{nearest[0]}"?)' if nearest else ""
+    said = {"name": repr(name[:60]), "hint": hint, "all": ", ".join(EVENT_TYPES)}
+    raise PydanticCustomError("event_type", "{name} is no type of events{hint}; there are: {all}", said)
+
+
+EventType = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": list(EVENT_TYPES)})]
+"""A type that is asked for."""

@@ -14,13 +14,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
-from tunneld.agent.telling import StreamListener
+from tunneld.agent.telling import Streams
 from tunneld.control.event_bounds import EventBounds
+from tunneld.control.event_filter import EventFilter
 from tunneld.control.event_queue import Subscription, encode, now
 from tunneld.control.guard import Problem
 from tunneld.control.models.events import Event
@@ -35,23 +37,28 @@ GATHER = 0.25
 KEEPALIVE = 15.0
 """Seconds of quiet after which a comment shows the reader that the stream lives."""
 RETAIN = 300.0
-"""Seconds that events are kept after the last reader has left."""
+"""Seconds that events are kept after the last reader has left; those of streams: the last that wants such."""
 CUT_AFTER = 5.0
 """Seconds that a cut subscriber has to read what is left; then its connection is aborted."""
 
-Subscribe = Callable[[Callable[[Event], None], StreamListener], Callable[[], None]]
+Subscribe = Callable[[Callable[[Event], None], Streams], Callable[[], None]]
 
 
 def _after(event_id: int, encoded: bytes) -> list[bytes]:
     """Of encoded events those behind that one."""
     events = [event + b"\n\n" for event in encoded.split(b"\n\n") if event]
-    return [event for event in events if int(event[4 : event.index(b"\n")]) > event_id]
+    return [event for event in events if _id(event) > event_id]
+
+
+def _id(event: bytes) -> int:
+    return int(event[4 : event.index(b"\n")])
 
 
 class Subscribers:
     """All readers of an agent's events through one door, and the last events for those that come back.
 
-    Nothing is listened to before the first reader comes, nor for longer than `RETAIN` after the last has left.
+    Nothing is listened to before the first reader comes, nor for longer than `RETAIN` after the last has left. The same
+    holds for events of streams and the readers that want such: where nobody does, they are not even made.
     """
 
     def __init__(self, subscribe: Subscribe, bounds: EventBounds | None = None) -> None:
@@ -65,6 +72,10 @@ class Subscribers:
         self._before = 0  # id of the last event that is not kept any more, or came before anybody listened
         self._unsubscribe: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._streams = False  # those of streams are listened to as well
+        self._streams_timer: asyncio.TimerHandle | None = None
+        self._missing = False  # what is kept comes in part from when they were not
+        self._since_then = 0  # id of the first event since they are again; 0: none came yet
 
     def __len__(self) -> int:
         return len(self._open)
@@ -79,61 +90,84 @@ class Subscribers:
         """Bytes of the last events that are kept."""
         return self._kept_size
 
-    def add(self, last_id: int | None = None) -> Subscription | None:
+    def add(self, last_id: int | None = None, wanted: EventFilter | None = None) -> Subscription | None:
         """Return a new subscription, None when there are too many or the agent stops.
 
         Args:
             last_id: of the last event that the reader had; it gets those that came since, after an event ``gap`` when
                 not all are kept. None: it wants what comes from now on.
+            wanted: what it asks for; None: all.
         """
         if self._closed or len(self._open) >= self.bounds.readers:
             return None
+        one = Subscription(self.bounds.queue, wanted)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._streams_timer is not None and one.streams:
+            self._streams_timer.cancel()
+            self._streams_timer = None
         self.flush()  # what came before this reader is none of its own
         listened = self._unsubscribe is not None
-        if self._unsubscribe is None:
-            self._unsubscribe = self._subscribe(self._listen, self)
-        one = Subscription(self.bounds.queue)
+        self._listen_to(streams=one.streams or self._streams)
         if last_id is not None:
-            one.begin(self._since(last_id, listened=listened))
+            one.begin(self._missed(one, last_id, listened=listened))
         self._open.add(one)
         return one
 
-    def _since(self, last_id: int, *, listened: bool) -> list[bytes]:
+    def _listen_to(self, *, streams: bool) -> None:
+        if self._unsubscribe is not None:
+            if streams == self._streams:
+                return
+            self._unsubscribe()
+            self._missing, self._since_then = True, 0
+        self._streams, self._fetch = streams, None
+        self._unsubscribe = self._subscribe(self._listen, self if streams else False)
+
+    def _missed(self, one: Subscription, last_id: int, *, listened: bool) -> list[bytes]:
         newest = self._kept[-1][1] if self._kept else self._before
         missed: list[bytes] = []
         for _, last, encoded in self._kept:
             if last > last_id:
-                missed += _after(last_id, encoded)
-        if listened and self._before <= last_id <= newest:
+                missed += _after(last_id, encoded if one.wanted is None else one.wanted.pick(encoded))
+        # Who had the last event before streams were listened to again may miss some that have no id: it is told so.
+        made = not one.streams or not self._missing or 0 < self._since_then <= last_id
+        if listened and made and self._before <= last_id <= newest:
             return missed
-        first = self._kept[0][0] if missed else None
+        first = _id(missed[0]) if missed else None
         at = first - 1 if first else newest or last_id  # ids rise, this one's too
         gap = {"id": at, "type": "gap", "time": now(), "since": last_id, "next": first}
         return [encode(gap), *missed]
 
     def _listen(self, event: Event) -> None:
-        self._tell(event["id"], event["id"], encode(event), 1)
+        encoded = encode(event)
+        self._keep(event["id"], event["id"], encoded)
+        for one in tuple(self._open):
+            if one.wanted is None or one.wanted.passes(event):
+                one.add(event["id"], encoded, 1)
 
     def waiting(self, fetch: Callable[[], None]) -> None:
         """See `StreamListener`."""
         self._fetch = fetch
         for one in self._open:
-            one.wake.set()
+            if one.streams:
+                one.wake.set()
 
     def take(self, first: int, last: int, encoded: bytes, events: int) -> None:
         """See `StreamListener`."""
         self._fetch = None
-        self._tell(first, last, encoded, events)
+        self._keep(first, last, encoded)
+        for one in tuple(self._open):
+            if one.streams:
+                one.add(last, encoded, events)
 
     def flush(self) -> None:
         """Give every reader what waits."""
         if self._fetch is not None:
             self._fetch()
 
-    def _tell(self, first: int, last: int, encoded: bytes, events: int) -> None:
+    def _keep(self, first: int, last: int, encoded: bytes) -> None:
+        self._since_then = self._since_then or first
         if not self._kept and self._before == 0:
             self._before = first - 1
         self._kept.append((first, last, encoded))
@@ -141,15 +175,22 @@ class Subscribers:
         while self._kept_size > self.bounds.history and len(self._kept) > 1:
             _, self._before, oldest = self._kept.popleft()
             self._kept_size -= len(oldest)
-        for one in tuple(self._open):
-            one.add(last, encoded, events)
 
     def remove(self, one: Subscription) -> None:
         """End it and forget it. Idempotent."""
         one.end()
         self._open.discard(one)
+        loop = asyncio.get_running_loop()
+        if self._streams and self._streams_timer is None and not any(other.streams for other in self._open):
+            self._streams_timer = loop.call_later(RETAIN, self._let_streams_go)
         if not self._open and self._timer is None and self._unsubscribe is not None:
-            self._timer = asyncio.get_running_loop().call_later(RETAIN, self._let_go)
+            self._timer = loop.call_later(RETAIN, self._let_go)
+
+    def _let_streams_go(self) -> None:
+        """Nobody wants their events: they are made no more, for this door."""
+        self._streams_timer = None
+        self.flush()
+        self._listen_to(streams=False)
 
     def _let_go(self) -> None:
         """Nobody listens: what happens from now on is not kept."""
@@ -159,7 +200,11 @@ class Subscribers:
             self._unsubscribe = None
         self._fetch = None
         self._kept.clear()
-        self._kept_size = self._before = 0
+        self._kept_size = self._before = self._since_then = 0
+        self._streams = self._missing = False
+        if self._streams_timer is not None:
+            self._streams_timer.cancel()
+            self._streams_timer = None
 
     def close(self) -> None:
         """End every subscription; each response ends after what already waits. None can be added."""
@@ -181,17 +226,22 @@ def last_event_id(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
 
 
 class EventStream(Response):
-    """The response: SSE until the reader leaves, is cut, or the agent stops."""
+    """The response: SSE until the reader leaves, is cut, or the agent stops.
 
-    def __init__(self, subscribers: Subscribers) -> None:
+    Args:
+        wanted: what the reader asks for; None: all.
+    """
+
+    def __init__(self, subscribers: Subscribers, wanted: EventFilter | None = None) -> None:
         self.status_code = 200
         self.background = None
         self.init_headers({"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         self._subscribers = subscribers
+        self._wanted = wanted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one reader (ASGI)."""
-        one = self._subscribers.add(last_event_id(scope.get("headers", ())))
+        one = self._subscribers.add(last_event_id(scope.get("headers", ())), self._wanted)
         if one is None:
             await Problem("too_many_subscribers")(scope, receive, send)
             return
@@ -228,28 +278,31 @@ async def _pump(one: Subscription, send: Send, flush: Callable[[], None]) -> Non
     Args:
         flush: gives it what has gathered.
     """
-    sent = 0.0
+    looked, told = 0.0, monotonic()
     rest = False
     while True:
-        if (early := sent + GATHER - monotonic()) > 0:
-            try:
+        if (early := looked + GATHER - monotonic()) > 0:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(early):
                     await one.hurry.wait()
-            except TimeoutError:
-                pass
         if not rest:
             flush()  # what is noted behind a burst gathers on until that is written
-        if waiting := one.take():
+        some, waiting = one.waits, one.take()
+        if waiting:
             await one.writing(send({"type": "http.response.body", "body": waiting, "more_body": True}))
-            sent = monotonic()
+            told = monotonic()
+        if some:
+            looked = monotonic()  # though nothing of it may be what the reader asks for
         before, rest = rest, one.waits
         if before or rest:  # behind the last part too: something may be noted
             await asyncio.sleep(0)  # between two parts the loop turns, however fast the reader is
             continue
         if one.ended:
             return
-        try:
-            async with asyncio.timeout(KEEPALIVE):
-                await one.wake.wait()
-        except TimeoutError:
+        if (quiet := told + KEEPALIVE - monotonic()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(quiet):
+                    await one.wake.wait()
+        else:
             await one.writing(send({"type": "http.response.body", "body": b": keepalive\n\n", "more_body": True}))
+            told = monotonic()

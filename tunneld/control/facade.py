@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
-from tunneld.agent.telling import StreamListener
+from tunneld.agent.telling import Streams
 from tunneld.control.models.agent import Drained, Health, LogLevelName, Reloaded, Status
 from tunneld.control.models.alerts import AlertsStatus, AlertsTested
 from tunneld.control.models.events import Event
@@ -121,9 +121,9 @@ class AgentFacade(Protocol):
     async def test_alerts(self, name: str | None) -> AlertsTested:
         """Send a test to the receivers of one rule, or of all; raises VisitorError ``no_such_alert``."""
 
-    def subscribe(self, listener: Callable[[Event], None], streams: StreamListener | None = None) -> Callable[[], None]:
+    def subscribe(self, listener: Callable[[Event], None], streams: Streams = None) -> Callable[[], None]:
         """Call `listener` for each event from now on, until the returned function is called.
 
         The listener neither waits nor raises nor changes the event: it puts it into a bounded queue. `streams` is
-        called in its place for the events of streams, in their compact form.
+        called in its place for the events of streams, in their compact form; False: those are not wanted.
         """

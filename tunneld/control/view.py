@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from tunneld import __version__
 from tunneld.agent.daemon import AgentDaemon
-from tunneld.agent.telling import StreamListener
+from tunneld.agent.telling import Streams
 from tunneld.agent.tunnel import AgentTunnel
 from tunneld.alerts.facts import Facts
 from tunneld.config.load import load_tunnel
@@ -256,7 +256,7 @@ class AgentView:
         """Send a test; raises VisitorError."""
         return await self._alerts.test(name)
 
-    def subscribe(self, listener: Callable[[Event], None], streams: StreamListener | None = None) -> Callable[[], None]:
+    def subscribe(self, listener: Callable[[Event], None], streams: Streams = None) -> Callable[[], None]:
         """Call `listener` for each event, `streams` in its place for those of streams."""
         return self._daemon.subscribe(listener, streams)
 

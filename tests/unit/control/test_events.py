@@ -8,6 +8,7 @@ import pytest
 from tests.support.control_agent import MemoryAgent
 from tunneld.control import events
 from tunneld.control.event_bounds import EventBounds
+from tunneld.control.event_filter import EventFilter
 from tunneld.control.events import EventStream, Subscribers
 
 
@@ -22,6 +23,7 @@ class Reader:
         self.left = asyncio.Event()
         self.aborted = 0
         self.refused = False  # the last that was sent, at first
+        self.task: asyncio.Task[None]  # that serves it
 
     def abort(self) -> None:
         self.aborted += 1
@@ -38,10 +40,12 @@ class Reader:
         self.messages.append(message)
         self.got.set()
 
-    def start(self, subscribers: Subscribers, *, last_id: str = "") -> asyncio.Task[None]:
+    def start(
+        self, subscribers: Subscribers, *, last_id: str = "", wanted: EventFilter | None = None
+    ) -> asyncio.Task[None]:
         headers = [(b"last-event-id", last_id.encode())] if last_id else []
         scope = {"type": "http", "state": {"abort": self.abort}, "headers": headers}
-        return asyncio.get_running_loop().create_task(EventStream(subscribers)(scope, self.receive, self.send))
+        return asyncio.get_running_loop().create_task(EventStream(subscribers, wanted)(scope, self.receive, self.send))
 
     @property
     def text(self) -> str:
