@@ -116,7 +116,7 @@ apt-deps:
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 		$$(command -v npm >/dev/null || echo nodejs npm) chromium chromium-driver nginx caddy wrk curl openssl iproute2 prometheus prometheus-alertmanager tinyproxy-bin microsocks zsh fish man-db \
-		procps ca-certificates debootstrap pipx systemd systemd-container dbus libnss-systemd faketime tmux apache2-utils >/dev/null
+		procps ca-certificates debootstrap pipx systemd systemd-container dbus libnss-systemd faketime fail2ban tmux apache2-utils >/dev/null
 
 clean:
 	rm -rf $(VENV) tests/e2e/node/node_modules tests/e2e/node/dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .bench .fuzz build dist *.egg-info

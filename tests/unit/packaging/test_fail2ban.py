@@ -21,7 +21,7 @@ from tunneld.telemetry import logs
 
 PACKAGING = Path(__file__).parents[3] / "packaging" / "fail2ban"
 FILTER = PACKAGING / "filter.d" / "tunneld.conf"
-needs_fail2ban = pytest.mark.skipif(shutil.which("fail2ban-regex") is None, reason="fail2ban-regex is not installed")
+needs_fail2ban = pytest.mark.skipif(shutil.which("fail2ban-regex") is None, reason="missing: apt-get install fail2ban")
 
 
 def written(format: logs.Format) -> str:
