@@ -73,7 +73,7 @@ class Doors:
             await self._serving.stop()
 
     def _end_thread(self) -> None:
-        """What it was for is done. A process with one thread alone is cheaper too: no call locks what none shares."""
+        """What it was for is done."""
         thread, self._thread = self._thread, None
         if thread is not None:
             thread.shutdown(wait=False)

@@ -20,8 +20,8 @@ class EventBounds:
 
     Attributes:
         readers: at a time.
-        queue: bytes that wait for one of them that does not read, before it is cut; for one that reads, and has not had
-            its turn yet, `control.event_queue.BURST` times that.
+        queue: bytes that wait for one of them whose write does not end, before it is cut; of any other it is
+            `control.event_queue.BURST` times that.
         history: bytes of the last events that are kept for readers that come back.
     """
 

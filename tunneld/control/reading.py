@@ -53,11 +53,10 @@ class ReadingServer:
     @property
     def address(self) -> tuple[str, int] | None:
         """(host, port) as bound; None while it does not serve."""
-        for server in self._servers:
-            for sock in server.sockets:
-                host, port = sock.getsockname()[:2]
-                return host, port
-        return None
+        if not self._servers:
+            return None
+        host, port = self._servers[0].sockets[0].getsockname()[:2]
+        return host, port
 
     async def start(self) -> None:
         """Bind and serve; raises ConfigError when the token cannot be read."""
