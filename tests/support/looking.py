@@ -16,7 +16,8 @@ import httpx
 from tests.support.running import agent_settings, port_of, running_server, settled, url_of
 from tests.support.sockets import LOOPBACK
 from tests.support.ws_raw import accept_of
-from tunneld.agent.inspection import Inspector, Seen
+from tunneld.agent.inspection import Seen
+from tunneld.agent.inspector import Inspector
 from tunneld.agent.record import Record
 from tunneld.config.agent import AgentConfig, InspectionConfig
 from tunneld.control.host import AgentHost

@@ -1,7 +1,7 @@
-"""Looking into the streams of a tunnel with `inspect: true`: the last requests' heads, events as they pass, replay.
+"""Looking into one stream of a tunnel with `inspect: true`: its heads, its events as they pass.
 
-Nothing of it is there for a tunnel without it. What is kept is bounded by `inspection`; secrets are masked when they
-are shown, and kept only so that a request can be sent again.
+What is kept is bounded by `inspection`; secrets are masked when they are shown, and kept only so that a request can be
+sent again. Which streams those are, and how many of the past, is for `agent.inspector`.
 """
 
 from __future__ import annotations
@@ -9,23 +9,17 @@ from __future__ import annotations
 import codecs
 import re
 import zlib
-from collections import deque
-from collections.abc import Callable, Mapping
-from time import monotonic, time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
 
 import msgspec
 
-from tunneld.config.agent import InspectionConfig
-from tunneld.errors import VisitorError
 from tunneld.protocol.headers import Headers, get_all, is_encoded, lower
 from tunneld.protocol.messages import Open, decode_open
 from tunneld.wire.http_client import head_fields
 
-if TYPE_CHECKING:
-    from tunneld.agent.record import Record
-
-__all__ = ["Inspector", "Seen", "Tap", "masked", "unpacked", "unsecret"]
+__all__ = ["Seen", "Tap", "masked", "unpacked", "unsecret"]
 
 _SECRET = re.compile(
     r"authorization|cookie|token|secret|passw|passphrase|credential|signature|session|jwt|assertion|csrf|xsrf"
@@ -98,7 +92,7 @@ class Tap:
 
 
 class Seen(msgspec.Struct, eq=False, gc=False):
-    """One request that is looked into, or was; see `Inspector.of`.
+    """One request that is looked into, or was; see `agent.inspector`.
 
     Heads are kept as they came, a text each, and none of it is known to the garbage collector: an object for each
     header of so many requests would be made for nobody, and let go of when none of it is in any cache any more.
@@ -145,13 +139,6 @@ class Seen(msgspec.Struct, eq=False, gc=False):
     def body(self) -> bytes | bytearray:
         """Of the request, as far as it is kept."""
         return b"" if self._body is None else self._body
-
-    def is_of(self, request_id: str) -> bool:
-        """It is the request of that id."""
-        kept = self._request  # read only where the id may stand in it at all
-        return (
-            b"\\" in kept or request_id.encode(errors="surrogatepass") in kept
-        ) and self.request.request_id == request_id
 
     # -- what the exchange tells -------------------------------------------------------------------------
 
@@ -357,96 +344,3 @@ def _decoded(block: str) -> dict[str, Any]:
     if len(text) > _MOST_TEXT:
         event["cut"] = len(text) - _MOST_TEXT
     return event
-
-
-class Inspector:
-    """Of one tunnel: the last requests, and those under way.
-
-    A request costs little as long as nobody looks: its record keeps what opened it and its answer's head, and what is
-    kept of it for people is made when it is over, or needed before.
-
-    Args:
-        config: how much is kept.
-        live: request id to record, of those under way; it changes as they come and go.
-
-    Attributes:
-        readers: that look into a stream now.
-    """
-
-    def __init__(self, config: InspectionConfig, live: Mapping[str, Record]) -> None:
-        self.config = config
-        self.readers = 0
-        self._live = live
-        self._over: deque[Seen] = deque()
-
-    @property
-    def kept(self) -> tuple[int, int]:
-        """How many requests are kept, and how many may be."""
-        return min(len(self._over) + len(self._live), self.config.requests), self.config.requests
-
-    def of(self, record: Record) -> Seen | None:
-        """What is kept of a request that is under way; None: nobody may look into it."""
-        seen = record.seen
-        if seen is None and record.opening:
-            age = monotonic() - record.started
-            seen = record.seen = Seen(record.opening, record.started, time() - age, self.config.body)
-            if record.answer:
-                seen.answered(record.status, record.answer, sse=record.kind == "sse")
-        return seen
-
-    def over(self, record: Record, now: float) -> None:
-        """It is over; the oldest are forgotten for it when there are more than may be.
-
-        The record keeps nothing of it: who else holds that would hold a head and a body with it.
-
-        Args:
-            now: monotonic seconds.
-        """
-        seen, config = record.seen, self.config
-        if seen is None:  # the way of nearly all
-            age = now - record.started
-            seen = Seen(
-                record.opening, record.started, time() - age, config.body, record.answer, None, True, record.status,
-                record.reason, age,
-            )  # fmt: skip
-        else:
-            seen.over(record.reason, now)
-        record.opening, record.answer, record.seen = b"", "", None
-        kept = self._over
-        kept.append(seen)
-        while len(kept) > config.requests:
-            kept.popleft()
-
-    def watch(self, seen: Seen, tell: Callable[[dict[str, Any]], None], *, between: bool) -> Callable[[], None]:
-        """Tell of what passes on a stream (see `Seen.tap`); the returned function ends that, once.
-
-        Raises:
-            VisitorError: ``too_many_subscribers``.
-        """
-        if self.readers >= self.config.readers:
-            raise VisitorError(
-                "too_many_subscribers",
-                f"{self.readers} readers look into streams of this tunnel: as many as may (inspection.readers).",
-            )
-        self.readers += 1
-        leave = seen.tap(Tap(self.config.events, tell), between=between)
-
-        def left() -> None:
-            leave()
-            self.readers -= 1
-
-        return left
-
-    def find(self, request_id: str) -> Seen | None:
-        """That request; None: it is not kept, or never was here."""
-        record = self._live.get(request_id)
-        if record is not None and (seen := self.of(record)) is not None:
-            return seen
-        return next((seen for seen in reversed(self._over) if seen.is_of(request_id)), None)
-
-    def all(self) -> list[Seen]:
-        """The last that began, newest first."""
-        most = self.config.requests
-        under_way = [record for record in self._live.values() if record.opening][-most:]
-        found = [*self._over, *(seen for record in under_way if (seen := self.of(record)) is not None)]
-        return sorted(found, key=lambda seen: seen.began, reverse=True)[:most]

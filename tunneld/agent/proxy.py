@@ -14,7 +14,8 @@ from tunneld.agent import tracing
 from tunneld.agent.deadlines import Deadlines
 from tunneld.agent.exchange import Exchange
 from tunneld.agent.heads import Heads
-from tunneld.agent.inspection import Inspector, Seen
+from tunneld.agent.inspection import Seen
+from tunneld.agent.inspector import Inspector
 from tunneld.agent.origin import Origin
 from tunneld.agent.pool import Pool
 from tunneld.agent.probe import ServiceProbe

@@ -8,10 +8,10 @@ than their events, since each new one was then in memory that no cache knew any 
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
+from operator import attrgetter
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
@@ -27,7 +27,7 @@ MAX_WAITING: Final = 64 * 1024
 _EACH: Final = 256  # bytes of an event beyond its path
 
 
-class _Shared(msgspec.Struct, gc=False):
+class _Said(msgspec.Struct, gc=False):
     """What all events of a stream say, in the order of what readers get."""
 
     tunnel: str
@@ -38,19 +38,17 @@ class _Shared(msgspec.Struct, gc=False):
     client: str
 
 
-class _Closed(msgspec.Struct, gc=False):
+class _Over(_Said, gc=False):
     """What is noted of a stream that is over.
 
     Attributes:
-        opened: that it began stands in a place before, and was not told yet.
-        said: of its end.
+        untold: that it began was not told yet.
         started: monotonic seconds.
         ended: monotonic seconds.
-        text: of `said`, once it is made.
+        text: of what all its events say, once it is made.
     """
 
-    opened: bool
-    said: _Shared
+    untold: bool
     reason: str
     started: float
     ended: float
@@ -92,11 +90,11 @@ class Teller:
         self._others: tuple[Listener, ...] = ()  # take all but the streams' so
         self._streams: tuple[StreamListener, ...] = ()
         self._listened = False  # to events of streams
-        self._waiting: list[Record | _Closed] = []  # a record: it began; what is closed: it ended, or began as well
-        self._places: dict[Record, int] = {}  # in that list, of those that began
-        self._size = 0  # of those, bytes
+        self._begun: dict[Record, None] = {}  # under way; that they began waits to be told
+        self._over: list[_Over] = []  # their ends wait, and the begins of some
+        self._size = 0  # of all that waits, bytes
         # Rising over restarts too, so that a reader that comes back to another process is told of the gap.
-        self._ids = itertools.count(int(time() * 1000) * 1000)
+        self._last = int(time() * 1000) * 1000 - 1  # id of the last event
         self._millisecond = self._second = -1
         self._stamp = self._begin = b""  # of that millisecond; of that second, without its end
 
@@ -124,7 +122,7 @@ class Teller:
                     self._streams = _without(self._streams, streams)
             self._listened = bool(self._whole or self._streams)
             if not self._listened:
-                self._waiting, self._places, self._size = [], {}, 0
+                self._begun, self._over, self._size = {}, [], 0
 
         return leave
 
@@ -133,80 +131,86 @@ class Teller:
         self.flush()
         listeners = self._whole + self._others
         if listeners:
-            event = {"id": next(self._ids), "type": kind, "time": self._stamped(time()).decode(), **fields}
+            self._last += 1
+            event = {"id": self._last, "type": kind, "time": self._stamped(time()).decode(), **fields}
             for listener in listeners:
                 listener(event)
 
     def opened(self, record: Record) -> None:
         """A stream began."""
-        if not self._listened:
-            return
-        waiting = self._waiting
-        self._places[record] = len(waiting)
-        waiting.append(record)
-        self._size += len(record.path) + _EACH
-        if len(waiting) == 1 or self._whole or self._size > MAX_WAITING:
-            self._noted()
+        if self._listened:
+            self._begun[record] = None
+            self._noted(_EACH)
 
     def upgraded(self, record: Record) -> None:
         """A stream became a WebSocket."""
         if self._listened:
-            self.tell("stream_upgraded", {name: getattr(record, name) for name in _Shared.__struct_fields__})
+            self.tell("stream_upgraded", {name: getattr(record, name) for name in _Said.__struct_fields__})
 
     def closed(self, record: Record, now: float) -> None:
         """A stream is over; `now` is monotonic seconds."""
-        if not self._listened:
-            return
-        place, waiting, path = self._places.pop(record, None), self._waiting, record.path
-        said = _Shared(record.tunnel, record.request_id, record.kind, record.method, path, record.client)
-        ended = _Closed(
-            place is not None, said, record.reason, record.started, now, record.bytes_in, record.bytes_out
-        )  # fmt: skip
-        if place is not None:
-            waiting[place] = ended
-        waiting.append(ended)
-        self._size += len(path) + _EACH
-        if len(waiting) == 1 or self._whole or self._size > MAX_WAITING:
-            self._noted()
+        if self._listened:
+            untold, path = self._begun.pop(record, 0) is None, record.path
+            over = _Over(
+                record.tunnel, record.request_id, record.kind, record.method, path, record.client,
+                untold, record.reason, record.started, now, record.bytes_in, record.bytes_out,
+            )  # fmt: skip
+            self._over.append(over)
+            self._noted(len(path) + _EACH)
 
-    def _noted(self) -> None:
-        """The first of some waits, or many do."""
-        if len(self._waiting) == 1:
+    def _noted(self, size: int) -> None:
+        """So many bytes more wait: the first, or many by now?"""
+        before = self._size
+        self._size = size = before + size
+        if not before:
             for listener in self._streams:
                 listener.waiting(self.flush)
-        if self._whole or self._size > MAX_WAITING:
+        if size > MAX_WAITING or self._whole:
             self.flush()
 
     def flush(self) -> None:
         """Make the events that wait, and give them to whoever listens."""
-        if not self._waiting:
+        if not self._size:
             return
-        waiting, self._waiting, self._places, self._size = self._waiting, [], {}, 0
-        offset = time() - monotonic()
-        blocks: list[bytes] = []
-        first = event_id = 0
-        for what in waiting:
-            event_id = next(self._ids)
-            first = first or event_id
-            if isinstance(what, _Closed):
-                text = what.text = what.text or _text(what.said)
-                if not what.opened:
-                    age = int((what.ended - what.started) * 1000 + 0.5) / 1000
-                    ended = (what.reason.encode(), age, what.bytes_in, what.bytes_out)
-                    blocks.append(_CLOSED % (event_id, event_id, self._stamped(offset + what.ended), text, *ended))
-                    continue
-                what.opened = False
-                if what.said.kind != "http":
-                    text = _begun(what.said)
-            else:
-                text = _begun(what)
-            blocks.append(_OPENED % (event_id, event_id, self._stamped(offset + what.started), text))
+        begun, over = self._begun, self._over
+        self._begun, self._over, self._size = {}, [], 0
+        begins: list[Record | _Over] = [one for one in over if one.untold]
+        begins += begun
+        begins.sort(key=_started, reverse=True)
+        first = self._last + 1
+        blocks = self._made(begins, over)
         for listener in self._whole:
             for block in blocks:
                 listener(json.loads(block.partition(_DATA)[2]))
         encoded = b"".join(blocks)
         for taker in self._streams:
-            taker.take(first, event_id, encoded, len(blocks))
+            taker.take(first, self._last, encoded, len(blocks))
+
+    def _made(self, begins: list[Record | _Over], over: list[_Over]) -> list[bytes]:
+        """Events of streams as readers get them, in the order of what happened.
+
+        Args:
+            begins: those that began, the last first.
+            over: those that are over, the first one first.
+        """
+        event_id, offset, stamped = self._last, time() - monotonic(), self._stamped
+        blocks: list[bytes] = []
+        for one in over:
+            ended = one.ended
+            while begins and begins[-1].started <= ended:
+                begin = begins.pop()
+                event_id += 1
+                blocks.append(_OPENED % (event_id, event_id, stamped(offset + begin.started), _begun(begin)))
+            event_id += 1
+            milliseconds = int((ended - one.started) * 1000 + 0.5)
+            age = (milliseconds // 1000, milliseconds % 1000)
+            said = (one.text or _text(one), one.reason.encode(), *age, one.bytes_in, one.bytes_out)
+            blocks.append(_CLOSED % (event_id, event_id, stamped(offset + ended), *said))
+        for begin in reversed(begins):
+            event_id += 1
+            blocks.append(_OPENED % (event_id, event_id, stamped(offset + begin.started), _begun(begin)))
+        self._last = event_id
+        return blocks
 
     def _stamped(self, at: float) -> bytes:
         """ISO 8601 UTC in milliseconds, of seconds of the epoch; what is the same as before is not made again."""
@@ -225,22 +229,31 @@ _DATA: Final = b"\ndata: "
 _OPENED: Final = b'id: %d\nevent: stream_opened\ndata: {"id":%d,"type":"stream_opened","time":"%b",%b}\n\n'
 _CLOSED: Final = (
     b'id: %d\nevent: stream_closed\ndata: {"id":%d,"type":"stream_closed","time":"%b",%b,'
-    b'"reason":"%b","age_s":%a,"bytes_in":%d,"bytes_out":%d}\n\n'
+    b'"reason":"%b","age_s":%d.%03d,"bytes_in":%d,"bytes_out":%d}\n\n'
 )
 _encode = msgspec.json.Encoder().encode
+_started = attrgetter("started")
 
 
-def _text(said: _Shared) -> bytes:
-    """As JSON without its braces; it holds no line end, so one data field carries it."""
+def _text(of: Record | _Over, kind: str | None = None) -> bytes:
+    """What all events of a stream say, as JSON without its braces; it holds no line end, so one data field carries it.
+
+    Args:
+        kind: in place of its own.
+    """
+    said = _Said(of.tunnel, of.request_id, kind or of.kind, of.method, of.path, of.client)
     try:
         return _encode(said)[1:-1]
     except UnicodeEncodeError:  # half a surrogate in a path
         return json.dumps(msgspec.structs.asdict(said), separators=(",", ":"))[1:-1].encode()
 
 
-def _begun(of: Record | _Shared) -> bytes:
+def _begun(of: Record | _Over) -> bytes:
     """As `_text`, of its begin: that it is an event stream may be known by now, and was not then."""
-    return _text(_Shared(of.tunnel, of.request_id, "http", of.method, of.path, of.client))
+    if of.kind == "http" and isinstance(of, _Over):
+        of.text = text = _text(of)  # its end says the same
+        return text
+    return _text(of, "http")
 
 
 _T = TypeVar("_T")

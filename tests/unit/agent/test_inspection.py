@@ -66,8 +66,38 @@ def test_the_moment_of_a_request_stays_what_it_was_when_a_clock_jumps(monkeypatc
     assert before - 1 < seen.shown("app")["at"] < before + 5
     was = seen.shown("app")["at"]
     # A suspended machine: the monotonic clock stood still, the other did not.
-    monkeypatch.setattr("tunneld.agent.inspection.time", lambda: before + 8 * 3600)
-    assert seen.shown("app")["at"] == was
+    monkeypatch.setattr("tunneld.agent.inspector.time", lambda: before + 8 * 3600)
+    (again,) = made.inspector.all()
+    assert again.shown("app")["at"] == seen.shown("app")["at"] == was
+
+
+def test_all_that_is_told_of_one_that_is_over_is_as_it_was() -> None:
+    made = LookedInto()
+    record = made.begin(request("plain", "/gr\xfc\xdf?token=x"))
+    record.status, record.answer = 503, head([*HEADERS, ("Set-Cookie", "a=b")], 503)
+    made.end("request-plain", "visitor")
+    shown = [one.shown("app") for one in (*made.inspector.all(), *made.inspector.all())]
+    assert shown[0] == shown[1]
+    (plain,) = made.inspector.all()
+    assert (plain.request, plain.headers) == (
+        request("plain", "/gr\xfc\xdf?token=x"),
+        [*HEADERS, ("Set-Cookie", "a=b")],
+    )
+    assert (shown[0]["status"], shown[0]["reason"], shown[0]["path"]) == (503, "visitor", "/gr\xfc\xdf?token=…")
+    assert (shown[0]["body_bytes"], shown[0]["body_whole"]) == (0, True)
+    assert 0 <= shown[0]["seconds"] < 5
+    with_body = made.begin(request("body"))
+    seen = made.inspector.of(with_body)
+    assert seen is not None
+    seen.upload(b"12345")
+    made.end("request-body")
+    assert made.inspector.find("request-body") is seen
+    unanswered = made.begin(request("unanswered"))
+    made.end("request-unanswered", "service")
+    assert unanswered.opening == b""
+    found = made.inspector.find("request-unanswered")
+    assert found is not None
+    assert (found.shown("app")["status"], found.headers, found.body, found.whole) == (None, [], b"", True)
 
 
 def test_a_request_is_found_by_its_whole_id_alone() -> None:

@@ -53,11 +53,11 @@ async def test_who_wants_no_events_of_streams_costs_nothing_for_each(
     monkeypatch.setattr(events, "RETAIN", 0.0)
     doors = [Subscribers(teller.subscribe) for _ in range(2)]
     first, second = await reading(doors[0], types=["tunnel"]), await reading(doors[1], types=["alert", "drain"])
-    before = next(teller._ids)
+    before = teller._last
     request(teller, 1)
     assert not teller._listened
-    assert not teller._waiting
-    assert next(teller._ids) == before + 1
+    assert (teller._begun, teller._over) == ({}, [])
+    assert teller._last == before
     every = await reading(doors[1])
     request(teller, 2)
     await every.until("stream_closed")
@@ -65,7 +65,7 @@ async def test_who_wants_no_events_of_streams_costs_nothing_for_each(
     while teller._listened:
         await asyncio.sleep(0)
     request(teller, 3)
-    assert not teller._waiting
+    assert (teller._begun, teller._over) == ({}, [])
     state(teller, "app")
     await first.until('"online"')
     assert types(first) == ["tunnel"]

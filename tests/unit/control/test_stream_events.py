@@ -7,7 +7,7 @@ import json
 import weakref
 from collections.abc import Callable
 from datetime import datetime
-from time import monotonic, time
+from time import monotonic, sleep, time
 from typing import Any
 
 import pytest
@@ -98,11 +98,11 @@ def told(reader: Reader) -> list[dict[str, Any]]:
 
 async def test_nothing_is_made_or_encoded_where_nobody_listens(teller: Teller, encoded: Encoded) -> None:
     subscribers = Subscribers(teller.subscribe)
-    before = next(teller._ids)
+    before = teller._last
     for number in range(100):
         request(teller, number)
     teller.tell("heartbeat", {"tunnel": "app", "ok": True, "rtt_ms": 1.0})
-    assert next(teller._ids) == before + 1
+    assert teller._last == before
     assert (encoded.texts, len(subscribers)) == (0, 0)
 
 
@@ -220,8 +220,8 @@ async def test_a_reader_is_written_to_before_its_time_where_much_waits_or_it_is_
 async def test_a_stream_that_goes_on_is_told_to_have_begun_and_is_not_held_longer(teller: Teller) -> None:
     streams = Taken()
     teller.subscribe([].append, streams)
-    live = Record("app", Open("live", "GET", "/sse", [], "127.0.0.1:40000"))
     request(teller, 1)
+    live = Record("app", Open("live", "GET", "/sse", [], "127.0.0.1:40000"))
     teller.opened(live)
     request(teller, 2)
     teller.flush()
@@ -244,6 +244,35 @@ async def test_a_stream_that_goes_on_is_told_to_have_begun_and_is_not_held_longe
     ]  # fmt: skip
 
 
+async def test_events_come_in_the_order_of_what_happened(teller: Teller) -> None:
+    streams = Taken()
+    teller.subscribe([].append, streams)
+    records = [Record("app", Open(f"r{number}", "GET", "/", [], "127.0.0.1:40000")) for number in range(6)]
+    happened: list[tuple[str, str]] = []
+
+    def happen(number: int, *, over: bool) -> None:
+        record = records[number]
+        if over:
+            record.reason = "done"
+            teller.closed(record, monotonic())
+        else:
+            record.started = monotonic()
+            teller.opened(record)
+        happened.append(("stream_closed" if over else "stream_opened", record.request_id))
+        sleep(0.002)
+
+    for number, over in ((0, False), (1, False), (1, True), (2, False), (0, True)):
+        happen(number, over=over)
+    teller.flush()
+    for number, over in ((3, False), (4, False), (2, True), (4, True), (5, False)):
+        happen(number, over=over)
+    teller.tell("heartbeat", {"tunnel": "app"})
+    assert [(one["type"], one["request_id"]) for one in streams.events] == happened
+    assert [one["id"] for one in streams.events] == list(range(streams.events[0]["id"], streams.events[0]["id"] + 10))
+    times = [one["time"] for one in streams.events]
+    assert times == sorted(times)
+
+
 async def test_a_reader_that_does_not_read_is_bounded_and_told_what_it_missed(
     teller: Teller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,7 +291,7 @@ async def test_a_reader_that_does_not_read_is_bounded_and_told_what_it_missed(
         held.append(one.held)
         (figure,) = [found for found in events_usage([subscribers], bounds) if found.limit == "event_queue"]
         assert (figure.used, figure.most) == (one.held, 20_000)
-        assert len(teller._waiting) < 10
+        assert len(teller._begun) + len(teller._over) < 10
     assert max(held) <= 20_000
     tasks.append(quick.start(subscribers))  # another is not disturbed
     await quick.until(": subscribed")

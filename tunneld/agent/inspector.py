@@ -1,0 +1,141 @@
+"""Which requests of a tunnel with `inspect: true` are kept for people: those under way, and the last that are over.
+
+Nothing of it is there for a tunnel without it. How much is kept is bounded by `inspection`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Callable, Mapping
+from time import monotonic, time
+from typing import TYPE_CHECKING, Any, Final
+
+from tunneld.agent.inspection import Seen, Tap
+from tunneld.config.agent import InspectionConfig
+from tunneld.errors import VisitorError
+
+if TYPE_CHECKING:
+    from tunneld.agent.record import Record
+
+__all__ = ["Inspector"]
+
+
+class Inspector:
+    """Of one tunnel: the last requests, and those under way.
+
+    A request costs little as long as nobody looks: its record keeps what opened it and its answer's head, and what
+    people see of it is made when they ask. Of one that is over both are copied together: the many parts are let go at
+    once, and the next request is made of the same memory, which the processor still has at hand.
+
+    Args:
+        config: how much is kept.
+        live: request id to record, of those under way; it changes as they come and go.
+
+    Attributes:
+        readers: that look into a stream now.
+    """
+
+    def __init__(self, config: InspectionConfig, live: Mapping[str, Record]) -> None:
+        self.config = config
+        self.readers = 0
+        self._live = live
+        self._over: deque[bytes | Seen] = deque()  # as `_packed`; one of which more is kept, itself
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        """How many requests are kept, and how many may be."""
+        return min(len(self._over) + len(self._live), self.config.requests), self.config.requests
+
+    def of(self, record: Record) -> Seen | None:
+        """What is kept of a request that is under way; None: nobody may look into it."""
+        seen = record.seen
+        if seen is None and record.opening:
+            age = monotonic() - record.started
+            seen = record.seen = Seen(record.opening, record.started, time() - age, self.config.body)
+            if record.answer:
+                seen.answered(record.status, record.answer, sse=record.kind == "sse")
+        return seen
+
+    def over(self, record: Record, now: float) -> None:
+        """It is over; the oldest are forgotten for it when there are more than may be.
+
+        The record keeps nothing of it: who else holds that would hold a head and a body with it.
+
+        Args:
+            now: monotonic seconds.
+        """
+        seen, kept = record.seen, self._over
+        if seen is None:  # the way of nearly all
+            kept.append(_packed(record, now))
+        else:
+            seen.over(record.reason, now)
+            kept.append(seen)
+        record.opening, record.answer, record.seen = b"", "", None
+        most = self.config.requests
+        while len(kept) > most:
+            kept.popleft()
+
+    def watch(self, seen: Seen, tell: Callable[[dict[str, Any]], None], *, between: bool) -> Callable[[], None]:
+        """Tell of what passes on a stream (see `Seen.tap`); the returned function ends that, once.
+
+        Raises:
+            VisitorError: ``too_many_subscribers``.
+        """
+        if self.readers >= self.config.readers:
+            raise VisitorError(
+                "too_many_subscribers",
+                f"{self.readers} readers look into streams of this tunnel: as many as may (inspection.readers).",
+            )
+        self.readers += 1
+        leave = seen.tap(Tap(self.config.events, tell), between=between)
+
+        def left() -> None:
+            leave()
+            self.readers -= 1
+
+        return left
+
+    def find(self, request_id: str) -> Seen | None:
+        """That request; None: it is not kept, or never was here."""
+        record = self._live.get(request_id)
+        if record is not None and (seen := self.of(record)) is not None:
+            return seen
+        marks = (b"\\", request_id.encode(errors="surrogatepass"))  # unpacked only where that id may be told at all
+        for kept in reversed(self._over):
+            if isinstance(kept, Seen) or any(mark in kept for mark in marks):
+                seen = _unpacked(kept)
+                if seen.request.request_id == request_id:
+                    return seen
+        return None
+
+    def all(self) -> list[Seen]:
+        """The last that began, newest first."""
+        most = self.config.requests
+        under_way = [record for record in self._live.values() if record.opening][-most:]
+        found = [_unpacked(kept) for kept in self._over]
+        found += [seen for record in under_way if (seen := self.of(record)) is not None]
+        return sorted(found, key=lambda seen: seen.began, reverse=True)[:most]
+
+
+_NUMBERS: Final = struct.Struct("<dddHHI")  # began, at, seconds; status; bytes of the reason; bytes of the request
+
+
+def _packed(record: Record, now: float) -> bytes:
+    """A request that is over and of which nothing but the heads is kept; `now` is monotonic seconds."""
+    age, reason, request = now - record.started, record.reason.encode(), record.opening
+    numbers = _NUMBERS.pack(record.started, time() - age, age, record.status, len(reason), len(request))
+    return b"".join((numbers, reason, request, record.answer.encode("latin-1")))
+
+
+def _unpacked(kept: bytes | Seen) -> Seen:
+    """What `_packed` made, for people; what is no such thing is as it is."""
+    if isinstance(kept, Seen):
+        return kept
+    began, at, seconds, status, of_reason, of_request = _NUMBERS.unpack_from(kept)
+    request = _NUMBERS.size + of_reason
+    answer = request + of_request
+    return Seen(
+        kept[request:answer], began, at, 0, kept[answer:].decode("latin-1"), status=status,
+        reason=kept[_NUMBERS.size : request].decode(), seconds=seconds,
+    )  # fmt: skip
