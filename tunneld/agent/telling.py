@@ -95,8 +95,8 @@ class Teller:
         self._size = 0  # of all that waits, bytes
         # Rising over restarts too, so that a reader that comes back to another process is told of the gap.
         self._last = int(time() * 1000) * 1000 - 1  # id of the last event
-        self._millisecond = self._second = -1
-        self._stamp = self._begin = b""  # of that millisecond; of that second, without its end
+        self._second = -1  # of the epoch
+        self._begin = b""  # of that second's stamps
 
     def subscribe(self, listener: Listener, streams: Streams = None) -> Callable[[], None]:
         """Call `listener` for each event that comes, until the returned function is called.
@@ -132,7 +132,9 @@ class Teller:
         listeners = self._whole + self._others
         if listeners:
             self._last += 1
-            event = {"id": self._last, "type": kind, "time": self._stamped(time()).decode(), **fields}
+            at = int(time() * 1000)
+            stamp = f"{self._since(at).decode()}.{at % 1000:03d}Z"
+            event = {"id": self._last, "type": kind, "time": stamp, **fields}
             for listener in listeners:
                 listener(event)
 
@@ -193,55 +195,57 @@ class Teller:
             begins: those that began, the last first.
             over: those that are over, the first one first.
         """
-        event_id, offset, stamped = self._last, time() - monotonic(), self._stamped
+        event_id, offset, since = self._last, time() - monotonic(), self._since
         blocks: list[bytes] = []
+        more = blocks.append
         for one in over:
             ended = one.ended
             while begins and begins[-1].started <= ended:
                 begin = begins.pop()
                 event_id += 1
-                blocks.append(_OPENED % (event_id, event_id, stamped(offset + begin.started), _begun(begin)))
+                at = int((offset + begin.started) * 1000)
+                more(_OPENED % (event_id, event_id, since(at), at % 1000, _begun(begin)))
             event_id += 1
-            milliseconds = int((ended - one.started) * 1000 + 0.5)
-            age = (milliseconds // 1000, milliseconds % 1000)
-            said = (one.text or _text(one), one.reason.encode(), *age, one.bytes_in, one.bytes_out)
-            blocks.append(_CLOSED % (event_id, event_id, stamped(offset + ended), *said))
+            at, age = int((offset + ended) * 1000), int((ended - one.started) * 1000 + 0.5)
+            more(
+                _CLOSED % (
+                    event_id, event_id, since(at), at % 1000, one.text or _text(one, one.kind),
+                    one.reason.encode(), age // 1000, age % 1000, one.bytes_in, one.bytes_out,
+                )
+            )  # fmt: skip
         for begin in reversed(begins):
             event_id += 1
-            blocks.append(_OPENED % (event_id, event_id, stamped(offset + begin.started), _begun(begin)))
+            at = int((offset + begin.started) * 1000)
+            more(_OPENED % (event_id, event_id, since(at), at % 1000, _begun(begin)))
         self._last = event_id
         return blocks
 
-    def _stamped(self, at: float) -> bytes:
-        """ISO 8601 UTC in milliseconds, of seconds of the epoch; what is the same as before is not made again."""
-        milliseconds = int(at * 1000)
-        if milliseconds != self._millisecond:
-            self._millisecond = milliseconds
-            second = milliseconds // 1000
-            if second != self._second:
-                self._second = second
-                self._begin = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.").encode()
-            self._stamp = b"%b%03dZ" % (self._begin, milliseconds % 1000)
-        return self._stamp
+    def _since(self, milliseconds: int) -> bytes:
+        """ISO 8601 of that second of the epoch, up to its point; that of the last one is at hand."""
+        second = milliseconds // 1000
+        if second != self._second:
+            self._second = second
+            self._begin = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+        return self._begin
 
 
 _DATA: Final = b"\ndata: "
-_OPENED: Final = b'id: %d\nevent: stream_opened\ndata: {"id":%d,"type":"stream_opened","time":"%b",%b}\n\n'
+_OPENED: Final = b'id: %d\nevent: stream_opened\ndata: {"id":%d,"type":"stream_opened","time":"%b.%03dZ",%b}\n\n'
 _CLOSED: Final = (
-    b'id: %d\nevent: stream_closed\ndata: {"id":%d,"type":"stream_closed","time":"%b",%b,'
+    b'id: %d\nevent: stream_closed\ndata: {"id":%d,"type":"stream_closed","time":"%b.%03dZ",%b,'
     b'"reason":"%b","age_s":%d.%03d,"bytes_in":%d,"bytes_out":%d}\n\n'
 )
 _encode = msgspec.json.Encoder().encode
 _started = attrgetter("started")
 
 
-def _text(of: Record | _Over, kind: str | None = None) -> bytes:
+def _text(of: Record | _Over, kind: str) -> bytes:
     """What all events of a stream say, as JSON without its braces; it holds no line end, so one data field carries it.
 
     Args:
-        kind: in place of its own.
+        kind: that it had then.
     """
-    said = _Said(of.tunnel, of.request_id, kind or of.kind, of.method, of.path, of.client)
+    said = _Said(of.tunnel, of.request_id, kind, of.method, of.path, of.client)
     try:
         return _encode(said)[1:-1]
     except UnicodeEncodeError:  # half a surrogate in a path
@@ -250,10 +254,10 @@ def _text(of: Record | _Over, kind: str | None = None) -> bytes:
 
 def _begun(of: Record | _Over) -> bytes:
     """As `_text`, of its begin: that it is an event stream may be known by now, and was not then."""
+    text = _text(of, "http")
     if of.kind == "http" and isinstance(of, _Over):
-        of.text = text = _text(of)  # its end says the same
-        return text
-    return _text(of, "http")
+        of.text = text  # its end says the same
+    return text
 
 
 _T = TypeVar("_T")
