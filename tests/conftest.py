@@ -1,6 +1,8 @@
 """What every test may use."""
 
 import random
+import signal
+import threading
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +36,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Markers of the tests with real programs; `make test-e2e` runs them."""
     config.addinivalue_line("markers", "e2e: real daemons and real clients; a skip names what is missing")
     config.addinivalue_line("markers", "chaos: real daemons, and faults by a seed; `make test-chaos` runs them")
+    # A shell's background job has SIGINT ignored, and every daemon and command would inherit that: Ctrl-C ends nothing.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

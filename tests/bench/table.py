@@ -177,6 +177,7 @@ _LABELS = {
             ("percent", "  what it costs, %"),
             ("low_percent", "  quartiles of its starts, %"),
             ("high_percent", "  and"),
+            ("odd_percent", "  pairs left out, %"),
         )
     },
     "observed.look_cpu_ms": "CPU of a scrape of both daemons and a change, ms",
@@ -185,6 +186,7 @@ _LABELS = {
     "observed_otlp.request_percent": "  what they cost, %",
     "observed_otlp.request_low_percent": "  quartiles of its starts, %",
     "observed_otlp.request_high_percent": "  and",
+    "observed_otlp.request_odd_percent": "  pairs left out, %",
 }
 _MORE_IS_BETTER = {
     "requests.per_s",
