@@ -52,7 +52,7 @@ _OURS = {
     "observed_otlp": observed_otlp,
 }
 #: What is measured only where it is named: of what watches each part by itself, which takes five minutes.
-_ASKED = {f"observed_{part}": functools.partial(observed_part, part=part) for part in ("nothing", *PARTS)}
+_ASKED = {f"observed_{part}": functools.partial(observed_part, part=part) for part in ("nothing", "unfollowed", *PARTS)}
 MEASURES: dict[str, Callable[[Run], Awaitable[Numbers]]] = {**MEASURES_OF_ALL, **_OURS, **_ASKED}
 
 

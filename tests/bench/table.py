@@ -62,10 +62,11 @@ PEER_GOALS: dict[str, tuple[str, float]] = {
 _WATCHING = {
     "": "all that watches",
     "nothing": "nothing (how much such a figure is off)",
-    "metrics": "metrics and a scrape each 2 s",
+    "unfollowed": "all but a reader of events",
+    "metrics": "metrics and a scrape each 7.5 s",
     "alerts": "alerts and service_check",
     "inspect": "inspect",
-    "audit": "audit and a change each 2 s",
+    "audit": "audit and a change each 7.5 s",
     "dashboard": "a page of both dashboards",
     "events": "a reader of events",
     "top": "tunnelctl top",

@@ -375,8 +375,14 @@ async def observed(run: Run) -> Numbers:
 
 
 async def observed_part(run: Run, *, part: str) -> Numbers:
-    """One of `PARTS` on, against all of it off; ``nothing``: off against off, what such a figure is worth."""
-    return await _costs(run, (part,) if part in PARTS else (), 4)
+    """One of `PARTS` on, against all of it off.
+
+    Args:
+        part: or ``nothing``: off against off, what such a figure is worth; or ``unfollowed``: all but a reader of
+            events, who is told of each stream twice, and whose price is one of what it is told.
+    """
+    of_all = tuple(one for one in PARTS if one != "events")
+    return await _costs(run, {"nothing": (), "unfollowed": of_all}.get(part, (part,)), 4)
 
 
 async def observed_otlp(run: Run) -> Numbers:
