@@ -142,7 +142,7 @@ class Teller:
         """A stream began."""
         if self._listened:
             self._begun[record] = None
-            self._noted(_EACH)
+            self._noted(len(record.path) + _EACH)
 
     def upgraded(self, record: Record) -> None:
         """A stream became a WebSocket."""

@@ -22,7 +22,7 @@ __all__ = ["BURST", "Subscription", "encode", "now"]
 PATIENCE = 0.5
 """Seconds that one write may take before its reader counts as one that does not read.
 
-A reader on a machine that has no time for it reads nothing for 0.1 s now and then: seen, and cut for it.
+On a busy machine a reader may get no time for more than 0.1 s, however willing it is.
 """
 BURST: Final = 16
 """A reader that is not known not to read may have so many times its queue wait: 16 MiB by itself.

@@ -244,6 +244,27 @@ async def test_a_stream_that_goes_on_is_told_to_have_begun_and_is_not_held_longe
     ]  # fmt: skip
 
 
+def test_long_paths_of_streams_that_go_on_are_not_made_into_one_piece(
+    teller: Teller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telling, "MAX_WAITING", 64 * 1024)
+    streams = Taken()
+    teller.subscribe([].append, streams)
+    pieces: list[int] = []
+    take = streams.take
+
+    def taken(first: int, last: int, encoded: bytes, events: int) -> None:
+        pieces.append(len(encoded))
+        take(first, last, encoded, events)
+
+    monkeypatch.setattr(streams, "take", taken)
+    for number in range(100):
+        teller.opened(Record("app", Open(f"r{number}", "GET", "/" + "x" * 16_000, [], "127.0.0.1:40000")))
+    teller.flush()
+    assert len(streams.events) == 100
+    assert max(pieces) < 2 * 64 * 1024
+
+
 async def test_events_come_in_the_order_of_what_happened(teller: Teller) -> None:
     streams = Taken()
     teller.subscribe([].append, streams)
