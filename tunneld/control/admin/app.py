@@ -68,12 +68,12 @@ def create_admin_app(
     return app
 
 
-def _change_header(
+async def _change_header(
     mark: Annotated[
         str | None, Header(alias=CHANGE_HEADER, description="Any value; a change without a bearer token needs it.")
     ] = None,
 ) -> None:
-    """For the description alone: `AdminGuard` has looked at it."""
+    """For the description alone: `AdminGuard` has looked at it. Async, or each call takes a thread, and one stays."""
 
 
 def _docs(answer: Any, *codes: str, also: dict[int, Any] | None = None, good: int = 200) -> dict[int | str, Any]:
