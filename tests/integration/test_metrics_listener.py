@@ -10,11 +10,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import bcrypt
 import httpx
 import pytest
 
+from tests.support.commands import tunnelctl
 from tests.support.daemons import Pair
 from tests.support.processes import eventually
+from tests.support.receivers import hooked, listening
 from tests.support.running import Book, agent_settings
 from tests.support.sockets import LOOPBACK, free_port
 from tests.support.usage import threads
@@ -164,6 +167,38 @@ def test_no_thread_is_left_of_what_answers(folder: Path) -> None:
             eventually(lambda pid=pid: threads(pid) == 1, what=f"{process.name} has one thread")
     finally:
         pair.discard()
+
+
+@pytest.mark.timeout(60)
+async def test_no_thread_is_left_of_what_blocks(folder: Path) -> None:
+    """Nor of the audit of a change, a webhook, a file that is saved, and a password. The store keeps its one."""
+    async with listening() as hook:
+        rules, trails = [{"when": "rtt", "to": [hooked(hook)]}], [folder / "agent.log", folder / "server.log"]
+        users = folder / "users"
+        users.write_text(f"ann:{bcrypt.hashpw(b'word', bcrypt.gensalt(4)).decode()}\n")
+        access = {"mode": "basic", "users_file": str(users)}
+        over = [{"log": {"audit": str(trail)}, "alerts": rules} for trail in trails]
+        tunnels = {"demo": {"service": f"http://{LOOPBACK}:9", "access": access}}
+        pair = await asyncio.to_thread(Pair, folder, tunnels, agent=over[0], server=over[1])
+
+        def act() -> None:
+            line = ["--server", f"http://{LOOPBACK}:{pair.server.admin_port}"]
+            for done in (pair.agent.tunnelctl, lambda *words: tunnelctl(*line, *words)):
+                assert done("reload").returncode == 0
+                assert done("alerts", "test").returncode == 0
+            assert pair.agent.tunnelctl("open", "kept", "9", "--save").returncode == 0
+            assert httpx.get(pair.url("demo"), auth=("ann", "word")).status_code == 502
+            assert all("reload" in trail.read_text() for trail in trails)
+            for process, left in zip(pair.processes, (1, 2), strict=True):
+                (pid,) = process.family()
+                at_rest = f"{process.name} with {left} threads"
+                eventually(lambda pid=pid, left=left: threads(pid) == left, timeout=2, what=at_rest)
+
+        try:
+            await asyncio.to_thread(act)
+            assert len(hook.bodies) == 2
+        finally:
+            await asyncio.to_thread(pair.discard)
 
 
 async def test_a_token_that_others_can_read_is_refused(folder: Path) -> None:

@@ -10,8 +10,9 @@ import asyncio
 import gc
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
+
+from tunneld.wire.threads import Threads
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -53,7 +54,6 @@ class Doors:
         self._log = log
         self._serving: Serving | None = None
         self._loading: asyncio.Future[Serving] | None = None
-        self._thread: ThreadPoolExecutor | None = None
         self._waiting: set[_Door] = set()
         self._closed = False
 
@@ -68,15 +68,8 @@ class Doors:
             door.shut()
         if self._loading is not None:
             await asyncio.wait([self._loading])
-        self._end_thread()
         if self._serving is not None:
             await self._serving.stop()
-
-    def _end_thread(self) -> None:
-        """What it was for is done."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.shutdown(wait=False)
 
     # -- what a door asks --------------------------------------------------------------------------------
 
@@ -89,9 +82,8 @@ class Doors:
     def knock(self) -> None:
         """Somebody has said something: load what answers it, if that has not begun."""
         if self._serving is None and self._loading is None:
-            self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="tunneld api")
             loop = asyncio.get_running_loop()
-            self._loading = loop.run_in_executor(self._thread, self._load, loop)
+            self._loading = loop.run_in_executor(Threads(1, "tunneld api"), self._load, loop)
             self._loading.add_done_callback(self._loaded)
 
     def leave(self, door: _Door) -> None:
@@ -110,7 +102,6 @@ class Doors:
 
     def _loaded(self, done: asyncio.Future[Serving]) -> None:
         doors, self._waiting = self._waiting, set()
-        self._end_thread()
         if done.cancelled() or done.exception() is not None:
             fault = None if done.cancelled() else done.exception()
             self._log.error("The %s cannot be served.", self._what, exc_info=fault)

@@ -11,6 +11,8 @@ import socket
 import threading
 from typing import Any
 
+from tunneld.wire.threads import Threads
+
 __all__ = ["event_loop", "lookup"]
 
 _MOST = 128
@@ -66,7 +68,7 @@ async def lookup(
 
 
 def event_loop() -> asyncio.AbstractEventLoop:
-    """A new loop that looks names up so: uvloop's where it is installed, else asyncio's own."""
+    """A new loop that looks names up so, and whose threads end: uvloop's where it is installed, else asyncio's own."""
     base: Any
     try:
         import uvloop
@@ -80,4 +82,5 @@ def event_loop() -> asyncio.AbstractEventLoop:
             return await lookup(host, port, **hints)
 
     made: asyncio.AbstractEventLoop = Loop()
+    made.set_default_executor(Threads())
     return made

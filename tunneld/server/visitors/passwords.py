@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from hashlib import blake2b
 
 from tunneld.errors import VisitorError
 from tunneld.server.visitors.rules import Claim
+from tunneld.wire.threads import Threads
 
 __all__ = ["Passwords"]
 
@@ -32,7 +33,7 @@ class Passwords:
         self._secret = os.urandom(32)
         self._good: OrderedDict[bytes, None] = OrderedDict()
         self._pending = 0
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: Threads | None = None
 
     def configure(self, *, remembered: int, waiting: int) -> None:
         """Let other bounds hold from now on."""
@@ -68,7 +69,7 @@ class Passwords:
         if self._pending >= self._most:
             raise VisitorError("too_many_checks", retry_after=1)
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(_AT_A_TIME, "passwords")
+            self._pool = Threads(_AT_A_TIME, "passwords")
         self._pending += 1
 
         def over(future: Future[bool]) -> None:
