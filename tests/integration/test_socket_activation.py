@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -13,19 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.held import handed
 from tests.support.processes import Process
 from tests.support.sockets import LOOPBACK, free_port
-
-#: Moves the descriptors named first to 3, 4, … and becomes the rest of its command line.
-LAUNCHER = """
-import os, sys
-held = [os.dup(int(fd)) for fd in sys.argv[1].split(",")]
-held = [os.dup2(fd, 100 + number) for number, fd in enumerate(held)]
-for number, fd in enumerate(held):
-    os.dup2(fd, 3 + number, inheritable=True)
-os.environ |= {"LISTEN_FDS": str(len(held)), "LISTEN_PID": sys.argv[2] or str(os.getpid()), "LISTEN_FDNAMES": "web"}
-os.execv(sys.argv[3], sys.argv[3:])
-"""
 
 
 @contextmanager
@@ -38,12 +27,8 @@ def server(
             {"listen": listen, "admin": False, "auth": {"mode": auth}, "store": "memory:", "drain_timeout": 0}
         )
     )
-    fds = [os.dup(sock.fileno()) for sock in held]
     command = [sys.executable, "-u", "-m", "tunneld", "server", "--config", str(path)]
-    argv = [sys.executable, "-c", LAUNCHER, ",".join(map(str, fds)), pid, *command]
-    process = Process(argv, name="server", pass_fds=fds)
-    for fd in fds:
-        os.close(fd)
+    process = handed(held, command, name="server", pid=pid)
     try:
         yield process
     finally:

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from tests.support.held import handed
 from tests.support.processes import ROOT, Process, clean_environment, python_module
 from tests.support.sockets import LOOPBACK, Certificate, accepts, free_ports
 
@@ -40,7 +41,8 @@ class Server:
     """A running tunnel server: visitors over plain HTTP on `port`, tunnels on `tunnel_port`.
 
     Without a certificate the two are one listener. `settings` is laid over the generated file; where it brings
-    its own `listen`, `ports` says the two ports that stand there.
+    its own `listen`, `ports` says the two ports that stand there. `held` are listening sockets that the caller keeps,
+    as systemd does, and that every process of the server gets.
     """
 
     #: What `python -m` runs; a test may put a program around it.
@@ -53,9 +55,11 @@ class Server:
         tls: Certificate | None = None,
         settings: Mapping[str, Any] | None = None,
         ports: tuple[int, int] | None = None,
+        held: Sequence[socket.socket] = (),
     ) -> None:
         self.folder = folder
         self.tls = tls
+        self.held = held
         self.port, second, self.admin_port = free_ports(3)
         self.tunnel_port = second if tls else self.port
         if ports is not None:
@@ -86,8 +90,11 @@ class Server:
 
     def _start(self) -> Process:
         _write(self.file, self.settings)
-        process = Process(self.command("server", "--config", str(self.file)), name="server")
+        command = self.command("server", "--config", str(self.file))
+        process = handed(self.held, command, name="server") if self.held else Process(command, name="server")
         try:
+            if self.held:  # a port that is held takes connections before anybody serves
+                process.wait_line("Listening on", timeout=START)
             for port in {self.port, self.tunnel_port}:
                 process.wait_until(functools.partial(accepts, port), timeout=START, what=f"listening on {port}")
         except BaseException:
