@@ -3,18 +3,18 @@
 Behind it stand a download and an upload that stall, streams of events over TCP, TLS and a Unix socket, a WebSocket, a
 client of the older dialect, a slow request, half a head, a visitor who waits for a tunnel that is away, a reader that
 reads nothing, readers of events and of one stream, `top`, both dashboards' feeds, a collector of traces that hangs,
-alerts that are tried again, hang, and run a program that does not want to end.
+alerts that are tried again, hang, and run a program that does not want to end. The agent dials through a proxy.
+
+Who takes over from a daemon that left finds nothing of it but what was meant for it, and leaves nothing either.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import os
-import signal
 import socket
-import ssl
-import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -26,269 +26,38 @@ import pytest
 from tests.support.authority import Authority
 from tests.support.daemons import Agent, Server
 from tests.support.forward_proxies import forward_proxy
-from tests.support.legacy_client import forwarding
-from tests.support.otlp import Collector
-from tests.support.processes import Process, eventually, python_module
-from tests.support.receivers import Hook, hooked
+from tests.support.leaving import DRAIN, World, leave
+from tests.support.processes import NotSeen, Process, eventually
 from tests.support.services import SampleService
-from tests.support.sockets import LOOPBACK, free_port, free_ports
-from tests.support.terminal import Terminal
-from tests.support.tunnelled import read_head, serving
-from tests.support.usage import tree
-from tests.support.visitors import Curl, RawVisitor, request_id
-from tests.support.ws_raw import RawSocket, raw_client, raw_service
+from tests.support.sockets import LOOPBACK
+from tests.support.usage import threads
+from tests.support.visitors import Curl
 
 pytestmark = pytest.mark.timeout(120)
 
-DRAIN = 1.0
-#: Seconds beyond it that everything may take to be ended: the units give ten more than `drain_timeout`.
-MORE = 9.0
 ABORTED = (18, 56)
-_EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-#: A program that is told of alerts: it wants to stay, and so does what it started.
-_STAYS = """
-import os, signal, sys, time
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-child = os.fork()
-with open(f"{sys.argv[1]}/{os.getpid()}", "w"):
-    pass
-time.sleep(600)
-"""
+STREAMS = ("app", "local", "secure", "unix", "old")
+TUNNELS = ("app", "local", "ws", "secure", "failing")
+#: What the agent makes beside its file, as long as it lives.
+AGENTS = {"agent.sock", "agent.sock.lock", "read.sock", "read.sock.lock"}
+#: What a test lets the world be instead of what it is.
+SOCKS5, SOCKS5H, HTTPS = {"way": "socks5"}, {"way": "socks5h"}, {"way": "https"}
 
 
-class World:
-    """Both daemons with all that hangs on them."""
-
-    def __init__(self, folder: Path, stack: AsyncExitStack) -> None:
-        self.folder, self.stack = folder, stack
-        self.programs = folder / "programs"
-        self.temporary = folder / "tmp"
-        for path in (self.programs, self.temporary):
-            path.mkdir()
-        self.authority = Authority(folder / "ca")
-        self.hook = Hook()
-        self.curls: dict[str, Curl] = {}
-        self.tools: dict[str, Process] = {}
-        self.streams: list[tuple[SampleService, str]] = []
-        stack.callback(self._end_programs)
-
-    async def build(self) -> None:
-        """All programs, each seen at its work."""
-        self.service = await self._own(lambda: SampleService())
-        self.local = await self._own(lambda: SampleService(unix=str(self.folder / "app.sock")))
-        made = self.authority.issue("here", f"IP:{LOOPBACK}", "DNS:localhost")
-        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self.context.load_cert_chain(made.cert, made.key)
-        collector = Collector("hangs")
-        self.stack.callback(collector.stop)
-        hooks = await asyncio.start_server(self.hook.serve, LOOPBACK, 0)
-        self.stack.callback(hooks.close)
-        self.hook.port, self.hook.answers = hooks.sockets[0].getsockname()[1], ["500 no"]
-        alerts = await self._alerts()
-        self.port, secure = free_ports(2)
-        self.listener = self.folder / "server.sock"
-        tls = {"cert": str(made.cert), "key": str(made.key)}
-        listen: list[dict[str, Any]] = [
-            {"host": LOOPBACK, "port": self.port},
-            {"host": LOOPBACK, "port": secure, "tls": tls},
-            {"unix": str(self.listener)},
-        ]
-        otlp = {"otlp": collector.url, "timeout": 30}
-        common = {"drain_timeout": DRAIN, "telemetry": otlp, "alerts": alerts}
-        settings = {**common, "listen": listen, "limits": {"hold": 60, "stall": 0}}
-        self.server = await asyncio.to_thread(lambda: Server(self.folder, settings=settings, ports=(self.port, secure)))
-        self.stack.callback(self.server.process.discard)
-        self.through = await self.stack.enter_async_context(forward_proxy(secure))
-        await self._agent(f"wss://localhost:{secure}", common)
-        self.legacy = await self.stack.enter_async_context(
-            forwarding(f"http://{LOOPBACK}:{self.port}", self.service.url, "old one")
-        )
-
-    async def _own(self, make: Any) -> Any:
-        made = await asyncio.to_thread(make)
-        self.stack.push_async_callback(asyncio.to_thread, made.stop)
-        return made
-
-    async def _alerts(self) -> list[dict[str, Any]]:
-        """Everything that can be told of, and every receiver that holds one up."""
-
-        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            self.mail.set()
-            await reader.read()
-
-        self.mail = asyncio.Event()
-        address = await self.stack.enter_async_context(serving(silent))
-        smtp = address.replace("http", "smtp")
-        program = [sys.executable, "-c", _STAYS, str(self.programs)]
-        to = [
-            hooked(self.hook),
-            {"email": "ops@example.org", "smtp": smtp, "timeout": 60},
-            {"command": program, "timeout": 60},
-        ]
-        return [{"when": "service_failing", "for": 0, "group": 0, "to": to}]
-
-    async def _agent(self, url: str, common: dict[str, Any]) -> None:
-        async def socket_(raw: RawSocket) -> None:
-            while await raw.receive() is not None:
-                raw.send(0x81, b"again")
-
-        async def events(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await read_head(reader)
-            writer.write(_EVENTS + b"d\r\ndata: hello\n\n\r\n")
-            await reader.read()
-
-        sockets = await self.stack.enter_async_context(raw_service(socket_))
-        secured = await self.stack.enter_async_context(serving(events, ssl=self.context))
-        tunnels = {
-            "app": {"service": self.service.url, "inspect": True},
-            "local": self.local.url,
-            "ws": sockets,
-            "secure": secured.replace("http:", "https:").replace("127.0.0.1", "localhost"),
-            "failing": {
-                "service": f"http://{LOOPBACK}:{free_port()}",
-                "service_check": {"interval": "500ms", "timeout": "500ms"},
-            },
-        }
-        self.metrics = free_port()
-        self.read_only = self.folder / "read.sock"
-        over = {
-            **common,
-            "server": {
-                "url": url,
-                "ca_file": str(self.authority.cert),
-                "proxy": f"http://{LOOPBACK}:{self.through.port}",
-            },
-            "control": {"readonly_socket": str(self.read_only)},
-            "metrics": {"listen": f"{LOOPBACK}:{self.metrics}"},
-        }
-        self.agent = await asyncio.to_thread(lambda: Agent(self.folder, self.server, tunnels, settings=over))
-        self.stack.callback(self.agent.process.discard)
-
-    # -- what is under way
-
-    def curl(self, name: str, url: str, *options: str) -> Curl:
-        made = self.curls[name] = Curl(url, *options)
-        self.stack.callback(made.discard)
-        return made
-
-    def tool(self, name: str, *words: str) -> Process:
-        made = Process(python_module("tunnelctl", "--socket", str(self.agent.socket), *words), name=name)
-        self.tools[name] = made
-        self.stack.callback(made.discard)
-        return made
-
-    def raw(self) -> RawVisitor:
-        made = RawVisitor(self.port, receive_buffer=4096)
-        self.stack.callback(made.leave)
-        return made
-
-    def visit(self) -> None:
-        """Visitors of every kind; in a thread."""
-        accept = ("-H", "Accept: text/event-stream")
-        for name, service, path in (("app", self.service, "events"), ("local", self.local, "quiet")):
-            self.curl(name, self.server.url(name, f"/{path}?id={name}&n=0&gap=0.05"), *accept).wait_line("data: ")
-            self.streams.append((service, name))
-        self.curl("secure", self.server.url("secure", "/sse"), *accept).wait_line("data: hello")
-        old = self.legacy.tunnel_id
-        self.curl("old", self.server.url(old, "/quiet?x=/sse&id=old"), *accept).wait_line("data: hello")
-        self.streams.append((self.service, "old"))
-        self.curl("slow", self.server.url("app", "/slow?s=600&id=slow"))
-        self.service.wait_open("slow")
-        self.streams.append((self.service, "slow"))
-        unix = ("--unix-socket", str(self.listener))
-        self.curl("unix", "http://localhost/t/app/quiet?id=unix", *accept, *unix).wait_line("data: hello")
-        self.streams.append((self.service, "unix"))
-        self.download = self.raw()
-        self.download.get("/t/app/bytes?n=200000000")
-        self.download.read_until(b"\r\n\r\n")
-        upload = self.raw()
-        upload.send(b"POST /t/app/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n" + b"x" * 100_000)
-        self.raw().send(b"GET /t/app/small HTTP/1.1\r\nHos")
-        behind = self.raw()
-        behind.send(b"GET /t/app/slow?s=600&id=behind HTTP/1.1\r\nHost: x\r\n\r\nGET /t/app/small HTTP/1.1\r\nHo")
-        self.service.wait_open("behind")
-        self.streams.append((self.service, "behind"))
-
-    async def visit_socket(self) -> None:
-        """A WebSocket through the tunnel."""
-        self.web_socket = await raw_client(f"ws://{LOOPBACK}:{self.port}/t/ws/x")
-        self.stack.callback(self.web_socket.abort)
-        self.web_socket.send(0x81, b"hello")
-        assert (await self.web_socket.receive()) is not None
-
-    async def watch(self) -> None:
-        """Operators of every kind."""
-        events, tail = self.tool("events", "events"), self.tool("tail", "tail", self._id("app"))
-        await asyncio.to_thread(tail.wait_line, "event", timeout=20)
-        await asyncio.to_thread(eventually, lambda: self._asked(events), timeout=20, what="telling of a request")
-        for name, base in (
-            ("feed of the server", f"http://{LOOPBACK}:{self.server.admin_port}"),
-            ("feed of the agent", f"http://{LOOPBACK}:{self.metrics}"),
-        ):
-            feed = self.curl(name, f"{base}/dashboard/feed")
-            await asyncio.to_thread(feed.wait_line, "data: ")
-        unread = self.stack.enter_context(socket.socket(socket.AF_UNIX))
-        unread.connect(str(self.read_only))
-        unread.sendall(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        half = self.stack.enter_context(socket.socket(socket.AF_UNIX))
-        half.connect(str(self.agent.socket))
-        half.sendall(b"POST /v1/streams/cancel HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\n{")
-        self.screen = Terminal()
-        self.stack.callback(self.screen.close)
-        self.stack.push_async_callback(self._over)
-        self.top = await self.screen.run("tunnelctl", "top", "--socket", str(self.agent.socket))
-        await self.screen.until("quiet")
-        self.tool("a test of the alerts", "alerts", "test")
-
-    async def _over(self) -> None:
-        if self.top.returncode is None:
-            self.top.kill()
-        await self.top.wait()
-
-    def _asked(self, events: Process) -> object:
-        assert httpx.get(self.server.url("app", "/small"), timeout=20).status_code == 200
-        return events.matching("stream")
-
-    def _id(self, name: str) -> str:
-        return request_id(self.curls[name].head())
-
-    async def hang(self) -> None:
-        """Every receiver of alerts has been asked, and holds its message; both daemons run their program.
-
-        The agent does so twice: for a test of its alerts as well. Each has started another.
-        """
-        async with asyncio.timeout(30):
-            await self.hook.until(3)
-            await self.mail.wait()
-        await asyncio.to_thread(
-            eventually, lambda: len(self.running()) >= 6, timeout=20, what="running the programs of both"
-        )
-
-    def running(self) -> list[int]:
-        """Programs of alerts that live, and what they started."""
-        mine = str(self.programs).encode()
-        found = []
-        for entry in Path("/proc").iterdir():
-            try:
-                if entry.name.isdigit() and mine in (entry / "cmdline").read_bytes():
-                    found.append(int(entry.name))
-            except OSError:  # it went
-                pass
-        return found
-
-    def _end_programs(self) -> None:
-        """Those of a daemon that was killed outlive it."""
-        for pid in self.running():
-            os.kill(pid, signal.SIGKILL)
+@pytest.fixture(autouse=True)
+def telling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon tells of a descriptor that it forgot; `leave` looks for that."""
+    monkeypatch.setenv("PYTHONWARNINGS", "default::ResourceWarning")
 
 
 @pytest.fixture
-async def world(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+async def world(folder: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
-        made = World(folder, stack)
+        made = World(folder, stack, **getattr(request, "param", {}))
         monkeypatch.setenv("SSL_CERT_FILE", str(made.authority.cert))
         monkeypatch.setenv("TMPDIR", str(made.temporary))
+        if made.succession:
+            monkeypatch.setenv("RUNTIME_DIRECTORY", str(made.runtime))
         await made.build()
         await asyncio.to_thread(made.visit)
         await made.visit_socket()
@@ -297,30 +66,22 @@ async def world(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
         yield made
 
 
-def leave(process: Process) -> None:
-    """It is told to go, and goes in time, well, and with a word of why; in a thread."""
-    process.signal(signal.SIGTERM)
-    process.wait(DRAIN + MORE)
-    process.assert_clean()
-    assert process.matching(f"Stopping: open streams have {DRAIN:g} s to end."), process.tail()
-    assert process.matching("Stopped."), process.tail()
-    assert not process.matching('"level":"error"'), process.tail(80)
-    assert not process.matching('"level":"critical"'), process.tail(80)
-    lines = [json.loads(line.text) for line in process.matching("🧹 Cleaned up stream")]
-    reasons = {line["reason"] for line in lines}
-    assert reasons <= {"done", "shutdown", "peer_lost", "visitor"}, reasons
-
-
-async def ended(world: World) -> None:
-    """Whoever hung on them knows of their end; nothing is left behind."""
+async def visitors_know(world: World, *, but: tuple[str, ...] = ()) -> None:
+    """Whoever asked knows of the end, and the services do, except for those named."""
     for name, curl in world.curls.items():
-        status = await asyncio.to_thread(curl.wait)
-        assert name == "slow" or name.startswith("feed") or status in ABORTED, (name, status, curl.tail())
+        if name not in but:
+            status = await asyncio.to_thread(curl.wait)
+            assert name == "slow" or name.startswith("feed") or status in ABORTED, (name, status, curl.tail())
     for service, stream in world.streams:
-        await asyncio.to_thread(service.wait_closed, stream)
+        if stream not in but:
+            await asyncio.to_thread(service.wait_closed, stream)
     assert await world.web_socket.until_end() is not None
     with pytest.raises((ConnectionError, TimeoutError)):  # a body that was cut is no body that ended
         await asyncio.to_thread(world.download.read_all)
+
+
+async def operators_know(world: World) -> None:
+    """Whoever watched the agent knows of its end."""
     for name, status in (("events", 3), ("tail", 0), ("a test of the alerts", 1)):
         tool = world.tools[name]
         assert await asyncio.to_thread(tool.wait) in (status, 3), tool.tail()
@@ -328,12 +89,30 @@ async def ended(world: World) -> None:
     world.screen.type("q")
     assert await world.top.wait() == 0
     assert "Traceback" not in world.screen.shown
+
+
+async def ended(world: World) -> None:
+    """Whoever hung on them knows of their end; nothing is left behind."""
+    await visitors_know(world)
+    await operators_know(world)
     assert not world.running()
-    assert [path.name for path in world.folder.glob("*.sock")] == ["app.sock"]  # which is the service's
+    assert world.files() == {"app.sock"}  # which is the service's
     assert not list(world.temporary.iterdir())
+    assert not list(world.runtime.iterdir())
+    await unproxied(world)
 
 
-@pytest.mark.parametrize("first", ["agent", "server"])
+async def unproxied(world: World) -> None:
+    """No connection stands at the proxy, on either side of it."""
+    await asyncio.to_thread(eventually, lambda: not world.through.open, what="left by the agent")
+
+
+@pytest.mark.parametrize(
+    ("first", "world"),
+    [("agent", {}), ("server", {}), ("agent", SOCKS5), ("server", SOCKS5H), ("agent", HTTPS)],
+    indirect=["world"],
+    ids=["agent", "server", "agent by SOCKS5", "server by SOCKS5", "agent by a proxy with TLS"],
+)
 async def test_each_leaves_and_so_does_the_other(world: World, first: str) -> None:
     both = [world.agent.process, world.server.process]
     for process in both if first == "agent" else reversed(both):
@@ -351,11 +130,185 @@ async def test_an_agent_leaves_whose_server_is_silent(world: World) -> None:
 
 async def test_a_server_leaves_that_waits_for_its_agent(world: World) -> None:
     """Sessions are kept, and visitors held, for an agent that was killed."""
-    orphans = set(world.running()) & set(tree(world.agent.process.pid))
+    orphans = world.of(world.agent.process)
     world.agent.process.kill()
     await asyncio.to_thread(lambda: world.server.process.wait_line("the connection was lost", count=5))
     await asyncio.to_thread(leave, world.server.process)
-    for name in ("app", "local", "secure", "unix", "old"):
+    for name in STREAMS:
         assert await asyncio.to_thread(world.curls[name].wait) in ABORTED
     assert orphans
     assert set(world.running()) == orphans  # of the agent, which could do nothing any more
+
+
+@pytest.mark.parametrize("silent", ["proxy", "server"])
+@pytest.mark.parametrize("way", ["http", "https", "socks5", "socks5h"])
+async def test_an_agent_leaves_that_dials(way: str, silent: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has asked the proxy, or the server through it, and gets no answer."""
+    authority = Authority(folder / "ca")
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.cert))
+    server = await asyncio.to_thread(Server, folder, settings={"drain_timeout": DRAIN})
+    try:
+        tls = authority.context("here", "DNS:localhost") if way == "https" else None
+        async with forward_proxy(server.port, tls=tls) as through:
+            through.silent = silent == "proxy"
+            server.process.pause()
+            link = {"url": f"ws://localhost:{server.port}", "proxy": f"{way}://localhost:{through.port}"}
+            over = {"server": link, "drain_timeout": DRAIN}
+            tunnels = {"app": f"http://{LOOPBACK}:9"}
+            agent = await asyncio.to_thread(Agent, folder, server, tunnels, settings=over, online=False)
+            try:
+                asked = (lambda: through.open) if through.silent else (lambda: through.asked)
+                await asyncio.to_thread(eventually, asked, what="asked")
+                await asyncio.to_thread(leave, agent.process)
+                await asyncio.to_thread(eventually, lambda: not through.open, what="left by the agent")
+            finally:
+                agent.process.discard()
+        server.process.resume()
+        await asyncio.to_thread(leave, server.process)
+    finally:
+        server.process.discard()
+    assert {path.name for path in folder.iterdir()} == {"ca", "agent.yaml", "server.yaml"}
+
+
+@pytest.mark.parametrize("world", [{"succession": True, **SOCKS5}], indirect=True)
+async def test_an_agent_takes_over_and_leaves(world: World) -> None:
+    """One stream goes on, for the same visitor; all else that was the first one's is over before the second starts."""
+    first, going_on = world.agent.process, world.curls.pop("app")
+    servers = world.of(world.server.process)
+    await asyncio.to_thread(leave, first)
+    await visitors_know(world, but=("old", "feed of the server"))
+    await operators_know(world)
+    assert set(world.running()) == servers
+    assert world.files() == {"app.sock", "server.sock", "server.sock.lock"}
+    assert [path.name for path in world.runtime.iterdir()] == ["sessions.json"]
+    await unproxied(world)
+
+    mark = going_on.mark()
+    await asyncio.to_thread(world.agent.restart)
+    for name in TUNNELS:
+        (line,) = world.agent.process.matching(f"✓ Tunnel established: {name}")
+        assert '"resumed":true' in line.text
+    assert not list(world.runtime.iterdir())
+    await asyncio.to_thread(going_on.wait_line, "data: ", after=mark, count=20)
+    one = "/events?id=app&n=0&gap=0.05"
+    assert await carried(world.server, world.agent) == ([one, "/quiet?x=/sse&id=old"], [one])
+
+    world.streams.clear()
+    old = world.curls["old"]
+    await asyncio.to_thread(world.visit, "-again")
+    await world.visit_socket()
+    await world.watch()
+    await asyncio.to_thread(world.run_programs)
+    await asyncio.to_thread(leave, world.agent.process, lambda: world.agent.tunnelctl("drain"))  # nobody comes after it
+    await asyncio.to_thread(leave, world.server.process)
+    for curl in (going_on, old):
+        assert await asyncio.to_thread(curl.wait) in ABORTED
+    numbers = [int(line.text[4:]) for line in going_on.matching(lambda text: text.startswith("id: "))]
+    assert numbers == list(range(1, len(numbers) + 1))
+    await ended(world)
+
+
+@pytest.mark.parametrize("world", [{"held": True, **SOCKS5}], indirect=True)
+async def test_a_server_takes_over_and_leaves(world: World) -> None:
+    """The ports are its manager's, who hands them over; the agent stays and dials the second one."""
+    agents = world.of(world.agent.process)
+    await asyncio.to_thread(leave, world.server.process)
+    await visitors_know(world, but=("feed of the agent",))
+    assert set(world.running()) == agents
+    assert world.files() == {"app.sock", *AGENTS}
+
+    early = world.raw()  # nobody serves, and nobody is refused
+    early.get("/healthz")
+    mark = world.agent.process.mark()
+    await asyncio.to_thread(world.server.restart)
+    assert await asyncio.to_thread(early.read_until, b"\r\n\r\n")
+    await established(world.agent, mark)
+    assert await carried(world.server, world.agent) == ([], [])
+
+    world.streams.clear()
+    await world.dial_as_of_old()
+    await asyncio.to_thread(world.visit, "-again")
+    await world.visit_socket()
+    await world.follow("server")
+    await asyncio.to_thread(world.run_programs)
+    await asyncio.to_thread(leave, world.server.process)
+    await asyncio.to_thread(leave, world.agent.process)
+    await ended(world)
+
+
+async def established(agent: Agent, mark: int) -> None:
+    """All its tunnels are up again, as its lines behind the mark say."""
+    for tunnel in agent.tunnels:
+        told = f"✓ Tunnel established: {tunnel['name']}"
+        await asyncio.to_thread(agent.process.wait_line, told, after=mark)
+
+
+async def carried(server: Server, agent: Agent) -> tuple[list[str], list[str]]:
+    """What each of them knows to be under way, by what was asked for."""
+    async with httpx.AsyncClient(trust_env=False) as operator:
+        answer = await operator.get(f"http://{LOOPBACK}:{server.admin_port}/api/v1/streams")
+    streams = answer.json()["streams"], await asyncio.to_thread(agent.streams)
+    on_server, on_agent = (sorted(one["path"] for one in found) for found in streams)
+    return on_server, on_agent
+
+
+def holds(process: Process) -> Counter[str]:
+    """Descriptors and threads of a process, by what they are."""
+    found = Counter({"thread": threads(process.pid)})
+    for entry in Path(f"/proc/{process.pid}/fd").iterdir():
+        try:
+            found[os.readlink(entry).partition(":[")[0]] += 1
+        except FileNotFoundError:  # closed meanwhile
+            pass
+    return found
+
+
+async def comes_to_hold(process: Process, what: Counter[str]) -> None:
+    with contextlib.suppress(NotSeen):
+        await asyncio.to_thread(eventually, lambda: holds(process) == what)
+    assert holds(process) == what
+
+
+async def test_who_takes_over_holds_what_the_first_held(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither it, nor the daemon at the other end, has a descriptor or a thread more than before; each in turn."""
+    runtime = folder / "run"
+    runtime.mkdir(0o700)
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(runtime))
+    async with AsyncExitStack() as stack:
+        service = await asyncio.to_thread(SampleService)
+        stack.push_async_callback(asyncio.to_thread, service.stop)
+        port = stack.enter_context(socket.create_server((LOOPBACK, 0)))
+        ports = (port.getsockname()[1],) * 2
+        over: dict[str, Any] = {"drain_timeout": DRAIN}
+        server = await asyncio.to_thread(Server, folder, settings=over, ports=ports, held=[port])
+        stack.callback(lambda: server.process.discard())
+        through = await stack.enter_async_context(forward_proxy(server.port))
+        over["server"] = {"url": f"ws://localhost:{server.port}", "proxy": f"socks5h://{LOOPBACK}:{through.port}"}
+        agent = await asyncio.to_thread(Agent, folder, server, {"app": service.url}, settings=over)
+        stack.callback(lambda: agent.process.discard())
+        visitor = await visiting(server, stack)
+        before = holds(agent.process), holds(server.process), through.open
+        for one in (agent, server, agent):
+            mark = agent.process.mark()
+            await asyncio.to_thread(leave, one.process)
+            await asyncio.to_thread(one.restart)
+            if one is server:
+                assert await asyncio.to_thread(visitor.wait) in ABORTED
+                await established(agent, mark)
+                visitor = await visiting(server, stack)
+            await asyncio.to_thread(visitor.wait_line, "data: ", after=visitor.mark(), count=20)
+            await comes_to_hold(agent.process, before[0])
+            await comes_to_hold(server.process, before[1])
+            assert through.open == before[2]
+        await asyncio.to_thread(leave, agent.process, lambda: agent.tunnelctl("drain"))
+        await asyncio.to_thread(leave, server.process)
+        assert await asyncio.to_thread(visitor.wait) in ABORTED
+    assert {path.name for path in folder.rglob("*")} == {"run", "agent.yaml", "server.yaml"}
+
+
+async def visiting(server: Server, stack: AsyncExitStack) -> Curl:
+    """A visitor who has read events of the tunnel for a second."""
+    visitor = Curl(server.url("app", "/events?id=app&n=0&gap=0.05"))
+    stack.callback(visitor.discard)
+    await asyncio.to_thread(visitor.wait_line, "data: ", count=20)
+    return visitor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import subprocess
 from pathlib import Path
 
@@ -48,6 +49,13 @@ class Authority:
         alt = ["-addext", f"subjectAltName={','.join(names)}"] if names else []
         self._sign(made.cert, made.key, stem, alt, start, end)
         return made
+
+    def context(self, stem: str, *names: str) -> ssl.SSLContext:
+        """What a server shows that has such a certificate."""
+        made = self.issue(stem, *names)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(made.cert, made.key)
+        return context
 
     def _sign(
         self,
