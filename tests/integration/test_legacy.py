@@ -217,6 +217,19 @@ async def test_an_answer_that_is_none_costs_its_visitor_alone(fields: dict[str, 
         assert (await guest.answer()).status == 200
 
 
+@pytest.mark.parametrize("asked", [(), ("Origin: https://page.example",)])
+async def test_a_problem_of_the_servers_own_has_each_header_once(asked: tuple[str, ...]) -> None:
+    async with world() as (_, client, guest):
+        guest.get("/t/my-server/a", *asked)
+        request = await client.request()
+        await client.say("response", request_id=request["request_id"], status_code=99)
+        answer = await guest.answer()
+        assert (answer.status, answer.headers["x-tunnel-error"]) == (502, "bad_answer")
+        assert answer.headers["vary"] == "Accept, Origin"
+        assert ("access-control-allow-origin" in answer.headers) is bool(asked)
+        assert len(answer.pairs) == len(answer.headers)
+
+
 async def test_no_answer_in_time(lines: Book) -> None:
     async with world(limits={"v2_response_timeout": "200ms"}) as (_, client, guest):
         guest.get("/t/my-server/a")

@@ -322,7 +322,7 @@ class Exchange(Visit):
         cleaned.append(("X-Tunnel-Request-Id", self.request_id))
         if code in CODES:
             cleaned.append(("X-Tunnel-Error", code))
-            cleaned += common(request.headers)
+            cleaned += [pair for pair in common(request.headers) if pair not in cleaned]  # v2's has them already
         if self._cookies is not None and sse and status == 200 and not is_encoded(headers):
             replays = self._ingress.replays
             self._recording = replays.record(self, request, cleaned, prefix=self._prefix, cookies=self._cookies)
