@@ -251,6 +251,43 @@ async def test_only_a_trusted_proxy_is_believed():
         await client.answer()
 
 
+@pytest.mark.parametrize(
+    ("proxy", "seen"),
+    [
+        ("127.0.0.1", "/out/t/demo"),
+        ("198.51.100.7", "/t/demo"),
+    ],
+)
+async def test_the_prefix_that_a_trusted_proxy_took_off_is_given_back_too(proxy, seen):
+    async with front(trusted_proxies=[proxy]) as it:
+        client = await it.client()
+        client.get("/t/demo/", "X-Forwarded-Prefix: /out")
+        served = await it.served()
+        assert served.headers["x-forwarded-prefix"] == seen
+        # One service minds what it is told, the other does not.
+        served.answer(302, [("Location", f"{seen}/a"), ("Content-Location", "/b"), ("Set-Cookie", "c=1; Path=/")])
+        answer = await client.answer()
+        assert (answer.headers["location"], answer.headers["content-location"]) == (f"{seen}/a", f"{seen}/b")
+        assert answer.headers["set-cookie"] == f"c=1; Path={seen}/"
+        client.get("/t/demo", "X-Forwarded-Prefix: /out")
+        assert (await client.answer()).headers["location"] == f"{seen}/"
+        client.get("/t/demo/", "X-Forwarded-Prefix: /out")
+        served = await it.served()
+        served.events()
+        await client.head()
+        served.stream.send(b"event: endpoint\ndata: /messages\n\n")
+        assert await client.chunk() == f"event: endpoint\ndata: {seen}/messages\n\n".encode()
+
+
+async def test_an_address_by_which_a_trusted_proxy_was_reached_gets_the_prefix():
+    async with front(trusted_proxies=["127.0.0.1"]) as it:
+        client = await it.client()
+        client.get("/t/demo/", "X-Forwarded-Host: pub.example.org", "X-Forwarded-Proto: https")
+        served = await it.served()
+        served.answer(302, [("Location", "https://pub.example.org/a")])
+        assert (await client.answer()).headers["location"] == "https://pub.example.org/t/demo/a"
+
+
 async def test_events_lose_their_accept_encoding_and_nothing_else_does():
     async with front() as it:
         client = await it.client()

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 
-__all__ = ["client_address", "continued", "fresh", "normal_address", "valid_host"]
+__all__ = ["client_address", "continued", "fresh", "normal_address", "outer_prefix", "valid_host"]
 
 _MAX_HOPS = 64  # hops looked at, from the nearest
 _HOST = re.compile(r"(?:[0-9A-Za-z._~-]+|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?").fullmatch
@@ -160,7 +160,7 @@ def continued(
     else:
         forwarded = ", ".join(_element(normal_address(a) or a, scheme, host) for a in [*chain, peer])
     port = _last(said, "x-forwarded-port", lambda text: text.isascii() and text.isdigit() and 0 < int(text[:6]) < 65536)
-    outer = _last(said, "x-forwarded-prefix", lambda text: _PREFIX(text) is not None).rstrip("/")
+    outer = outer_prefix(said.get("x-forwarded-prefix", []))
     addresses = ", ".join([*chain, peer] if peer else chain or ["unknown"])
     pairs = _pairs(addresses, scheme, host, port or _port(host, scheme), outer + prefix, forwarded)
     real = said.get("x-real-ip", [])
@@ -170,6 +170,12 @@ def continued(
 
 
 _SCHEMES = frozenset({"http", "https"})
+
+
+def outer_prefix(said: list[str]) -> str:
+    """What a trusted proxy took off the path before we got it, out of its X-Forwarded-Prefix; empty for nothing."""
+    members = _members(said)
+    return members[-1].rstrip("/") if members and _PREFIX(members[-1]) else ""
 
 
 def _last(said: dict[str, list[str]], name: str, valid: Callable[[str], bool]) -> str:

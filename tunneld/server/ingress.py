@@ -19,7 +19,8 @@ from urllib.parse import unquote, urlsplit
 
 from tunneld.config.server import ListenConfig, ServerConfig, ServerLimits
 from tunneld.errors import VisitorError
-from tunneld.protocol.headers import Headers, get, to_service
+from tunneld.protocol.forwarded import outer_prefix
+from tunneld.protocol.headers import Headers, get, get_all, to_service
 from tunneld.protocol.messages import Open
 from tunneld.protocol.windows import Holders, MemoryBudget
 from tunneld.server import tracing
@@ -205,6 +206,8 @@ class Ingress(Connections):
         if self._registry.find(name) is None:
             raise _unknown(name)
         location = f"/t/{name}/{target[query:] if query >= 0 else ''}"
+        if self.peers.trusts(connection, listener):
+            location = outer_prefix(get_all(head.headers, "x-forwarded-prefix")) + location
         self.answer_text(connection, 308, "", [("Location", location)])
 
     def _under_token(
@@ -245,12 +248,6 @@ class Ingress(Connections):
         said, cookies = head.headers, None
         if plain and (tunnel.sse.replay > 0 or self.replays):
             said, cookies = without_cookie(said)
-        if (plain and len(self.stops)) or cookies:
-            who = said if grant is None else [*said, *grant.headers]
-            if plain and self._stopped(connection, who, tunnel.name, path, client):
-                return
-            if cookies and self._back(connection, who, tunnel, prefix + path, client, cookies, grant):
-                return
         headers = to_service(
             said,
             client=client,
@@ -261,6 +258,16 @@ class Ingress(Connections):
             prefix=prefix,
             identity=plain and tunnel.sse.identity,
         )
+        host, seen = head.host, prefix
+        if trusted and prefix:  # the proxy knows better by which address the visitor came: as the service is told
+            host = get(headers, "x-forwarded-host") or host
+            seen = get(headers, "x-forwarded-prefix") or prefix
+        if (plain and len(self.stops)) or cookies:
+            who = said if grant is None else [*said, *grant.headers]
+            if plain and self._stopped(connection, who, tunnel.name, path, client):
+                return
+            if cookies and self._back(connection, who, tunnel, seen + path, client, cookies, grant):
+                return
         if upgrade is not None:
             headers = request_fields(headers)
         if grant is not None:
@@ -277,8 +284,8 @@ class Ingress(Connections):
             Open(request_id, head.method, path, headers, client),
             whole=not head.length and upgrade is None,
             upgrade=upgrade,
-            prefix=prefix,
-            host=head.host,
+            prefix=seen,
+            host=host,
             cookies=cookies if tunnel.sse.replay > 0 else None,
         )
         self._begin(connection, exchange, grant)
