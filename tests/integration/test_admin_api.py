@@ -472,6 +472,14 @@ async def test_every_change_is_in_the_file_of_the_audit_trail_too(tmp_path: Path
             pass
 
 
+async def test_the_file_is_named_as_others_find_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with hosted() as (host, client):
+        assert (await client.get("/api/v1/status")).json()["config_file"] is None
+        host.server.path = "server.yaml"  # as `tunneld server --config server.yaml` has it
+        assert (await client.get("/api/v1/status")).json()["config_file"] == str(tmp_path / "server.yaml")
+
+
 async def test_a_reload_reads_the_admin_token_anew(tmp_path: Path) -> None:
     file, secret = tmp_path / "server.yaml", token_file(tmp_path)
     settings = {

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Collection, Iterable
 from dataclasses import asdict
+from pathlib import Path
 from time import monotonic, time
 
 from tunneld import __version__
@@ -82,7 +83,7 @@ class ServerView:
             "version": __version__,
             "pid": os.getpid(),
             "uptime_s": round(monotonic() - daemon.started, 3),
-            "config_file": daemon.path,
+            "config_file": daemon.path and str(Path(daemon.path).absolute()),
             "server": daemon.public_url,
             "listening": [address for _, address in daemon.listening],
             "tunnels": tunnels,
