@@ -11,6 +11,7 @@ from tests.support.front import front
 from tests.support.loops import on_both_loops
 from tunneld.config.server import ListenConfig
 from tunneld.errors import CODES, VisitorError
+from tunneld.protocol.messages import SseSettings
 
 
 @on_both_loops
@@ -277,6 +278,26 @@ async def test_the_prefix_that_a_trusted_proxy_took_off_is_given_back_too(proxy,
         await client.head()
         served.stream.send(b"event: endpoint\ndata: /messages\n\n")
         assert await client.chunk() == f"event: endpoint\ndata: {seen}/messages\n\n".encode()
+
+
+@pytest.mark.parametrize("replay", [0, 60])
+@pytest.mark.parametrize(
+    ("host", "path", "address", "seen"),
+    [
+        ("pub.example.org", "/t/demo/sse", "http://localhost:8080/message?s=1", "/t/demo/message?s=1"),
+        ("pub.example.org", "/t/demo/sse", "http://pub.example.org/message", "http://pub.example.org/t/demo/message"),
+        ("demo.tunnel.example.org", "/sse", "http://localhost:8080/message?s=1", "/message?s=1"),
+    ],
+)
+async def test_a_whole_address_in_an_endpoint_event_is_the_visitors(replay, host, path, address, seen):
+    async with front(domain="tunnel.example.org", sse=SseSettings(keepalive=0, replay=replay)) as it:
+        client = await it.client()
+        client.get(path, host=host)
+        served = await it.served()
+        served.events()
+        await client.head()
+        served.stream.send(f"event: endpoint\ndata: {address}\n\n".encode())
+        assert await client.chunk() == f"event: endpoint\ndata: {seen}\n\n".encode()
 
 
 async def test_an_address_by_which_a_trusted_proxy_was_reached_gets_the_prefix():

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from tunneld.protocol.fields import HOP_BY_HOP, OUT, Headers, Names, without_named
 
-__all__ = ["from_service", "to_visitor"]
+__all__ = ["for_visitor", "from_service", "to_visitor"]
 
 # Facts about the whole origin, which all tunnels of /t/ share.
 _ORIGIN_WIDE = frozenset({"service-worker-allowed", "clear-site-data", "alt-svc", "nel"})
@@ -25,6 +25,10 @@ def _answer_kind(name: str) -> str:
 
 _ANSWER = Names(_answer_kind)
 _URL = re.compile(r"(?:https?:)?//([^/?#\\@\s]*)(?=[/?#]|$)", re.IGNORECASE).match
+#: Where whoever runs the service reaches it, as no visitor does.
+_LOOPBACK = re.compile(
+    r"https?://(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d{1,5})?(?=[/?#]|$)", re.IGNORECASE
+).match
 _REFRESH = re.compile(r"[\d.\s]*[;,]\s*(?:url\s*=\s*)?[\"']?", re.IGNORECASE).match
 _DEFAULT_PORT = re.compile(r":(?:80|443)?$")
 
@@ -62,6 +66,23 @@ def _location(value: str, prefix: str, authority: str) -> str:
         return _prefixed(value, prefix)
     path = "/" + value[at:].lstrip("/\\")
     return value[:at] + _prefixed(path, prefix)
+
+
+def for_visitor(url: str, prefix: str, authority: str) -> str:
+    """An address of the service's own that stands in its answer's body, as the visitor reaches it.
+
+    A path gets the prefix, unless it has it; so does a whole URL that names our own authority. Of one on loopback the
+    path is kept alone: services that are told their address by hand say such, and it is none for a visitor.
+    """
+    if not prefix and _own(url, authority):
+        return url
+    match = None if _own(url, authority) else _LOOPBACK(url)
+    if match is not None:
+        rest = url[match.end() :]
+        if rest[1:2] in ("/", "\\"):
+            return url  # "//x" alone would name another host
+        url = rest if rest.startswith("/") else "/" + rest
+    return _location(url, prefix, authority)
 
 
 def _cookie(value: str, prefix: str) -> str:

@@ -12,6 +12,8 @@ import re
 from array import array
 from collections.abc import Callable
 
+from tunneld.protocol.answers import for_visitor
+
 __all__ = ["BLOCK", "LEAD", "MAX_ID", "REMEMBERED", "EventCounter", "EventSplitter", "own_id", "rewrite_endpoint"]
 
 MAX_ID = 1024  # bytes of an id that is still usable
@@ -43,23 +45,20 @@ def own_id(block: bytes) -> bytes | None:
     return value if len(value) <= MAX_ID else b""
 
 
-def rewrite_endpoint(data: bytes, prefix: str) -> bytes:
-    """Put `prefix` before the address that an MCP ``endpoint`` event names.
+def rewrite_endpoint(data: bytes, prefix: str, authority: str = "") -> bytes:
+    """Say the address that an MCP ``endpoint`` event names as the visitor reaches it.
 
     Args:
         data: the event's data: an address as the service sees it.
-        prefix: ``/t/NAME``, without a slash at its end.
+        prefix: ``/t/NAME``, without a slash at its end; empty when the tunnel has a host of its own.
+        authority: host and port by which the visitor reached us; empty when not known.
 
     Returns:
-        The address with the prefix when it is an absolute path that has none yet; anything else as it came: a
-        relative address is right already, and a whole URL says where it wants to go.
+        The address with the prefix when it is an absolute path that has none yet, or a whole URL that names our
+        authority; the path with the prefix of a URL on loopback. Anything else as it came: a relative address is
+        right already, and a URL of another host says where it wants to go.
     """
-    if data[:1] != b"/" or data[1:2] in (b"/", b"\\"):
-        return data
-    raw = prefix.encode("latin-1")
-    if data.startswith(raw) and data[len(raw) : len(raw) + 1] in (b"", b"/", b"?", b"#"):
-        return data
-    return raw + data
+    return for_visitor(data.decode("latin-1"), prefix, authority).encode("latin-1")
 
 
 class EventCounter:
@@ -268,7 +267,8 @@ class EventSplitter(EventCounter):
 
     Args:
         max_event: bytes of a block that may be held.
-        prefix: ``/t/NAME`` when the address in ``endpoint`` events is to get it; empty: nothing is rewritten.
+        prefix: ``/t/NAME`` when the address in ``endpoint`` events is to get it.
+        authority: by which the visitor reached us. With neither of them nothing is rewritten.
         remember: ids whose hashes are kept for `sent`; 0: none, and `has_ids` stays false.
 
     Attributes:
@@ -276,10 +276,12 @@ class EventSplitter(EventCounter):
     """
 
     __slots__ = (
+        "_authority",
         "_held",
         "_oversize",
         "_pass_lf",
         "_prefix",
+        "_rewrites",
         "_scan",
         "_tail",
         "_until",
@@ -287,13 +289,15 @@ class EventSplitter(EventCounter):
         "mid_event",
     )
 
-    def __init__(self, max_event: int, *, prefix: str = "", remember: int = REMEMBERED) -> None:
+    def __init__(self, max_event: int, *, prefix: str = "", authority: str = "", remember: int = REMEMBERED) -> None:
         super().__init__()
         self._ids = array("q") if remember else None
         self._most = remember
         self.max_event = max_event
         self.mid_event = False
         self._prefix = prefix
+        self._authority = authority
+        self._rewrites = bool(prefix or authority)
         self._oversize = False  # there was an oversize event: not recoverable any more
         self._held = bytearray()
         self._scan = 0  # where in _held the search for its end goes on
@@ -359,7 +363,7 @@ class EventSplitter(EventCounter):
                 self._recover = False
                 return chunk
             self._blocks(chunk)
-            if self._prefix and chunk.find(b"endpoint") >= 0:
+            if self._rewrites and chunk.find(b"endpoint") >= 0:
                 return self._rewritten(chunk)
             return chunk
         return self._split(chunk)
@@ -408,7 +412,7 @@ class EventSplitter(EventCounter):
             self._watch(whole)
             if len(whole) > self.max_event:
                 self._oversize = self._oversize or self._any_oversize(whole)
-            if self._prefix and whole.find(b"endpoint") >= 0:
+            if self._rewrites and whole.find(b"endpoint") >= 0:
                 whole = self._rewritten(whole)
         if self._held:
             self._pass_lf = False  # something stands between that CR and what comes
@@ -470,7 +474,7 @@ class EventSplitter(EventCounter):
             at = match.end()
 
     def _rewritten(self, text: bytes) -> bytes:
-        """Whole blocks with the addresses of ``endpoint`` events under the prefix."""
+        """Whole blocks with the addresses of ``endpoint`` events as the visitor reaches them."""
         return BLOCK.sub(self._rewrite_block, text)
 
     def _rewrite_block(self, match: re.Match[bytes]) -> bytes:
@@ -479,4 +483,5 @@ class EventSplitter(EventCounter):
         data = _DATA.search(block)
         if not names or names[-1] != b"endpoint" or data is None:
             return block
-        return block[: data.start(1)] + rewrite_endpoint(data.group(1), self._prefix) + block[data.end(1) :]
+        address = rewrite_endpoint(data.group(1), self._prefix, self._authority)
+        return block[: data.start(1)] + address + block[data.end(1) :]

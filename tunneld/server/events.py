@@ -61,6 +61,7 @@ class EventBody:
         connection: the visitor's; its answer's head has been sent.
         tunnel: whose `keepalive` and `max_event` hold, as they change.
         prefix: ``/t/NAME`` that the address in ``endpoint`` events gets; empty: none.
+        authority: host and port by which the visitor reached us.
         remember: ids that `EventSplitter.sent` knows.
     """
 
@@ -72,10 +73,11 @@ class EventBody:
         connection: ServerConnection,
         tunnel: Tunnel,
         prefix: str,
+        authority: str,
         *,
         remember: int = REMEMBERED,
     ) -> None:
-        self.splitter = EventSplitter(tunnel.max_event, prefix=prefix, remember=remember)
+        self.splitter = EventSplitter(tunnel.max_event, prefix=prefix, authority=authority, remember=remember)
         self._loop = loop
         self._connection = connection
         self._tunnel = tunnel

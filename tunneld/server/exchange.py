@@ -349,11 +349,11 @@ class Exchange(Visit):
             if self.method == "GET" and self.tunnel.grace > 0:
                 self._opened = encode(request)
             if self._recording is not None:
-                self._events = self._recording.begin(self.connection, self._prefix)
+                self._events = self._recording.begin(self.connection, self._prefix, self._host)
             else:
                 remember = REMEMBERED if self._opened is not None else 0
                 self._events = EventBody(
-                    self._ingress.loop, self.connection, self.tunnel, self._prefix, remember=remember
+                    self._ingress.loop, self.connection, self.tunnel, self._prefix, self._host, remember=remember
                 )
 
     def data(self, data: bytes) -> None:

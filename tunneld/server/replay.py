@@ -180,9 +180,9 @@ class RecordedBody(EventBody):
 
     __slots__ = ("_oversize", "recording")
 
-    def __init__(self, recording: Recording, connection: ServerConnection, prefix: str) -> None:
+    def __init__(self, recording: Recording, connection: ServerConnection, prefix: str, authority: str) -> None:
         loop, tunnel = asyncio.get_running_loop(), recording.exchange.tunnel
-        super().__init__(loop, connection, tunnel, prefix, remember=_REMEMBER)
+        super().__init__(loop, connection, tunnel, prefix, authority, remember=_REMEMBER)
         self.recording = recording
         self._oversize = False
 
@@ -230,9 +230,9 @@ class Recording:
         self.log = EventLog(min(exchange.tunnel.sse.replay_buffer, replays.total))
         self.whole = False  # the answer ended cleanly while nobody was there
 
-    def begin(self, connection: ServerConnection, prefix: str) -> EventBody:
+    def begin(self, connection: ServerConnection, prefix: str, authority: str) -> EventBody:
         """The answer's head was sent by this connection: its body."""
-        self.body = RecordedBody(self, connection, prefix)
+        self.body = RecordedBody(self, connection, prefix, authority)
         return self.body
 
     def add(self, chunk: bytes, own: bytes) -> None:

@@ -246,6 +246,39 @@ def test_rewrite_endpoint(data: bytes, wanted: bytes) -> None:
     assert rewrite_endpoint(data, "/t/demo") == wanted
 
 
+@pytest.mark.parametrize(
+    ("data", "wanted", "by_host"),
+    [
+        # by our own address, as a service that minds X-Forwarded-Host says it
+        (b"https://pub.example/m?s=1", b"https://pub.example/t/demo/m?s=1", None),
+        (b"https://PUB.example:443/t/demo/m", b"https://PUB.example:443/t/demo/m", None),
+        (b"//pub.example/m", b"//pub.example/t/demo/m", None),
+        # on loopback, as a service is told by hand where it is
+        (b"http://localhost:8080/message?sessionId=1", b"/t/demo/message?sessionId=1", b"/message?sessionId=1"),
+        (b"http://127.0.0.1:8080/m", b"/t/demo/m", b"/m"),
+        (b"HTTP://[::1]:8080", b"/t/demo/", b"/"),
+        (b"http://localhost?s=1", b"/t/demo/?s=1", b"/?s=1"),
+        (b"http://localhost:8080//x/m", b"http://localhost:8080//x/m", None),
+        (b"http://localhost.example/m", b"http://localhost.example/m", None),
+        (b"http://u@localhost/m", b"http://u@localhost/m", None),
+        (b"/m\xe9", b"/t/demo/m\xe9", b"/m\xe9"),
+        (b"/m", b"/t/demo/m", b"/m"),
+    ],
+)
+def test_rewrite_endpoint_of_a_whole_address(data: bytes, wanted: bytes, by_host: bytes | None) -> None:
+    assert rewrite_endpoint(data, "/t/demo", "pub.example") == wanted
+    if by_host is None:
+        by_host = data
+    assert rewrite_endpoint(data, "", "pub.example") == by_host
+
+
+def test_rewrite_endpoint_for_a_visitor_on_loopback() -> None:
+    assert (
+        rewrite_endpoint(b"http://127.0.0.1:8440/m", "/t/demo", "127.0.0.1:8440") == b"http://127.0.0.1:8440/t/demo/m"
+    )
+    assert rewrite_endpoint(b"http://127.0.0.1:9000/m", "/t/demo", "127.0.0.1:8440") == b"/t/demo/m"
+
+
 @pytest.mark.parametrize("end", [b"\r", b"\r\r"])
 def test_a_line_end_is_not_passed_on_before_what_is_held(end: bytes) -> None:
     splitter = EventSplitter(1000)
