@@ -1,21 +1,19 @@
 """What happens in an agent, as events for whoever listens: two for each visitor's request, and a few others.
 
 Where nobody listens an event costs a look at a bool. Of the many, those of streams, nothing is made as they happen:
-what they say is noted, and they are made together when somebody is about to be written to, or some have gathered. A
-stream that is over is noted by its values alone: what held hundreds of exchanges for a quarter of a second cost more
-than their events, since each new one was then in memory that no cache knew any more.
+what they say is noted, and they are made together (`stream_events`) when somebody is about to be written to, or some
+have gathered. A stream that is over is noted by its values alone: what held hundreds of exchanges for a quarter of a
+second cost more than their events, since each new one was then in memory that no cache knew any more.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
-from operator import attrgetter
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
-import msgspec
+from tunneld.agent.stream_events import Closed, Said, begins, blocks, ends, second
 
 if TYPE_CHECKING:
     from tunneld.agent.record import Record
@@ -25,36 +23,6 @@ __all__ = ["MAX_WAITING", "Listener", "StreamListener", "Streams", "Teller"]
 MAX_WAITING: Final = 64 * 1024
 """Bytes, about, of events of streams that wait to be made."""
 _EACH: Final = 256  # bytes of an event beyond its path
-
-
-class _Said(msgspec.Struct, gc=False):
-    """What all events of a stream say, in the order of what readers get."""
-
-    tunnel: str
-    request_id: str
-    kind: str
-    method: str
-    path: str
-    client: str
-
-
-class _Over(_Said, gc=False):
-    """What is noted of a stream that is over.
-
-    Attributes:
-        untold: that it began was not told yet.
-        started: monotonic seconds.
-        ended: monotonic seconds.
-        text: of what all its events say, once it is made.
-    """
-
-    untold: bool
-    reason: str
-    started: float
-    ended: float
-    bytes_in: int
-    bytes_out: int
-    text: bytes = b""
 
 
 Listener = Callable[[dict[str, Any]], None]
@@ -91,12 +59,11 @@ class Teller:
         self._streams: tuple[StreamListener, ...] = ()
         self._listened = False  # to events of streams
         self._begun: dict[Record, None] = {}  # under way; that they began waits to be told
-        self._over: list[_Over] = []  # their ends wait, and the begins of some
+        self._over: list[Closed] = []  # their ends wait, and the begins of some
+        self._when: list[float] = []  # of each of those: whether its begin waits, monotonic seconds of both
         self._size = 0  # of all that waits, bytes
         # Rising over restarts too, so that a reader that comes back to another process is told of the gap.
         self._last = int(time() * 1000) * 1000 - 1  # id of the last event
-        self._second = -1  # of the epoch
-        self._begin = b""  # of that second's stamps
 
     def subscribe(self, listener: Listener, streams: Streams = None) -> Callable[[], None]:
         """Call `listener` for each event that comes, until the returned function is called.
@@ -122,7 +89,7 @@ class Teller:
                     self._streams = _without(self._streams, streams)
             self._listened = bool(self._whole or self._streams)
             if not self._listened:
-                self._begun, self._over, self._size = {}, [], 0
+                self._forget()
 
         return leave
 
@@ -133,7 +100,7 @@ class Teller:
         if listeners:
             self._last += 1
             at = int(time() * 1000)
-            stamp = f"{self._since(at).decode()}.{at % 1000:03d}Z"
+            stamp = f"{second(at // 1000).decode()}{at % 1000:03d}Z"
             event = {"id": self._last, "type": kind, "time": stamp, **fields}
             for listener in listeners:
                 listener(event)
@@ -142,122 +109,62 @@ class Teller:
         """A stream began."""
         if self._listened:
             self._begun[record] = None
-            self._noted(len(record.path) + _EACH)
+            before = self._size
+            self._size = size = before + len(record.path) + _EACH
+            if not before or size > MAX_WAITING or self._whole:
+                self._noted(first=not before)
 
     def upgraded(self, record: Record) -> None:
         """A stream became a WebSocket."""
         if self._listened:
-            self.tell("stream_upgraded", {name: getattr(record, name) for name in _Said.__struct_fields__})
+            self.tell("stream_upgraded", {name: getattr(record, name) for name in Said.__struct_fields__})
 
     def closed(self, record: Record, now: float) -> None:
         """A stream is over; `now` is monotonic seconds."""
         if self._listened:
-            untold, path = self._begun.pop(record, 0) is None, record.path
-            over = _Over(
+            path = record.path
+            closed = Closed(
                 record.tunnel, record.request_id, record.kind, record.method, path, record.client,
-                untold, record.reason, record.started, now, record.bytes_in, record.bytes_out,
+                record.reason, 0.0, record.bytes_in, record.bytes_out,
             )  # fmt: skip
-            self._over.append(over)
-            self._noted(len(path) + _EACH)
+            self._over.append(closed)
+            self._when += (self._begun.pop(record, 0) is None, record.started, now)
+            before = self._size
+            self._size = size = before + len(path) + _EACH
+            if not before or size > MAX_WAITING or self._whole:
+                self._noted(first=not before)
 
-    def _noted(self, size: int) -> None:
-        """So many bytes more wait: the first, or many by now?"""
-        before = self._size
-        self._size = size = before + size
-        if not before:
+    def _noted(self, *, first: bool) -> None:
+        """The first of what waits, or the last that may; or there is who waits for nothing."""
+        if first:
             for listener in self._streams:
                 listener.waiting(self.flush)
-        if size > MAX_WAITING or self._whole:
+        if self._size > MAX_WAITING or self._whole:
             self.flush()
+
+    def _forget(self) -> None:
+        self._begun, self._over, self._when, self._size = {}, [], [], 0
 
     def flush(self) -> None:
         """Make the events that wait, and give them to whoever listens."""
         if not self._size:
             return
-        begun, over = self._begun, self._over
-        self._begun, self._over, self._size = {}, [], 0
-        begins: list[Record | _Over] = [one for one in over if one.untold]
-        begins += begun
-        begins.sort(key=_started, reverse=True)
+        begun, over, when = self._begun, self._over, self._when
+        self._forget()
+        happened = begins(begun)
+        if over:
+            happened += ends(over, when)
         first = self._last + 1
-        blocks = self._made(begins, over)
+        encoded = blocks(happened, first, time() - monotonic())
+        self._last += len(happened)
         for listener in self._whole:
-            for block in blocks:
+            for block in encoded.split(b"\n\n")[:-1]:
                 listener(json.loads(block.partition(_DATA)[2]))
-        encoded = b"".join(blocks)
         for taker in self._streams:
-            taker.take(first, self._last, encoded, len(blocks))
-
-    def _made(self, begins: list[Record | _Over], over: list[_Over]) -> list[bytes]:
-        """Events of streams as readers get them, in the order of what happened.
-
-        Args:
-            begins: those that began, the last first.
-            over: those that are over, the first one first.
-        """
-        event_id, offset, since = self._last, time() - monotonic(), self._since
-        blocks: list[bytes] = []
-        more = blocks.append
-        for one in over:
-            ended = one.ended
-            while begins and begins[-1].started <= ended:
-                begin = begins.pop()
-                event_id += 1
-                at = int((offset + begin.started) * 1000)
-                more(_OPENED % (event_id, event_id, since(at), at % 1000, _begun(begin)))
-            event_id += 1
-            at, age = int((offset + ended) * 1000), int((ended - one.started) * 1000 + 0.5)
-            more(
-                _CLOSED % (
-                    event_id, event_id, since(at), at % 1000, one.text or _text(one, one.kind),
-                    one.reason.encode(), age // 1000, age % 1000, one.bytes_in, one.bytes_out,
-                )
-            )  # fmt: skip
-        for begin in reversed(begins):
-            event_id += 1
-            at = int((offset + begin.started) * 1000)
-            more(_OPENED % (event_id, event_id, since(at), at % 1000, _begun(begin)))
-        self._last = event_id
-        return blocks
-
-    def _since(self, milliseconds: int) -> bytes:
-        """ISO 8601 of that second of the epoch, up to its point; that of the last one is at hand."""
-        second = milliseconds // 1000
-        if second != self._second:
-            self._second = second
-            self._begin = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
-        return self._begin
+            taker.take(first, self._last, encoded, len(happened))
 
 
 _DATA: Final = b"\ndata: "
-_OPENED: Final = b'id: %d\nevent: stream_opened\ndata: {"id":%d,"type":"stream_opened","time":"%b.%03dZ",%b}\n\n'
-_CLOSED: Final = (
-    b'id: %d\nevent: stream_closed\ndata: {"id":%d,"type":"stream_closed","time":"%b.%03dZ",%b,'
-    b'"reason":"%b","age_s":%d.%03d,"bytes_in":%d,"bytes_out":%d}\n\n'
-)
-_encode = msgspec.json.Encoder().encode
-_started = attrgetter("started")
-
-
-def _text(of: Record | _Over, kind: str) -> bytes:
-    """What all events of a stream say, as JSON without its braces; it holds no line end, so one data field carries it.
-
-    Args:
-        kind: that it had then.
-    """
-    said = _Said(of.tunnel, of.request_id, kind, of.method, of.path, of.client)
-    try:
-        return _encode(said)[1:-1]
-    except UnicodeEncodeError:  # half a surrogate in a path
-        return json.dumps(msgspec.structs.asdict(said), separators=(",", ":"))[1:-1].encode()
-
-
-def _begun(of: Record | _Over) -> bytes:
-    """As `_text`, of its begin: that it is an event stream may be known by now, and was not then."""
-    text = _text(of, "http")
-    if of.kind == "http" and isinstance(of, _Over):
-        of.text = text  # its end says the same
-    return text
 
 
 _T = TypeVar("_T")

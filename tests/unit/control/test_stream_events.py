@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from time import monotonic, sleep, time
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from tests.unit.control.test_events import Reader
-from tunneld.agent import telling
+from tunneld.agent import stream_events, telling
 from tunneld.agent.record import Record
 from tunneld.agent.telling import Teller
 from tunneld.control import events
@@ -29,19 +29,23 @@ class Encoded:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.texts = self.events = self.goes = 0
-        encode, take = telling._encode, Subscribers.take
-
-        def counted(said: object) -> bytes:
-            self.texts += 1
-            return encode(said)
+        self._encoder, take = stream_events._encoder, Subscribers.take
 
         def taken(subscribers: Subscribers, first: int, last: int, encoded: bytes, events: int) -> None:
             self.goes += 1
             self.events += events
             take(subscribers, first, last, encoded, events)
 
-        monkeypatch.setattr(telling, "_encode", counted)
+        monkeypatch.setattr(stream_events, "_encoder", self)
         monkeypatch.setattr(Subscribers, "take", taken)
+
+    def encode(self, said: object) -> bytes:
+        self.texts += 1
+        return self._encoder.encode(said)
+
+    def encode_lines(self, said: Sequence[object]) -> bytes:
+        self.texts += len(said)
+        return self._encoder.encode_lines(said)
 
 
 @pytest.fixture

@@ -1,0 +1,142 @@
+"""Events of streams as their readers get them, made many at a time: each step for all of them, where it can be in C.
+
+There are two for each request. To make them as they happen cost three times as much: code that runs once a request is
+in no cache when it does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from itertools import repeat
+from operator import itemgetter
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+
+if TYPE_CHECKING:
+    from tunneld.agent.record import Record
+
+__all__ = ["Closed", "Said", "begins", "blocks", "ends", "second"]
+
+
+class Said(msgspec.Struct, gc=False):
+    """What all events of a stream say, in the order of what readers get."""
+
+    tunnel: str
+    request_id: str
+    kind: str
+    method: str
+    path: str
+    client: str
+
+
+class Closed(Said, gc=False):
+    """What the end of one says.
+
+    Attributes:
+        reason: why it ended.
+        age_s: seconds that it was under way; `ends` sets it.
+    """
+
+    reason: str
+    age_s: float
+    bytes_in: int
+    bytes_out: int
+
+
+class _Form(NamedTuple):
+    """What stands around the second id of an event, and so between the first and its time."""
+
+    before: bytes
+    after: bytes
+
+
+def _form(kind: bytes) -> _Form:
+    return _Form(b'\nevent: %b\ndata: {"id":' % kind, b',"type":"%b","time":"' % kind)
+
+
+_OPENED: Final = _form(b"stream_opened")
+_CLOSED: Final = _form(b"stream_closed")
+_REASON: Final = b',"reason":"'  # with no backslash in it: so only the key itself reads
+_LAST: Final = b"}\n\nid: "
+_MILLISECONDS: Final = [b'%03dZ",' % number for number in range(1000)]
+_encoder: Final = msgspec.json.Encoder()
+_moment: Final = itemgetter(0)
+
+Happened = tuple[float, _Form, bytes]
+"""An event: monotonic seconds, which it is, and what it says beside its id, type and time: JSON without its braces."""
+
+
+def begins(records: Iterable[Record]) -> list[Happened]:
+    """Of streams that are under way."""
+    return [(record.started, _OPENED, _said(_begin(record))) for record in records]
+
+
+def ends(closed: Sequence[Closed], when: Sequence[float]) -> list[Happened]:
+    """Of streams that are over, and the begins of those of which they were not told.
+
+    Args:
+        closed: one at least.
+        when: of each three numbers: whether its begin was not told, monotonic seconds of both.
+    """
+    untold, started, ended = when[::3], when[1::3], when[2::3]
+    for one, begin, end in zip(closed, started, ended, strict=True):
+        one.age_s = int((end - begin) * 1000 + 0.5) / 1000
+    try:
+        lines = _encoder.encode_lines(closed)[1:-2].split(b"}\n{")
+    except UnicodeEncodeError:  # half a surrogate in a path
+        lines = [_said(one) for one in closed]
+    found: list[Happened] = []
+    for one, line, begin, told_too in zip(closed, lines, started, untold, strict=True):
+        if told_too:
+            # What the begin says is what the end says, up to its reason; but for the kind, which it did not know.
+            said = line[: line.rindex(_REASON)] if one.kind == "http" else _said(_begin(one))
+            found.append((begin, _OPENED, said))
+    found += zip(ended, repeat(_CLOSED), lines)
+    return found
+
+
+def blocks(happened: list[Happened], first: int, offset: float) -> bytes:
+    """An event stream (HTML, 9.2.6) of events in the order of what happened; of the same moment as they are given.
+
+    Args:
+        happened: one at least; they are sorted here.
+        first: id of the first; the others follow it.
+        offset: from monotonic seconds to those of the epoch.
+    """
+    happened.sort(key=_moment)
+    this = int(offset + happened[0][0])
+    since, day = this - offset, second(this)
+    parts = [b"id: "]
+    for event_id, (at, form, said) in enumerate(happened, first):
+        milliseconds = int((at - since) * 1000)
+        if milliseconds > 999:
+            this = int(offset + at)
+            since, day = this - offset, second(this)
+            milliseconds = min(999, int((at - since) * 1000))
+        number = b"%d" % event_id
+        parts += (number, form.before, number, form.after, day, _MILLISECONDS[milliseconds], said, _LAST)
+    parts[-1] = b"}\n\n"
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=4)
+def second(of_the_epoch: int) -> bytes:
+    """A second in ISO 8601, up to its point and with it."""
+    return datetime.fromtimestamp(of_the_epoch, UTC).strftime("%Y-%m-%dT%H:%M:%S.").encode()
+
+
+def _begin(of: Record | Said) -> Said:
+    """What the begin of a stream says: that it is an event stream is known later."""
+    return Said(of.tunnel, of.request_id, "http", of.method, of.path, of.client)
+
+
+def _said(of: Said) -> bytes:
+    """JSON without its braces; it holds no line end, so one data field carries it."""
+    try:
+        return _encoder.encode(of)[1:-1]
+    except UnicodeEncodeError:
+        return json.dumps(msgspec.structs.asdict(of), separators=(",", ":"))[1:-1].encode()
