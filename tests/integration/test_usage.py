@@ -19,7 +19,7 @@ from tests.support.daemons import Agent, Pair
 from tests.support.services import SampleService
 from tests.support.sockets import LOOPBACK, free_ports, short_dir
 from tunneld.server.visitors.passwords import Passwords
-from tunneld.telemetry.usage import Usage, fullest, shares
+from tunneld.telemetry.usage import LOOK, Shares, Usage, fullest
 
 _EVENTS = {"Accept": "text/event-stream"}
 
@@ -145,7 +145,21 @@ def test_the_fullest_of_many_is_told() -> None:
 
 def test_what_gives_way_or_has_no_limit_is_no_matter_for_alerts() -> None:
     usages = [Usage("tunnel_streams", 1, 4), Usage("store_waiting", 1, 2), Usage("passwords", 9, 9, True)]
-    assert shares([*usages, Usage("address_streams", 3, 0)]) == {"streams of a tunnel": 0.25, "store waiting": 0.5}
+    shares = Shares(lambda: [*usages, Usage("address_streams", 3, 0)])
+    assert shares.read(0.0) == {"streams of a tunnel": 0.25, "store waiting": 0.5}
+
+
+def test_what_is_used_is_looked_at_now_and_then_for_alerts() -> None:
+    asked: list[int] = []
+
+    def gather() -> list[Usage]:
+        asked.append(1)
+        return [Usage("memory", len(asked), 4)]
+
+    shares = Shares(gather)
+    found = [shares.read(100.0 + second)["memory"] for second in range(2 * int(LOOK))]
+    assert found == [0.25] * int(LOOK) + [0.5] * int(LOOK)
+    assert len(asked) == 2
 
 
 def test_passwords_tell_both_of_their_bounds() -> None:

@@ -10,7 +10,7 @@ from tunneld.agent.tunnel import AgentTunnel
 from tunneld.agent.usage import agent_usage
 from tunneld.alerts.facts import Facts, TunnelFacts
 from tunneld.control.alerting import CertificateEnds
-from tunneld.telemetry.usage import shares
+from tunneld.telemetry.usage import Shares
 
 __all__ = ["AgentFacts"]
 
@@ -23,6 +23,7 @@ class AgentFacts:
     def __init__(self, daemon: AgentDaemon) -> None:
         self._daemon = daemon
         self._files = CertificateEnds()
+        self._shares = Shares(lambda: agent_usage(daemon))
 
     def __call__(self, asked: Collection[str]) -> Facts:
         """Gather what these conditions ask for; costs some microseconds a tunnel."""
@@ -30,7 +31,7 @@ class AgentFacts:
         measured = "rtt" in asked or "loss" in asked
         return Facts(
             tuple(_facts(tunnel, now, measured=measured) for tunnel in self._daemon.tunnels),
-            shares(agent_usage(self._daemon)) if "limit_near" in asked else {},
+            self._shares.read(now) if "limit_near" in asked else {},
             self._expiries(now) if "expiring" in asked else {},
         )
 

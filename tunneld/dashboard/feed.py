@@ -21,7 +21,8 @@ BUDGET = 3584
 BURST = 512 * 1024
 """Bytes that streams which begin may take beyond that, and `REFILL` of them come back each second."""
 REFILL = 2048
-_DETAILS = 25  # tunnels that are looked at closely each second
+_DETAILS = 25  # tunnels that are looked at closely each second, at most
+_CLOSELY = 3  # seconds between two such looks at one, however few there are: its figures are of minutes
 _COUNTERS = 500  # streams whose numbers are looked at each second
 _EVENTS = 400  # of the past that a page is given at its begin
 _WHOLE = 3  # tunnels whose state changed in the same second that are looked at closely at once
@@ -52,6 +53,7 @@ class Feed:
         self._streams: dict[str, tuple[int, tuple[Any, ...]]] = {}  # id -> its number here, its counters
         self._numbers = 0
         self._turn = self._stream_turn = self._rate_turn = 0
+        self._due = 0.0  # tunnels to be looked at closely
         self._burst = BURST
         self._alerts = ToldAlerts()
         self._draining = False
@@ -197,9 +199,9 @@ class Feed:
         """Quality and all the rest, some tunnels each second."""
         spent = 0
         looked: dict[str, Any] = {}
-        for _ in range(min(_DETAILS, len(briefs))):
-            if spent >= left:
-                break
+        self._due = min(_DETAILS, len(briefs), self._due + len(briefs) / _CLOSELY)
+        while self._due >= 1 and spent < left:
+            self._due -= 1
             self._turn = (self._turn + 1) % len(briefs)
             brief = briefs[self._turn]
             before = self._tunnels.get(brief.name)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-__all__ = ["Pair", "Usage", "fullest", "shares"]
+__all__ = ["LOOK", "Pair", "Shares", "Usage", "fullest"]
+
+LOOK = 5.0
+"""Seconds between two looks at how much of each limit is used, for alerts."""
 
 Pair = tuple[float, float]
 """What is used, and what may be; 0: no limit."""
@@ -39,10 +42,27 @@ def fullest(limit: str, pairs: Iterable[Pair], *, gives_way: bool = False) -> Us
     return Usage(limit, used, most, gives_way)
 
 
-def shares(usages: Iterable[Usage]) -> dict[str, float]:
-    """What is used of each limit that something could be refused for, by its name in words."""
-    return {
-        _NAMES.get(one.limit, one.limit.replace("_", " ")): one.used / one.most
-        for one in usages
-        if one.most and not one.gives_way
-    }
+class Shares:
+    """What is used of each limit that something could be refused for, by its name in words.
+
+    To gather it takes longer than all else that alerts look at each second.
+
+    Args:
+        gather: all bounds.
+    """
+
+    def __init__(self, gather: Callable[[], Iterable[Usage]]) -> None:
+        self._gather = gather
+        self._looked_at = float("-inf")
+        self._found: dict[str, float] = {}
+
+    def read(self, now: float) -> dict[str, float]:
+        """The shares, at most `LOOK` seconds old; `now` is monotonic seconds."""
+        if now - self._looked_at >= LOOK:
+            self._looked_at = now
+            self._found = {
+                _NAMES.get(one.limit, one.limit.replace("_", " ")): one.used / one.most
+                for one in self._gather()
+                if one.most and not one.gives_way
+            }
+        return self._found

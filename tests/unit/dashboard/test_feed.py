@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
+import pytest
 
 from tunneld.dashboard.feed import BUDGET, Feed
 from tunneld.dashboard.history import History
@@ -210,6 +211,23 @@ def test_a_hundred_busy_tunnels_and_a_thousand_streams_cost_at_most_5_kib_a_seco
     assert {one["events"] for one in shown.streams.values()} == {60}
     assert {name: one["quality"]["rtt_ms"]["last"] for name, one in shown.tunnels.items()} == daemon.rtt
     assert shown.tick() == {}
+
+
+@pytest.mark.parametrize("tunnels", [1, 2, 3, 7, 75, 100])
+def test_each_tunnel_is_looked_at_closely_each_third_second_while_that_may_be(tunnels: int) -> None:
+    daemon = Daemon()
+    for index in range(tunnels):
+        daemon.add(f"tunnel-{index:03}")
+    shown = page(daemon)
+    looks: list[str] = []
+    details = daemon.details
+    daemon.details = lambda name: looks.append(name) or details(name)  # type: ignore[method-assign, func-returns-value]
+    for _ in range(60):
+        shown.tick()
+    most = min(25 * 60, tunnels * 60 // 3)
+    assert most - 1 <= len(looks) <= most
+    counts = {looks.count(f"tunnel-{index:03}") for index in range(tunnels)}
+    assert max(counts) - min(counts) <= 1
 
 
 def test_a_crowd_is_shown_at_once_and_its_end_too() -> None:

@@ -12,7 +12,7 @@ from tunneld.control.alerting import CertificateEnds
 from tunneld.server.daemon import ServerDaemon
 from tunneld.server.registry import Tunnel
 from tunneld.server.usage import server_usage
-from tunneld.telemetry.usage import shares
+from tunneld.telemetry.usage import Shares
 
 __all__ = ["ServerFacts"]
 
@@ -27,12 +27,13 @@ class ServerFacts:
     def __init__(self, daemon: ServerDaemon) -> None:
         self._daemon = daemon
         self._files = CertificateEnds()
+        self._shares = Shares(lambda: server_usage(daemon))
 
     def __call__(self, asked: Collection[str]) -> Facts:
         """Gather what these conditions ask for."""
         return Facts(
             self._tunnels(measured="rtt" in asked or "loss" in asked),
-            shares(server_usage(self._daemon)) if "limit_near" in asked else {},
+            self._shares.read(monotonic()) if "limit_near" in asked else {},
             self._expiries() if "expiring" in asked else {},
         )
 
