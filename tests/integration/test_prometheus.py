@@ -110,6 +110,8 @@ class Scraped:
         )
         self.process.wait_until(lambda: accepts(self.port), timeout=20, what="listening")
         self.client = httpx.Client(base_url=f"http://{LOOPBACK}:{self.port}", timeout=10)
+        # It listens before it has read what it stores, and answers questions with a text until then.
+        self.process.wait_until(lambda: self.client.get("/-/ready").is_success, timeout=20, what="ready")
 
     def ask(self, query: str) -> list[Any]:
         answer = self.client.get("/api/v1/query", params={"query": query}).json()

@@ -60,7 +60,7 @@ def _form(kind: bytes) -> _Form:
 
 _OPENED: Final = _form(b"stream_opened")
 _CLOSED: Final = _form(b"stream_closed")
-_REASON: Final = b',"reason":"'  # with no backslash in it: so only the key itself reads
+_REASON: Final = b',"reason":"'  # the key alone: a quote inside a value has a backslash before it
 _LAST: Final = b"}\n\nid: "
 _MILLISECONDS: Final = [b'%03dZ",' % number for number in range(1000)]
 _encoder: Final = msgspec.json.Encoder()
