@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.support.daemons import Pair
@@ -41,6 +42,12 @@ class World:
     async def run(self, call: Callable[..., Any], *args: Any) -> Any:
         """Something that waits, beside the loop."""
         return await asyncio.get_running_loop().run_in_executor(None, functools.partial(call, *args))
+
+    async def outages(self) -> dict[str, Any]:
+        """Of the tunnel, as the server's API says."""
+        async with httpx.AsyncClient() as client:
+            said = await client.get(f"http://127.0.0.1:{self.pair.server.admin_port}/api/v1/tunnels/app")
+        return dict(said.json()["outages"])
 
     async def kill_agent(self) -> None:
         """SIGKILL, and a new one."""
@@ -106,6 +113,12 @@ async def test_an_agent_that_is_killed_and_started_again(path: str) -> None:
         assert [one["request_id"] for one in streams] == [request_id]
         assert len(it.pair.server.process.matching("Event stream recovered")) == 2
         assert [asked for asked, _ in it.service.asked] == [path] * 3
+        # Each outage is told once, and nobody is told of a loss where there was none.
+        server = it.pair.server.process
+        for line in ("✗ Tunnel disconnected: app", "The session of app is over"):
+            assert len(server.matching(line)) == 2
+        outages = await it.outages()
+        assert (outages["count"], outages["streams_lost"], outages["last"]["resumed"]) == (2, 0, False)
         writer.close()
         await it.run(it.pair.server.process.wait_line, "🔌 SSE client disconnected")
 
@@ -137,6 +150,7 @@ async def test_what_does_not_resume_fails_visibly() -> None:
         for _, reader, writer in visitors.values():
             await fails(reader)
             writer.close()
+        assert (await it.outages())["streams_lost"] == len(visitors)
         assert [asked for asked in it.service.asked if asked[1] is not None] == [("/anew", str_last(it))]
 
 

@@ -52,6 +52,7 @@ class Recovery:
         "_exchange",
         "_expiry",
         "_opened",
+        "_outage",
         "_reason",
         "_refusal",
         "_stream",
@@ -64,6 +65,7 @@ class Recovery:
         self._events = events
         self._opened = opened
         self._reason = ""  # why the last stream was lost
+        self._outage = False  # it was lost with its session
         self._attempts = 0  # since there was progress
         self._begun = (-1, 0.0)  # events sent, and the time, when the last stream began
         self._due = self._until = 0.0  # when the next attempt may be, and when it is too late for any
@@ -96,6 +98,7 @@ class Recovery:
             if reason == "service":
                 until = min(until, self._until)
         self._reason, self._until = reason, until
+        self._outage = reason == "peer_lost"
         self._due = lost_at + self._pause(at_once=reason == "peer_lost")
         if self._due >= until or now >= until:
             return False
@@ -265,6 +268,8 @@ class Recovery:
         if exchange.reason:
             return
         log.warning("The event stream %s ends", exchange.request_id, extra={**self._fields(), "why": why})
+        if self._outage:
+            exchange.tunnel.outages.streams_lost += 1
         exchange.give_up(self._reason)
 
     def _stop_timers(self) -> None:

@@ -414,21 +414,27 @@ class TunnelConnection:
         self._end_terms()
         tunnel, streams = self.tunnel, len(session.streams)
         fields: dict[str, float] = {}
-        if tunnel is not None:
+        kept = False  # the loss of the connection is in the log already
+        if tunnel is None:
+            session.end(reason)
+        else:
             lost_at = None
             if tunnel.kept is not None and tunnel.kept.session is session:
                 lost_at = tunnel.kept.lost_at
                 tunnel.kept = None
+            kept = lost_at is not None
             tunnel.leave(self, monotonic())
             tunnel.lose(monotonic() if lost_at is None else lost_at, for_good=for_good)
+            before = len(tunnel.recovering)
+            session.end(reason)
+            streams -= len(tunnel.recovering) - before  # those are lost when they cannot go on
             if (outage := tunnel.outages.lost(monotonic(), streams)) is not None:
                 fields = {"outage_s": outage.seconds}
-        self._log_disconnected(why, streams_lost=streams, **fields)
-        session.end(reason)
+        self._log_disconnected(why, over=kept, streams_lost=streams, **fields)
 
-    def _log_disconnected(self, why: str, **fields: float) -> None:
+    def _log_disconnected(self, why: str, *, over: bool = False, **fields: float) -> None:
         log.warning(
-            "✗ Tunnel disconnected: %s",
+            "The session of %s is over" if over else "✗ Tunnel disconnected: %s",
             self.name,
             extra={"tunnel": self.name, "why": why, "peer": self.peer, **fields},
         )

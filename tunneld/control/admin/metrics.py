@@ -70,7 +70,7 @@ def _of_tunnels(daemon: ServerDaemon) -> Iterator[Family | None]:
         ("outage_seconds", "Time without a connection.", [each.seconds for each in outages]),
         ("resumes", "Sessions that went on after an outage.", [each.resumes for each in outages]),
         ("replayed_bytes", "Sent again after outages.", [each.replayed_bytes for each in outages]),
-        ("streams_lost", "Streams that ended with their session.", [each.streams_lost for each in outages]),
+        ("streams_lost", "Streams that were lost with their session.", [each.streams_lost for each in outages]),
     ):
         yield gauge(f"tunneld_known_{name}", help_, (), [((), sum(values))])
 
