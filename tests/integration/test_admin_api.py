@@ -288,6 +288,8 @@ async def test_state_and_streams() -> None:
         pieces = visitor.aiter_bytes()
         assert b"data: x" in await anext(pieces)
         status = (await client.get("/api/v1/status")).json()
+        for path in ("/api/v1/status", "/metrics", "/dashboard"):
+            assert ((await client.head(path)).status_code, (await client.head(path)).content) == (200, b"")
         assert status["totals"]["active_streams"] == 1
         assert status["totals"]["online"] == 1
         assert status["listening"] == [host.server.listening[0][1]]

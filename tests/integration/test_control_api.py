@@ -16,6 +16,7 @@ import pytest
 from tests.support.control_agent import MemoryAgent, stream_info, tunnel_status
 from tests.support.running import Book
 from tunneld.control.app import create_app
+from tunneld.control.event_bounds import EventBounds
 from tunneld.control.listener import ControlServer
 from tunneld.errors import CODES, ConfigError
 from tunneld.telemetry.trail import Trail
@@ -66,6 +67,23 @@ async def test_reads(agent: MemoryAgent, client: httpx.AsyncClient) -> None:
     assert (await client.get("/v1/streams/aa22")).json() == agent.live["aa22"]
     problem(await client.get("/v1/streams/aa"), "no_such_stream")
     problem(await client.get("/v1/streams?kind=smtp"), "bad_argument")
+
+
+@pytest.mark.parametrize("where", ["/v1/health", "/v1/status", "/v1/streams/aa22", "/v1/streams/nix", "/metrics"])
+async def test_head_is_get_without_its_body(client: httpx.AsyncClient, where: str) -> None:
+    expected = await client.get(where)
+    for _ in range(2):  # the second on the same connection, where no byte of a body may stand between
+        answer = await client.head(where)
+        assert (answer.status_code, answer.content) == (expected.status_code, b"")
+        assert answer.headers["content-type"] == expected.headers["content-type"]
+        assert abs(int(answer.headers["content-length"]) - len(expected.content)) < 100  # figures change meanwhile
+
+
+async def test_head_of_an_answer_that_goes_on_is_over_at_once(client: httpx.AsyncClient) -> None:
+    for _ in range(2 * EventBounds().readers):  # none of them stays one
+        answer = await client.head("/v1/events")
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream")
+    assert (await client.head("/v1/reload")).status_code == 405
 
 
 @pytest.mark.parametrize(("health", "status"), [("ok", 200), ("degraded", 200), ("down", 503)])

@@ -100,6 +100,8 @@ class Serving:
         task = asyncio.current_task()
         assert task is not None
         self._unanswered.add(task)
+        if scope["method"] == "HEAD":
+            scope, send = {**scope, "method": "GET"}, _head_alone(send)
 
         async def answering(message: Message) -> None:
             self._unanswered.discard(task)
@@ -141,3 +143,22 @@ class Serving:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=GRACE)
+
+
+def _head_alone(send: Send) -> Send:
+    """Of the answer to a HEAD: what GET would have, without its body (RFC 9110, 9.3.2), and at once.
+
+    An answer that goes on learns by `receive` that its reader is gone.
+    """
+    over = False
+
+    async def sending(message: Message) -> None:
+        nonlocal over
+        if over:
+            return
+        await send(message)
+        if message["type"] == "http.response.start":
+            over = True
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    return sending
