@@ -43,6 +43,8 @@ class Refused(TunneldError):
         self.status = status
         self.code = str(problem.get("code", ""))
         self.faults = [str(fault) for fault in problem.get("faults") or ()]
+        if self.code == "bad_argument":
+            self.exit_status = 2  # as where it is found out here
         text = problem.get("detail") or problem.get("title") or f"the agent answered {status}"
         super().__init__(str(text))
 

@@ -59,7 +59,7 @@ def test_a_long_list_comes_in_pages(pair: Pair) -> None:
         ("access revoke demo ann@example.org --level admin", 2, "go with grant"),
         ("access grant demo ann@example.org --level root", 2, "read_only"),
         ("access grant demo ann@example.org --for soon", 2, "is not a duration"),
-        ("access grant demo nobody", 1, "no e-mail address"),
+        ("access grant demo nobody", 2, "no e-mail address"),
         ("access revoke demo nobody@example.org", 1, "no permission"),
         ("access list nowhere", 1, "nowhere"),
     ],

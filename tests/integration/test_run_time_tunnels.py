@@ -56,7 +56,7 @@ def test_open_info_close(pair: tuple[Pair, SampleService]) -> None:
 def test_faults_of_what_is_asked_for_are_told_by_key(pair: tuple[Pair, SampleService]) -> None:
     agent = pair[0].agent
     bad = agent.tunnelctl("open", "Not_A_Label", "ftp://x")
-    assert bad.returncode == 1
+    assert bad.returncode == 2
     assert [line.partition(": ")[2].partition(":")[0] for line in bad.stderr.splitlines()] == ["name", "service"]
     assert agent.tunnelctl("open", "x").returncode == 2
     assert agent.tunnelctl("close").returncode == 2
