@@ -106,7 +106,7 @@ def test_requests(headers: list[tuple[str, str]], is_trusted: bool, host: str, p
 @settings(deadline=None)
 @given(headers=pairs, prefix=st.sampled_from(["", "/t/n"]))
 def test_answers(headers: list[tuple[str, str]], prefix: str) -> None:
-    out = to_visitor(from_service(headers, authority="h"), prefix=prefix, authority="h")
+    out = to_visitor(from_service(headers, authorities=["h"]), prefix=prefix, authority="h")
     assert len(out) <= len(headers)
     ends = hop_by_hop(headers)
     assert not {lower(name) for name, _ in out} & ends

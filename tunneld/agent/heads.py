@@ -50,12 +50,13 @@ class Heads:
         headers: name to value; each replaces what the visitor sent under that name.
     """
 
-    __slots__ = ("_authority", "_fixed", "_left_out")
+    __slots__ = ("_authorities", "_fixed", "_left_out")
 
     def __init__(self, service: Service, headers: Mapping[str, str]) -> None:
         configured = {name.lower(): value for name, value in headers.items()}
-        self._authority = configured.get("host", service.authority)
-        self._fixed = [("Host", self._authority)]
+        host = configured.get("host", service.authority)
+        self._authorities = {host, service.authority}
+        self._fixed = [("Host", host)]
         self._fixed += [(name, value) for name, value in headers.items() if name.lower() != "host"]
         self._left_out = frozenset(configured) | {"host", REQUEST_ID.lower()} | hop_by_hop(())
 
@@ -116,7 +117,7 @@ class Heads:
 
     def answer(self, headers: Iterable[tuple[str, str]]) -> Headers:
         """An answer's headers as they go to the server."""
-        return from_service(headers, authority=self._authority)
+        return from_service(headers, authorities=self._authorities)
 
     def trailers(self, trailers: Headers) -> Headers:
         """Trailers of either direction without those that may not be trailers."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from tunneld.protocol.fields import HOP_BY_HOP, OUT, Headers, Names, without_named
 
@@ -43,9 +43,9 @@ def _own(url: str, authority: str) -> int:
     return match.end()
 
 
-def _relative(url: str, authority: str) -> str:
-    """A whole URL that names `authority` without scheme and authority; anything else as it is."""
-    rest = url[_own(url, authority) :]
+def _relative(url: str, authorities: Iterable[str]) -> str:
+    """A whole URL that names one of `authorities` without scheme and authority; anything else as it is."""
+    rest = url[max(_own(url, authority) for authority in authorities) :]
     if rest[1:2] in ("/", "\\") or len(rest) == len(url):
         return url  # "//x" alone would name another host
     return rest if rest.startswith("/") else "/" + rest
@@ -158,16 +158,16 @@ def to_visitor(
     return out
 
 
-def from_service(headers: Iterable[tuple[str, str]], *, authority: str) -> Headers:
+def from_service(headers: Iterable[tuple[str, str]], *, authorities: Collection[str]) -> Headers:
     """An answer's headers as the agent sends them up: what the service says of its own address made relative.
 
     Services that build whole URLs out of the Host they were given (``http://127.0.0.1:9000/items/``) would send
-    visitors to their own machine: ``Location``, ``Content-Location`` and ``Refresh`` that name that authority keep
+    visitors to their own machine: ``Location``, ``Content-Location`` and ``Refresh`` that name such an authority keep
     their path alone, which is right under any public address. Hop-by-hop headers and ``X-Tunnel-*`` are out.
 
     Args:
         headers: as the service sent them.
-        authority: the Host that the service was given.
+        authorities: the Host that the service was given, and where it is reached; one at least.
     """
     kinds = _ANSWER
     out: Headers = []
@@ -177,10 +177,10 @@ def from_service(headers: Iterable[tuple[str, str]], *, authority: str) -> Heade
         if kind == "connection":
             connection.append(pair[1])
         elif kind in ("location", "content-location"):
-            out.append((pair[0], _relative(pair[1], authority)))
+            out.append((pair[0], _relative(pair[1], authorities)))
         elif kind == "refresh" and (match := _REFRESH(pair[1])):
             rest = pair[1][match.end() :]
-            out.append((pair[0], pair[1][: match.end()] + _relative(rest, authority)))
+            out.append((pair[0], pair[1][: match.end()] + _relative(rest, authorities)))
         elif kind != OUT:
             out.append(pair)
     if connection:

@@ -118,3 +118,9 @@ def _refused(code: int) -> ssl.SSLCertVerificationError:
 )
 def test_why_a_connect_failed_names_no_address(fault: Exception, words: str) -> None:
     assert why(fault) == words
+
+
+def test_a_redirect_to_where_the_service_is_reached_stays_in_the_tunnel_whatever_host_it_is_given() -> None:
+    heads = Heads(SERVICE, {"Host": "app.internal"})
+    for said in ("http://app.internal/login", "http://127.0.0.1:9000/login"):
+        assert heads.answer([("Location", said)]) == [("Location", "/login")]

@@ -572,14 +572,28 @@ def test_a_services_own_address_becomes_a_path(value: str, wanted: str) -> None:
         ("X-Hop", "1"),
         ("X-Tunnel-A", "1"),
     ]
-    assert from_service(sent, authority="127.0.0.1:9000") == [("Location", wanted), ("Refresh", f"0; url={wanted}")]
+    assert from_service(sent, authorities=["127.0.0.1:9000"]) == [("Location", wanted), ("Refresh", f"0; url={wanted}")]
 
 
 def test_default_ports_are_the_same_authority() -> None:
-    assert from_service([("Location", "http://app.internal:80/x")], authority="App.Internal") == [("Location", "/x")]
-    assert from_service([("Location", "http://app.internal/x")], authority="") == [
+    assert from_service([("Location", "http://app.internal:80/x")], authorities=["App.Internal"]) == [
+        ("Location", "/x")
+    ]
+    assert from_service([("Location", "http://app.internal/x")], authorities=[""]) == [
         ("Location", "http://app.internal/x")
     ]
+
+
+def test_each_of_a_services_addresses_becomes_a_path() -> None:
+    """The Host that it is given, and where it is reached when that is another."""
+    authorities = {"app.internal", "127.0.0.1:9000"}
+    for sent, wanted in (
+        ("http://app.internal/x", "/x"),
+        ("http://127.0.0.1:9000/x?y#z", "/x?y#z"),
+        ("http://127.0.0.1:9001/x", "http://127.0.0.1:9001/x"),
+        ("http://127.0.0.1:9000//evil", "http://127.0.0.1:9000//evil"),
+    ):
+        assert from_service([("Location", sent)], authorities=authorities) == [("Location", wanted)]
 
 
 references = st.text(alphabet="/\\.:?#@=;, \t\"'ahtp0", max_size=20)
@@ -589,7 +603,7 @@ references = st.text(alphabet="/\\.:?#@=;, \t\"'ahtp0", max_size=20)
 @given(value=references)
 def test_no_answer_names_another_host_than_the_service_did(value: str) -> None:
     """Taking the service's own address off, or putting the prefix on, never makes a reference to some other host."""
-    (relative,) = from_service([("Location", "http://h" + value)], authority="h")
+    (relative,) = from_service([("Location", "http://h" + value)], authorities=["h"])
     if relative[1] != "http://h" + value:
         assert relative[1].startswith("/")
         assert relative[1][1:2] not in ("/", "\\")
