@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.support.front import front
 from tests.support.loops import on_both_loops
+from tests.support.running import settled
 from tunneld.config.server import ListenConfig
 from tunneld.errors import CODES, VisitorError
 from tunneld.protocol.messages import SseSettings
@@ -70,6 +72,60 @@ async def test_the_agents_own_errors_keep_their_code_and_become_pages_too():
         answer = await client.answer()
         assert (answer.status, answer.headers["x-tunnel-error"]) == (502, "service_unreachable")
         assert CODES["service_unreachable"].title.encode() in answer.body
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"detail": "Nothing listens at <127.0.0.1:9000>."}', "<p>Nothing listens at &lt;127.0.0.1:9000&gt;.</p>"),
+        (b'{"detail": "half a \\ud800 surrogate"}', "<p>half a ? surrogate</p>"),
+        (b'{"detail": ["no text"]}', "<p></p>"),
+        (b'"no object"', "<p></p>"),
+        (b"\xff no text", "<p></p>"),
+        (b"[" * 16_000, "<p></p>"),
+        (b'{"detail": "' + b"x" * 20_000 + b'"}', "<p></p>"),
+    ],
+)
+async def test_the_page_of_an_agents_own_error_says_what_its_document_does(body, said):
+    async with front() as it:
+        client = await it.client()
+        client.get("/t/demo/", "Accept: text/html")
+        served = await it.served()
+        served.stream.send_head(502, [("X-Tunnel-Error", "service_unreachable"), ("Retry-After", "2")])
+        for at in range(0, len(body), 5000):
+            served.stream.send(body[at : at + 5000])
+        served.stream.send_end()
+        answer = await client.answer()
+        assert (answer.status, answer.headers["x-tunnel-error"]) == (502, "service_unreachable")
+        assert answer.headers["retry-after"] == "2"
+        assert f"<h1>{CODES['service_unreachable'].title}</h1>{said}" in answer.body.decode()
+        client.get("/healthz")
+        assert (await client.answer()).body == b"ok\n"
+
+
+async def test_an_agents_own_error_is_a_page_though_its_document_never_comes_whole():
+    async with front() as it:
+        for ends in (lambda served: served.stream.cancel("service"), lambda _: it.lose_agent()):
+            client = await it.client()
+            client.get("/t/demo/", "Accept: text/html", "Content-Length: 9", method="POST")
+            served = await it.served()
+            served.stream.send_head(504, [("X-Tunnel-Error", "service_timeout")])
+            served.stream.send(b'{"detail": "so')
+            await asyncio.sleep(0.05)
+            ends(served)
+            answer = await client.answer()
+            assert (answer.status, answer.headers["x-tunnel-error"]) == (504, "service_timeout")
+            assert answer.headers["content-type"].startswith("text/html")
+        await settled(lambda: not it.ingress.exchanges)
+
+
+async def test_head_of_an_agents_own_error_is_answered():
+    async with front() as it:
+        client = await it.client()
+        client.get("/t/demo/", "Accept: text/html", method="HEAD")
+        (await it.served()).stream.send_head(502, [("X-Tunnel-Error", "service_unreachable")], end=True)
+        answer = await client.answer(method="HEAD")
+        assert (answer.status, answer.headers["x-tunnel-error"]) == (502, "service_unreachable")
 
 
 async def test_a_head_and_what_is_there_of_its_body_are_one_write():

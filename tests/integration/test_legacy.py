@@ -152,11 +152,12 @@ async def test_a_body_that_is_no_text_is_told_before_its_end() -> None:
 
 async def test_a_body_over_the_limit() -> None:
     async with world(limits={"v2_message": "64KiB"}) as (server, client, guest):
-        guest.get("/t/my-server/up", "Transfer-Encoding: chunked", method="POST")
+        guest.get("/t/my-server/up", "Transfer-Encoding: chunked", "Accept: text/html", method="POST")
         for _ in range(5):
             guest.send(b"4000\r\n" + b"x" * 0x4000 + b"\r\n")
         answer = await guest.answer()
         assert (answer.status, answer.headers["x-tunnel-error"]) == (413, "body_too_large")
+        assert b"65536" in answer.body
         assert client.of("request") == []
         await settled(lambda: not server.ingress.exchanges)
         assert server.ingress.budget.held == 0

@@ -22,10 +22,11 @@ from tunneld.server.events import NOBODY, EventBody
 from tunneld.server.pacing import Paced
 from tunneld.server.problems import common
 from tunneld.server.recovery import Recovery
+from tunneld.server.refusals import Refusal
 from tunneld.server.replay import Missed, Recording, gap_event
 from tunneld.server.sockets import SocketVisit
 from tunneld.server.stops import stop_key
-from tunneld.server.visit import Visit, passable, seconds
+from tunneld.server.visit import Visit, passable
 
 if TYPE_CHECKING:
     from tunneld.server.carriers import Carried
@@ -280,6 +281,17 @@ class Exchange(Visit):
             self._cancel_stream("service")
             self._answer(VisitorError("bad_answer"), "service")
 
+    @staticmethod
+    def _wants_page(content_type: str, request: Open) -> bool:
+        """Whether the agent's own error goes to a person, and is no page yet (v2's is)."""
+        return prefers_html(get(request.headers, "accept") or "") and not content_type.startswith("text/html")
+
+    def refused(self, error: VisitorError) -> None:
+        """The agent answered by itself, to a person."""
+        if not self.reason:
+            self._cancel_stream("service")
+            self._answer(error, "service")
+
     def _switch(self, headers: Headers) -> None:
         """The service takes the upgrade: another object carries the WebSocket from here on."""
         stream, request = self._stream, self._request
@@ -313,10 +325,9 @@ class Exchange(Visit):
             else:
                 code = value
         sse = content_type[:17].lower() == "text/event-stream" and content_type[17:18] in ("", ";", " ", "\t")
-        if code in CODES and prefers_html(get(request.headers, "accept") or ""):
-            # the agent's own error, to a person
-            self._cancel_stream("service")
-            self._answer(VisitorError(code, retry_after=seconds(get(headers, "retry-after"))), "service")
+        if code is not None and code in CODES and self._wants_page(content_type, request):
+            assert self._stream is not None
+            self._stream.sink = Refusal(self, self._stream, code, headers)
             return
         cleaned = to_visitor(headers, prefix=self._prefix, authority=self._host, event_stream=sse)
         cleaned.append(("X-Tunnel-Request-Id", self.request_id))
