@@ -125,7 +125,8 @@ async def test_a_reader_that_takes_nothing_of_a_burst_is_cut_in_time(
     assert [one["request_id"] for one in first] == [record.request_id for record in streams[: len(first)]]
 
 
-async def test_more_than_a_burst_is_cut_at_once(teller: Teller) -> None:
+async def test_more_than_a_burst_is_cut_at_once(teller: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telling, "MAX_WAITING", 64 * 1024)  # in pieces of much less than that
     subscribers, reader = Subscribers(teller.subscribe, EventBounds(queue=10_000)), Reader()
     streams = opened(teller, 3000)
     task = reader.start(subscribers)
