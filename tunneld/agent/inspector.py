@@ -5,11 +5,10 @@ Nothing of it is there for a tunnel without it. How much is kept is bounded by `
 
 from __future__ import annotations
 
-import struct
 from collections import deque
 from collections.abc import Callable, Mapping
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from tunneld.agent.inspection import Seen, Tap
 from tunneld.config.agent import InspectionConfig
@@ -21,12 +20,19 @@ if TYPE_CHECKING:
 __all__ = ["Inspector"]
 
 
+_Heads = tuple[bytes, str, int, str, float, float, float]
+"""A request that is over and of which nothing but the heads is kept.
+
+What opened it, the answer's head and status, the reason of its end, when it began and ended by the monotonic clock, and
+when it ended in seconds of the epoch. A tuple, because one is made for each request and nearly none is ever looked at.
+"""
+
+
 class Inspector:
     """Of one tunnel: the last requests, and those under way.
 
-    A request costs little as long as nobody looks: its record keeps what opened it and its answer's head, and what
-    people see of it is made when they ask. Of one that is over both are copied together: the many parts are let go at
-    once, and the next request is made of the same memory, which the processor still has at hand.
+    A request costs little as long as nobody looks: what opened it and its answer's head are kept as they came, and what
+    people see of it is made when they ask.
 
     Args:
         config: how much is kept.
@@ -40,7 +46,7 @@ class Inspector:
         self.config = config
         self.readers = 0
         self._live = live
-        self._over: deque[bytes | Seen] = deque()  # as `_packed`; one of which more is kept, itself
+        self._over: deque[_Heads | Seen] = deque()
 
     @property
     def kept(self) -> tuple[int, int]:
@@ -67,7 +73,7 @@ class Inspector:
         """
         seen, kept = record.seen, self._over
         if seen is None:  # the way of nearly all
-            kept.append(_packed(record, now))
+            kept.append((record.opening, record.answer, record.status, record.reason, record.started, now, time()))
         else:
             seen.over(record.reason, now)
             kept.append(seen)
@@ -101,10 +107,10 @@ class Inspector:
         record = self._live.get(request_id)
         if record is not None and (seen := self.of(record)) is not None:
             return seen
-        marks = (b"\\", request_id.encode(errors="surrogatepass"))  # unpacked only where that id may be told at all
+        marks = (b"\\", request_id.encode(errors="surrogatepass"))  # decoded only where that id may be told at all
         for kept in reversed(self._over):
-            if isinstance(kept, Seen) or any(mark in kept for mark in marks):
-                seen = _unpacked(kept)
+            if isinstance(kept, Seen) or any(mark in kept[0] for mark in marks):
+                seen = _seen(kept)
                 if seen.request.request_id == request_id:
                     return seen
         return None
@@ -113,29 +119,15 @@ class Inspector:
         """The last that began, newest first."""
         most = self.config.requests
         under_way = [record for record in self._live.values() if record.opening][-most:]
-        found = [_unpacked(kept) for kept in self._over]
+        found = [_seen(kept) for kept in self._over]
         found += [seen for record in under_way if (seen := self.of(record)) is not None]
         return sorted(found, key=lambda seen: seen.began, reverse=True)[:most]
 
 
-_NUMBERS: Final = struct.Struct("<dddHHI")  # began, at, seconds; status; bytes of the reason; bytes of the request
-
-
-def _packed(record: Record, now: float) -> bytes:
-    """A request that is over and of which nothing but the heads is kept; `now` is monotonic seconds."""
-    age, reason, request = now - record.started, record.reason.encode(), record.opening
-    numbers = _NUMBERS.pack(record.started, time() - age, age, record.status, len(reason), len(request))
-    return b"".join((numbers, reason, request, record.answer.encode("latin-1")))
-
-
-def _unpacked(kept: bytes | Seen) -> Seen:
-    """What `_packed` made, for people; what is no such thing is as it is."""
+def _seen(kept: _Heads | Seen) -> Seen:
+    """For people."""
     if isinstance(kept, Seen):
         return kept
-    began, at, seconds, status, of_reason, of_request = _NUMBERS.unpack_from(kept)
-    request = _NUMBERS.size + of_reason
-    answer = request + of_request
-    return Seen(
-        kept[request:answer], began, at, 0, kept[answer:].decode("latin-1"), status=status,
-        reason=kept[_NUMBERS.size : request].decode(), seconds=seconds,
-    )  # fmt: skip
+    opening, answer, status, reason, began, ended, wall = kept
+    seconds = ended - began
+    return Seen(opening, began, wall - seconds, 0, answer, status=status, reason=reason, seconds=seconds)
