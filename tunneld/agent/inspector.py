@@ -42,45 +42,55 @@ class Inspector:
         readers: that look into a stream now.
     """
 
+    __slots__ = ("_config", "_live", "_over", "readers")
+
     def __init__(self, config: InspectionConfig, live: Mapping[str, Record]) -> None:
-        self.config = config
-        self.readers = 0
+        self._config = config
         self._live = live
-        self._over: deque[_Heads | Seen] = deque()
+        self.readers = 0
+        self._over: deque[_Heads | Seen] = deque(maxlen=config.requests)
+
+    @property
+    def config(self) -> InspectionConfig:
+        """How much is kept; may be set."""
+        return self._config
+
+    @config.setter
+    def config(self, config: InspectionConfig) -> None:
+        self._config = config
+        self._over = deque(self._over, maxlen=config.requests)
 
     @property
     def kept(self) -> tuple[int, int]:
         """How many requests are kept, and how many may be."""
-        return min(len(self._over) + len(self._live), self.config.requests), self.config.requests
+        return min(len(self._over) + len(self._live), self._config.requests), self._config.requests
 
     def of(self, record: Record) -> Seen | None:
         """What is kept of a request that is under way; None: nobody may look into it."""
         seen = record.seen
         if seen is None and record.opening:
             age = monotonic() - record.started
-            seen = record.seen = Seen(record.opening, record.started, time() - age, self.config.body)
+            seen = record.seen = Seen(record.opening, record.started, time() - age, self._config.body)
             if record.answer:
                 seen.answered(record.status, record.answer, sse=record.kind == "sse")
         return seen
 
     def over(self, record: Record, now: float) -> None:
-        """It is over; the oldest are forgotten for it when there are more than may be.
+        """It is over; the oldest is forgotten for it where as many are kept as may be.
 
         The record keeps nothing of it: who else holds that would hold a head and a body with it.
 
         Args:
             now: monotonic seconds.
         """
-        seen, kept = record.seen, self._over
-        if seen is None:  # the way of nearly all
-            kept.append((record.opening, record.answer, record.status, record.reason, record.started, now, time()))
+        if (seen := record.seen) is None:  # the way of nearly all
+            self._over.append(
+                (record.opening, record.answer, record.status, record.reason, record.started, now, time())
+            )
         else:
             seen.over(record.reason, now)
-            kept.append(seen)
+            self._over.append(seen)
         record.opening, record.answer, record.seen = b"", "", None
-        most = self.config.requests
-        while len(kept) > most:
-            kept.popleft()
 
     def watch(self, seen: Seen, tell: Callable[[dict[str, Any]], None], *, between: bool) -> Callable[[], None]:
         """Tell of what passes on a stream (see `Seen.tap`); the returned function ends that, once.
@@ -88,13 +98,13 @@ class Inspector:
         Raises:
             VisitorError: ``too_many_subscribers``.
         """
-        if self.readers >= self.config.readers:
+        if self.readers >= self._config.readers:
             raise VisitorError(
                 "too_many_subscribers",
                 f"{self.readers} readers look into streams of this tunnel: as many as may (inspection.readers).",
             )
         self.readers += 1
-        leave = seen.tap(Tap(self.config.events, tell), between=between)
+        leave = seen.tap(Tap(self._config.events, tell), between=between)
 
         def left() -> None:
             leave()
@@ -117,7 +127,7 @@ class Inspector:
 
     def all(self) -> list[Seen]:
         """The last that began, newest first."""
-        most = self.config.requests
+        most = self._config.requests
         under_way = [record for record in self._live.values() if record.opening][-most:]
         found = [_seen(kept) for kept in self._over]
         found += [seen for record in under_way if (seen := self.of(record)) is not None]
