@@ -59,6 +59,7 @@ async def test_reads(agent: MemoryAgent, client: httpx.AsyncClient) -> None:
     assert (await client.get("/v1/status")).json() == agent.status()
     whole = (await client.get("/v1/status", params={"streams": "true"})).json()
     assert whole == {**agent.status(), "streams": list(agent.live.values())}
+    assert whole == (await client.get("/v1/status?streams=1")).json()  # which is not answered the quick way
     assert (await client.get("/v1/health")).json() == agent.health()
     assert (await client.get("/v1/streams")).json() == {"streams": list(agent.live.values())}
     assert [one["request_id"] for one in (await client.get("/v1/streams?tunnel=demo&kind=sse")).json()["streams"]] == [

@@ -28,6 +28,7 @@ from tunneld.control.models.events import Event
 from tunneld.control.models.permissions import NewPermissions, Permissions
 from tunneld.control.models.streams import Cancelled, Filter, Replayed, SeenRequests, StreamInfo, StreamKind, Streams
 from tunneld.control.models.tunnels import Link, NewLink, NewTunnel, Reconnected, TunnelClosed, TunnelStatus
+from tunneld.control.quick import Quick
 from tunneld.control.tailing import Tailing
 from tunneld.errors import ConfigError
 from tunneld.protocol.headers import path_has_dot_segment, valid_target
@@ -66,6 +67,8 @@ def create_app(
     app = calls.new_app("tunneld control", _DESCRIPTION)
     app.state.trail = trail
     app.state.subscribers = Subscribers(agent.subscribe, bounds)
+    # `tunnelctl top` asks so, each second.
+    app.add_middleware(Quick, answers={("/v1/status", b"streams=true"): lambda: _status(agent, streams=True)})
     if reading is not None:
         from tunneld.control.reading_guard import ReadingGuard
 
@@ -93,6 +96,11 @@ def _note(request: Request, action: str) -> calls.Note:
     return note
 
 
+def _status(agent: AgentFacade, *, streams: bool) -> Response:
+    found = agent.status()
+    return json_answer({**found, "streams": agent.streams()} if streams else found)
+
+
 def _add_reads(app: FastAPI, agent: AgentFacade) -> None:
     @app.get("/v1/health", responses=docs(Health, also={503: Health}))
     async def health() -> Response:
@@ -102,8 +110,7 @@ def _add_reads(app: FastAPI, agent: AgentFacade) -> None:
     @app.get("/v1/status", responses=docs(Status, "bad_argument"))
     async def status(streams: Annotated[bool, Query(description="With those under way.")] = False) -> Response:
         """The agent, its tunnels and its totals; for who asks each second, the streams in one answer with them."""
-        found = agent.status()
-        return json_answer({**found, "streams": agent.streams()} if streams else found)
+        return _status(agent, streams=streams)
 
     @app.get("/v1/streams", responses=docs(Streams, "bad_argument"))
     async def streams(

@@ -59,7 +59,7 @@ class Dashboard:
         self._seen = seen
         self._holds = holds
         self._most = viewers
-        self._viewers: set[asyncio.Event] = set()
+        self._viewers: set[_Viewer] = set()
         self._closed = False
         self._files = {name: content(name) for name in FILES}
 
@@ -81,7 +81,7 @@ class Dashboard:
         """End every feed; none begins any more."""
         self._closed = True
         for viewer in self._viewers:
-            viewer.set()
+            viewer.end()
 
     async def _get_page(self, request: Request) -> Response:
         # Without the token there is the page alone, which asks for it.
@@ -122,8 +122,8 @@ class Dashboard:
         if self._closed or len(self._viewers) >= self._most:
             text = f"{self._most} pages of this dashboard are open already (dashboard.viewers); close one.\n"
             return Response(text, 503, {"Retry-After": "10"}, "text/plain")
-        ended = asyncio.Event()
-        self._viewers.add(ended)  # before anything waits: a crowd that comes at once is counted too
+        viewer = _Viewer()
+        self._viewers.add(viewer)  # before anything waits: a crowd that comes at once is counted too
         self._sampler.viewers = len(self._viewers)
         feed = Feed(
             part(self._source, self._seen(request.scope)),
@@ -131,11 +131,11 @@ class Dashboard:
             _encode,
         )
         about = {"api": self._api, "changes": self._may_change(request.scope)}
-        return _FeedResponse(self, feed, about, ended, lambda: self._holds(request.scope))
+        return _FeedResponse(self, feed, about, viewer, lambda: self._holds(request.scope))
 
-    def leave(self, ended: asyncio.Event) -> None:
+    def leave(self, viewer: _Viewer) -> None:
         """One page less."""
-        self._viewers.discard(ended)
+        self._viewers.discard(viewer)
         self._sampler.viewers = len(self._viewers)
 
     async def stream(
@@ -143,21 +143,14 @@ class Dashboard:
         feed: Feed,
         about: dict[str, Any],
         send: Callable[[bytes], Any],
-        ended: asyncio.Event,
+        viewer: _Viewer,
         holds: Callable[[], bool],
     ) -> None:
         """Send one page what there is and what changes, until it leaves, may look no longer, or the daemon stops."""
         now = self._sampler.now
         quiet = 0
         await send(_event("all", feed.snapshot(now()) | about))
-        while not ended.is_set():
-            try:
-                async with asyncio.timeout(TICK):
-                    await ended.wait()
-            except TimeoutError:
-                pass
-            if ended.is_set() or not holds():
-                return
+        while await viewer.tick() and holds():
             quiet += 1
             if changes := feed.tick(now()):
                 quiet = 0
@@ -165,6 +158,32 @@ class Dashboard:
             elif quiet >= KEEPALIVE:
                 quiet = 0
                 await send(b":\n\n")
+
+
+class _Viewer:
+    """One page that is open."""
+
+    __slots__ = ("_ended", "_woken")
+
+    def __init__(self) -> None:
+        self._ended = False
+        self._woken = asyncio.Event()
+
+    def end(self) -> None:
+        """It has left, or is to."""
+        self._ended = True
+        self._woken.set()
+
+    async def tick(self) -> bool:
+        """Wait for the next message's time; False, and at once: it has ended."""
+        # A timer of its own: asyncio.timeout raises and catches two exceptions for each.
+        timer = asyncio.get_running_loop().call_later(TICK, self._woken.set)
+        try:
+            await self._woken.wait()
+        finally:
+            timer.cancel()
+        self._woken.clear()
+        return not self._ended
 
 
 class _FeedResponse(Response):
@@ -175,7 +194,7 @@ class _FeedResponse(Response):
         dashboard: Dashboard,
         feed: Feed,
         about: dict[str, Any],
-        ended: asyncio.Event,
+        viewer: _Viewer,
         holds: Callable[[], bool],
     ) -> None:
         self.status_code = 200
@@ -186,7 +205,7 @@ class _FeedResponse(Response):
         self._dashboard = dashboard
         self._feed = feed
         self._about = about
-        self._ended = ended
+        self._viewer = viewer
         self._holds = holds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -194,13 +213,13 @@ class _FeedResponse(Response):
         try:
             await self._serve(receive, send)
         finally:
-            self._dashboard.leave(self._ended)
+            self._dashboard.leave(self._viewer)
 
     async def _serve(self, receive: Receive, send: Send) -> None:
         async def watch() -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass
-            self._ended.set()
+            self._viewer.end()
 
         async def write(data: bytes) -> None:
             await send({"type": "http.response.body", "body": data, "more_body": True})
@@ -208,7 +227,7 @@ class _FeedResponse(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async with asyncio.TaskGroup() as group:
             watcher = group.create_task(watch(), name="dashboard: reader")
-            await self._dashboard.stream(self._feed, self._about, write, self._ended, self._holds)
+            await self._dashboard.stream(self._feed, self._about, write, self._viewer, self._holds)
             watcher.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
