@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -282,9 +281,7 @@ async def _pump(one: Subscription, send: Send, flush: Callable[[], None]) -> Non
     rest = False
     while True:
         if (early := looked + GATHER - monotonic()) > 0:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(early):
-                    await one.hurry.wait()
+            await _set(one.hurry, early)
         if not rest:
             flush()  # what is noted behind a burst gathers on until that is written
         some, waiting = one.waits, one.take()
@@ -300,9 +297,19 @@ async def _pump(one: Subscription, send: Send, flush: Callable[[], None]) -> Non
         if one.ended:
             return
         if (quiet := told + KEEPALIVE - monotonic()) > 0:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(quiet):
-                    await one.wake.wait()
+            await _set(one.wake, quiet)
         else:
             await one.writing(send({"type": "http.response.body", "body": b": keepalive\n\n", "more_body": True}))
             told = monotonic()
+
+
+async def _set(event: asyncio.Event, within: float) -> None:
+    """Wait until it is set, which the clock does after so many seconds; `Subscription.take` clears it again.
+
+    (asyncio.timeout raises and catches two exceptions for each that is over.)
+    """
+    timer = asyncio.get_running_loop().call_later(within, event.set)
+    try:
+        await event.wait()
+    finally:
+        timer.cancel()
