@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import process_time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -409,6 +411,19 @@ def test_an_outer_prefix_stands_before_ours() -> None:
     sent = [("X-Forwarded-Prefix", "/outer/")]
     assert get(behind_proxy(sent), "x-forwarded-prefix") == "/outer/t/demo"
     assert get(behind_proxy(sent, prefix=""), "x-forwarded-prefix") == "/outer"
+
+
+@pytest.mark.parametrize("said", ["/" + "a" * 26 + '"', "/" + "a/" * 26 + "/", "/" + "a" * 60_000 + '"'])
+def test_a_prefix_that_is_none_is_found_out_at_once(said: str) -> None:
+    began = process_time()
+    assert get(behind_proxy([("X-Forwarded-Prefix", said)]), "x-forwarded-prefix") == "/t/demo"
+    assert process_time() - began < 0.5
+
+
+@pytest.mark.parametrize("said", ["/", "/a", "/a/", "/a/b", "/a.b/~c/d%20e/"])
+def test_a_prefix_of_any_depth_is_one(said: str) -> None:
+    got = get(behind_proxy([("X-Forwarded-Prefix", said)]), "x-forwarded-prefix")
+    assert got == said.rstrip("/") + "/t/demo"
 
 
 def test_connection_cannot_take_away_what_a_proxy_said() -> None:
