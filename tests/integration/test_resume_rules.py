@@ -14,6 +14,7 @@ from tunneld.errors import VisitorError
 from tunneld.protocol import frames
 from tunneld.protocol.session import Session
 from tunneld.server.daemon import ServerDaemon
+from tunneld.server.tunnels import TunnelConnection
 
 EVENTS = ("Content-Type", "text/event-stream")
 
@@ -316,6 +317,26 @@ async def test_the_server_counts_its_outages() -> None:
         await visitor.broken()
         assert outages.streams_lost == 1
         assert outages.count == 1
+
+
+async def test_a_stream_that_is_lost_twice_before_it_went_on_is_one() -> None:
+    async with serving(**SMALL) as server:
+        first, _ = await online(server)
+        visitor = await visit(server, headers="Accept: text/event-stream\r\n")
+        stream = await first.opened()
+        first.send(first.head(stream, EVENTS), frames.frame(frames.DATA, stream, b"id: 1\ndata: 1\n\n"))
+        await visitor.head()
+        await visitor.reader.readuntil(b"data: 1")
+        second = await dial(server)
+        await second.hello(2)
+        await second.opened()
+        tunnel = server.registry.find("t")
+        assert tunnel is not None
+        assert tunnel.outages.streams_lost == 0
+        assert isinstance(tunnel.connection, TunnelConnection)
+        tunnel.connection.revoke()
+        await visitor.broken()
+        assert tunnel.outages.streams_lost == 1
 
 
 def credit_of(agent: HandAgent, stream: int) -> int:

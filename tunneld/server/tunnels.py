@@ -425,9 +425,10 @@ class TunnelConnection:
             kept = lost_at is not None
             tunnel.leave(self, monotonic())
             tunnel.lose(monotonic() if lost_at is None else lost_at, for_good=for_good)
-            before = len(tunnel.recovering)
+            before = len(tunnel.recovering) + tunnel.outages.streams_lost
             session.end(reason)
-            streams -= len(tunnel.recovering) - before  # those are lost when they cannot go on
+            # Those that wait are lost when they cannot go on; those lost before that cannot are counted already.
+            streams -= len(tunnel.recovering) + tunnel.outages.streams_lost - before
             if (outage := tunnel.outages.lost(monotonic(), streams)) is not None:
                 fields = {"outage_s": outage.seconds}
         self._log_disconnected(why, over=kept, streams_lost=streams, **fields)
