@@ -15,8 +15,9 @@ _PLAIN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _PAIR = re.compile(
     r"[ \t]*([!#$%&'*+\-.^_`|~0-9A-Za-z]+)=(?:\"((?:[^\"\\]|\\.)*+)\"|([!#$%&'*+\-.^_`|~0-9A-Za-z]+))[ \t]*([;,]|$)"
 ).match
-# Each octet can match in one way only: whoever sends a long one that is none must not keep the process busy.
-_PREFIX = re.compile(r"/(?:[0-9A-Za-z._~%!$&'()*+,;=:@-]+(?:/[0-9A-Za-z._~%!$&'()*+,;=:@-]+)*/?)?").fullmatch
+# Each octet can match in one way only: whoever sends a long one that is none must not keep the process busy. None has a
+# semicolon, behind which the Path of a cookie would end and another attribute begin.
+_PREFIX = re.compile(r"/(?:[0-9A-Za-z._~%!$&'()*+,=:@-]+(?:/[0-9A-Za-z._~%!$&'()*+,=:@-]+)*/?)?").fullmatch
 
 
 @lru_cache(512)

@@ -420,6 +420,11 @@ def test_a_prefix_that_is_none_is_found_out_at_once(said: str) -> None:
     assert process_time() - began < 0.5
 
 
+@pytest.mark.parametrize("said", ["/a;Domain=evil.example", "/a//evil", "/a b", "a"])
+def test_a_prefix_that_could_say_more_than_a_path_is_none(said: str) -> None:
+    assert get(behind_proxy([("X-Forwarded-Prefix", said)]), "x-forwarded-prefix") == "/t/demo"
+
+
 @pytest.mark.parametrize("said", ["/", "/a", "/a/", "/a/b", "/a.b/~c/d%20e/"])
 def test_a_prefix_of_any_depth_is_one(said: str) -> None:
     got = get(behind_proxy([("X-Forwarded-Prefix", said)]), "x-forwarded-prefix")
