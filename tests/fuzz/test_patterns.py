@@ -8,6 +8,7 @@ import pkgutil
 import re
 from collections.abc import Iterator
 from time import thread_time
+from typing import Any
 
 import tunnelctl
 import tunneld
@@ -19,7 +20,7 @@ _TIMES = 11  # of two octets each; steps that double with each octet are 4 milli
 _BOUND = 0.05  # seconds
 
 
-def patterns() -> Iterator[tuple[str, re.Pattern[str] | re.Pattern[bytes]]]:
+def patterns() -> Iterator[tuple[str, re.Pattern[Any]]]:
     """(where, pattern) of those that stand in our modules, and of those whose methods do."""
     for package in (tunneld, tunnelctl):
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
@@ -31,7 +32,7 @@ def patterns() -> Iterator[tuple[str, re.Pattern[str] | re.Pattern[bytes]]]:
                     yield f"{found.name}.{name}", of
 
 
-def slowest(pattern: re.Pattern[str] | re.Pattern[bytes]) -> tuple[float, str]:
+def slowest(pattern: re.Pattern[Any]) -> tuple[float, str]:
     """Seconds that the worst of many texts took, and that text."""
     worst = (0.0, "")
     for first, second in itertools.product(_OCTETS, repeat=2):
@@ -39,8 +40,8 @@ def slowest(pattern: re.Pattern[str] | re.Pattern[bytes]) -> tuple[float, str]:
             text = lead + (first + second) * _TIMES + trail
             given = text if isinstance(pattern.pattern, str) else text.encode()
             begun = thread_time()
-            pattern.fullmatch(given)  # type: ignore[arg-type]
-            pattern.search(given)  # type: ignore[arg-type]
+            pattern.fullmatch(given)
+            pattern.search(given)
             worst = max(worst, (thread_time() - begun, text))
             if worst[0] > _BOUND:
                 return worst

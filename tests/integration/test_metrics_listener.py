@@ -82,8 +82,9 @@ async def test_without_a_token_what_names_visitors_is_for_this_machine_alone(
     folder: Path, headers: dict[str, str], code: str
 ) -> None:
     async with hosted(folder) as (_, client):
-        refused = await client.get("/v1/streams", headers=headers)
-        assert refused.headers["x-tunnel-error"] == code
+        for target in ("/v1/streams", "/v1/status?streams=true"):
+            refused = await client.get(target, headers=headers)
+            assert refused.headers["x-tunnel-error"] == code
         scraped = await client.get("/metrics", headers=headers)
         assert scraped.status_code == (403 if code == "web_page_refused" else 200)
 
@@ -91,8 +92,9 @@ async def test_without_a_token_what_names_visitors_is_for_this_machine_alone(
 async def test_with_a_token_every_call_needs_it_and_changes_are_done(folder: Path, lines: Book) -> None:
     async with hosted(folder, token_file=secret_file(folder)) as (_, client):
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {SECRET}"}):
-            refused = await client.get("/metrics", headers=headers)
-            assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+            for target in ("/metrics", "/v1/status?streams=true"):
+                refused = await client.get(target, headers=headers)
+                assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
         bearer = {"Authorization": f"Bearer {SECRET}"}
         assert (await client.get("/metrics", headers=bearer)).status_code == 200
         changed = await client.post("/v1/tunnels/app/reconnect", headers=bearer)
