@@ -14,6 +14,7 @@ from tests.support.running import settled
 from tunneld.config.server import ListenConfig
 from tunneld.errors import CODES, VisitorError
 from tunneld.protocol.messages import SseSettings
+from tunneld.server import exchange
 
 
 @on_both_loops
@@ -117,6 +118,35 @@ async def test_an_agents_own_error_is_a_page_though_its_document_never_comes_who
             assert (answer.status, answer.headers["x-tunnel-error"]) == (504, "service_timeout")
             assert answer.headers["content-type"].startswith("text/html")
         await settled(lambda: not it.ingress.exchanges)
+
+
+async def test_nobody_waits_for_a_document_that_does_not_come(monkeypatch):
+    monkeypatch.setattr(exchange, "PATIENCE", 0.2)
+    async with front() as it:
+        client = await it.client()
+        client.get("/t/demo/", "Accept: text/html")
+        served = await it.served()
+        served.stream.send_head(502, [("X-Tunnel-Error", "service_unreachable")])
+        served.stream.send(b'{"detail": "so')
+        async with asyncio.timeout(2):
+            answer = await client.answer()
+        assert (answer.status, answer.headers["x-tunnel-error"]) == (502, "service_unreachable")
+        await settled(lambda: not it.ingress.exchanges)
+        await settled(lambda: served.stream.closed)
+
+
+async def test_who_leaves_before_the_document_is_forgotten_at_once(monkeypatch):
+    monkeypatch.setattr(exchange, "PATIENCE", 30.0)
+    async with front() as it:
+        client = await it.client()
+        client.get("/t/demo/", "Accept: text/html")
+        served = await it.served()
+        served.stream.send_head(502, [("X-Tunnel-Error", "service_unreachable")])
+        await settled(lambda: any(one._timer for one in it.ingress.exchanges.values()))
+        (visit,) = it.ingress.exchanges.values()
+        await client.leave()
+        await settled(lambda: not it.ingress.exchanges)
+        assert visit._timer is None
 
 
 async def test_head_of_an_agents_own_error_is_answered():

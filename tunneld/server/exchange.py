@@ -22,7 +22,7 @@ from tunneld.server.events import NOBODY, EventBody
 from tunneld.server.pacing import Paced
 from tunneld.server.problems import common
 from tunneld.server.recovery import Recovery
-from tunneld.server.refusals import Refusal
+from tunneld.server.refusals import PATIENCE, Refusal
 from tunneld.server.replay import Missed, Recording, gap_event
 from tunneld.server.sockets import SocketVisit
 from tunneld.server.stops import stop_key
@@ -327,7 +327,8 @@ class Exchange(Visit):
         sse = content_type[:17].lower() == "text/event-stream" and content_type[17:18] in ("", ";", " ", "\t")
         if code is not None and code in CODES and self._wants_page(content_type, request):
             assert self._stream is not None
-            self._stream.sink = Refusal(self, self._stream, code, headers)
+            self._stream.sink = refusal = Refusal(self, self._stream, code, headers)
+            self._timer = self._ingress.loop.call_later(PATIENCE, refusal.late)
             return
         cleaned = to_visitor(headers, prefix=self._prefix, authority=self._host, event_stream=sse)
         cleaned.append(("X-Tunnel-Request-Id", self.request_id))

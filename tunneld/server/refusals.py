@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tunneld.errors import VisitorError
 from tunneld.protocol.headers import Headers, get
@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from tunneld.server.carriers import Carried
     from tunneld.server.exchange import Exchange
 
-__all__ = ["Refusal"]
+__all__ = ["PATIENCE", "Refusal"]
 
-_MOST = 16 * 1024
+_MOST: Final = 16 * 1024
 """Bytes of a document that are read; an agent's own is below 2 KiB."""
+PATIENCE: Final = 2.0
+"""Seconds that it may take to come: an agent sends it with its head."""
 
 
 class Refusal:
@@ -64,6 +66,10 @@ class Refusal:
 
     def cancelled(self, reason: str) -> None:
         """It comes no more; what happened is known all the same."""
+        self._over("")
+
+    def late(self) -> None:
+        """It does not come: as `cancelled`."""
         self._over("")
 
     def writable(self) -> None:
