@@ -14,12 +14,12 @@ from tunneld.agent.heads import problem
 from tunneld.agent.origin import Connection
 from tunneld.agent.record import STALL_CHECKS, Record
 from tunneld.agent.sockets import SocketExchange
+from tunneld.agent.upload import Upload
 from tunneld.errors import CODES
 from tunneld.protocol.headers import BadHeader, is_encoded, is_event_stream
 from tunneld.protocol.messages import Headers, Open
 from tunneld.protocol.sse import EventCounter
 from tunneld.protocol.streams import MAX_INFORMATIONAL, HeadTooLarge, Stream
-from tunneld.protocol.windows import PIECE
 from tunneld.wire.http_client import AnswerReader, BadAnswer
 from tunneld.wire.ws_upgrade import checked_answer, is_upgrade, new_key, offered
 
@@ -41,22 +41,17 @@ class Exchange(Record):
         "_answer_over",
         "_answered",
         "_blocked_checks",
-        "_body_begun",
         "_connection",
         "_ending",
         "_head",
-        "_held",
         "_informational",
         "_key",
-        "_left",
         "_offered",
-        "_pending",
         "_proxy",
         "_retried",
         "_stream",
         "_taken",
-        "_trailers",
-        "_untaken",
+        "_upload",
         "_upload_over",
     )
 
@@ -66,15 +61,11 @@ class Exchange(Record):
         self._stream = stream
         self._connection: Connection | None = None
         self._head: bytes | None = None  # of the request, while it may have to be sent (again)
-        self._left = 0  # bytes of the upload that its length still promises; -1: sent in chunks
-        self._pending: list[bytes] | None = None  # of the upload, while there is no connection
         # Of an upgrade to a WebSocket; empty: the request asks for none. It has no body, though its direction goes on.
         self._key = new_key() if not ended and is_upgrade(request) else ""
         self._offered = offered(request.headers) if self._key else []  # subprotocols
         self._upload_over = ended or self._key != ""
-        self._body_begun = False  # bytes of the upload went to the service
-        self._untaken = 0  # bytes of the upload whose credit is withheld
-        self._held = 0  # bytes of the upload that wait here, and count towards `limits.memory`
+        self._upload = None if self._upload_over else Upload(self, stream, proxy.heads, proxy.holders)
         self._taken = 0  # bytes of the upload that the kernel had taken at the last look
         self._blocked_checks = 0
         self._answered = False  # the final head is on its way
@@ -82,7 +73,6 @@ class Exchange(Record):
         self._informational = 0
         self._retried = False
         self._ending = ""  # why it ends, while the last of the answer is being sent
-        self._trailers: Headers = []  # of the upload, while there is no connection
         if proxy.inspector is not None:
             self.opening = stream.opening
 
@@ -122,10 +112,12 @@ class Exchange(Record):
             self._fail("over_memory", "The agent holds as many bytes as it may.", reason="limit")
             return
         try:
-            self._head, self._left = proxy.heads.request(request, ended=self._upload_over, key=self._key)
+            self._head, length = proxy.heads.request(request, ended=self._upload_over, key=self._key)
         except BadHeader as fault:
             self._fail("bad_request", f"The request cannot be passed on: {fault}.", reason="visitor")
             return
+        if self._upload is not None:
+            self._upload.left = length
         repeatable = self._upload_over and self.method in _IDEMPOTENT
         connection = proxy.pool.take(repeatable=repeatable)
         if connection is None:
@@ -147,58 +139,12 @@ class Exchange(Record):
         self.state = "waiting"
         reader = AnswerReader(self, to_head=self.method == "HEAD", limit=proxy.head_limit)
         connection.begin(self, reader, self._head)
-        if self._pending is None or not self._flush(connection, self._pending):
+        if self._upload is None or not self._upload.flush(connection):
             proxy.answers.add(self)
 
-    def _flush(self, connection: Connection, pending: list[bytes]) -> bool:
-        """Send what of the body waited for a connection; returns whether the body goes on after it."""
-        self._pending = None
-        self._let_go()
-        for data in pending:
-            self._send(connection, data)
-            if self._connection is not connection:
-                return True
-        if self._upload_over:
-            self._send_end(connection, self._trailers)
-        return not self._upload_over
-
-    def _send(self, connection: Connection, data: bytes) -> None:
-        self._body_begun = True
-        if self._left < 0:
-            connection.write(b"%x\r\n%b\r\n" % (len(data), data))
-        else:
-            connection.write(data)
-        if connection.blocked:
-            self._untaken += len(data)
-            self._hold(len(data))
-        else:
-            self._stream.took(len(data))
-
-    def _hold(self, size: int) -> None:
-        """Bytes of the upload wait for the service. Over the limit those that have waited the longest must go."""
-        size += PIECE
-        self._held += size
-        holders = self._proxy.holders
-        holders.budget.add(size)
-        holders.add(self._give_up, slow=True)
-
-    def _let_go(self) -> None:
-        """Nothing of the upload waits here any more."""
-        held, self._held = self._held, 0
-        if held:
-            self._proxy.holders.budget.sub(held)
-            self._proxy.holders.discard(self._give_up)
-
-    def _give_up(self) -> None:
-        self.cancel("limit")
-
     def _held_up(self) -> None:
-        """As `_give_up`, for bytes of the answer that wait for the tunnel."""
+        """The process holds too much, bytes of the answer that wait for the tunnel among it."""
         self.cancel("limit")
-
-    def _send_end(self, connection: Connection, trailers: Headers) -> None:
-        if self._left < 0:
-            connection.write(self._proxy.heads.last_chunk(trailers))
 
     def unreachable(self, detail: str) -> None:
         """See `User`."""
@@ -220,45 +166,33 @@ class Exchange(Record):
         """See `Sink`."""
         if self.reason:
             return
-        size = len(data)
-        self.bytes_in += size
+        self.bytes_in += len(data)
         if self.opening and (inspector := self._proxy.inspector) is not None:
             seen = inspector.of(self)
             if seen is not None:
                 seen.upload(data)
         self.active = time.monotonic()
-        if self._left >= 0:
-            self._left -= size
-            if self._left < 0:
-                self._broken_upload("more")
-                return
-        connection = self._connection
-        if connection is None:
-            if self._pending is None:
-                self._pending = []
-            self._pending.append(data)
-            self._hold(size)
-            return
-        if not self._body_begun:
+        upload = self._upload
+        if upload is not None and not upload.begun:
             self._proxy.answers.discard(self)
-        self._send(connection, data)
+        if upload is None or not upload.data(data, self._connection):
+            self._broken_upload("more")
 
     def end(self, trailers: Headers) -> None:
         """See `Sink`."""
         if self.reason:
             return
-        if self._left > 0:
+        upload = self._upload
+        if upload is not None and upload.left > 0:
             self._broken_upload("fewer")
             return
         self._upload_over = True
         self.active = time.monotonic()
         connection = self._connection
+        if upload is not None:
+            upload.end(trailers, connection)
         if connection is None:
-            if self._pending is None:
-                self._pending = []
-            self._trailers = trailers
             return
-        self._send_end(connection, trailers)
         if self._answer_over:
             self._end("done")
         elif not self._answered:
@@ -413,20 +347,20 @@ class Exchange(Record):
         connection = self._connection
         if connection is None:
             return
-        begun = connection.reader is not None and connection.reader.begun
+        begun, upload = connection.reader is not None and connection.reader.begun, self._upload
         if self._answer_over:
             self._stream.stop()
             self._end("done")
         elif self._answered:
             self._break("it closed its connection in the middle of its answer")
-        elif begun or self._body_begun or self._retried or not self._may_repeat(connection):
+        elif begun or (upload is not None and upload.begun) or self._retried or not self._may_repeat(connection):
             where = "in the middle of its answer's head" if begun else "before it answered"
             self._fail("service_broke", f"The service closed its connection {where}.")
         else:
             self._retried = True
             self._drop_connection()
-            if self._upload_over and self._left < 0:
-                self._pending = []  # its empty body has to be ended again
+            if upload is not None:
+                upload.again()
             self._want()
 
     def _may_repeat(self, connection: Connection) -> bool:
@@ -442,10 +376,8 @@ class Exchange(Record):
     def upload_flows(self) -> None:
         """See `User`."""
         self._proxy.stalls.discard(self)
-        untaken, self._untaken = self._untaken, 0
-        if untaken:
-            self._let_go()
-            self._stream.took(untaken)
+        if self._upload is not None:
+            self._upload.taken()
 
     def stall_check(self) -> None:
         """A part of `limits.stall` is over since the service was last seen to take bytes."""
@@ -499,8 +431,9 @@ class Exchange(Record):
             connection.leave(reusable=self._upload_over and reader is not None and reader.keep_alive)
         else:
             self._drop_connection()
-        self._head = self._pending = None
-        self._let_go()
+        self._head = None
+        if self._upload is not None:
+            self._upload.close()
         stream = self._stream
         if stream.closed:
             self._over(reason)
@@ -520,6 +453,9 @@ class Exchange(Record):
             return
         self.reason = reason
         self.state = "closed"
+        upload, self._upload = self._upload, None
+        if upload is not None:
+            upload.close()
         self._proxy.holders.discard(self._held_up)
         self._proxy.over(self)
 
