@@ -96,6 +96,29 @@ def test_every_code_that_the_page_names_is_known() -> None:
         assert CODES[code].status == int(status)
 
 
+def test_nothing_that_is_built_is_said_to_be_missing() -> None:
+    assert "not built" not in PAGE.lower()
+
+
+def test_every_refusal_before_the_upgrade_is_told() -> None:
+    [said] = [line for line in PAGE.splitlines() if line.startswith("A refusal that needs no session")]
+    known = {code for code in re.findall(r"`([a-z_]+)`", said) if code in CODES}
+    assert known == {
+        "bad_name",
+        "bad_request",
+        "unauthorized",
+        "name_not_allowed",
+        "name_taken",
+        "upgrade_required",
+        "rate_limited",
+        "too_many_tunnels",
+        "shutdown",
+    }
+    for code in known:
+        before = said[: said.index(f"`{code}`")]
+        assert re.findall(r"\b[45]\d\d\b", before)[-1] == str(CODES[code].status), code
+
+
 def test_reasons() -> None:
     said = PAGE[PAGE.index("\n`reason`:") :].split("To the visitor")[0]
     assert [word for word in re.findall(r"`(\w+)`", said) if word != "reason"] == list(streams.REASONS)
