@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Protocol
 
 from tunneld.errors import RemoteError
+from tunneld.protocol.frames import max_message
 from tunneld.protocol.heartbeat import Alive, Dead, Heartbeat, SendPing, Silent
 from tunneld.protocol.messages import ErrorMessage, GoAway, Message, Ping, Pong, StreamCancel, decode_text, encode
 from tunneld.protocol.quality import Peer, Quality
@@ -54,6 +55,7 @@ class Pipe(Protocol):
     paused: bool
     last_heard: float
     fault: str | None
+    last_words: Callable[[str, str], None] | None
 
     @property
     def transport(self) -> asyncio.BaseTransport:
@@ -64,6 +66,9 @@ class Pipe(Protocol):
 
     def hold(self, most: int) -> None:
         """Be paused from so many octets on that wait to be written."""
+
+    def limit(self, max_message: int) -> None:
+        """Take messages of so many octets at most."""
 
     def close(self, code: int, reason: str = "") -> None:
         """Close in order."""
@@ -190,6 +195,10 @@ class Link:
         if self.heartbeat is not None and self.session is not None:
             self.heartbeat.update(interval, timeout, monotonic())
             self._again(0.0)  # not here and now: the caller need not expect a dead peer in the middle of its work
+
+    def limit(self, max_header: int) -> None:
+        """Take the messages that go with a `max_header` of so many bytes, and no larger ones."""
+        self.pipe.limit(max_message(max_header))
 
     def doubt(self, within: float) -> None:
         """Ping now, and give the connection up unless something is heard within so many seconds."""

@@ -160,7 +160,7 @@ async def test_a_message_that_is_too_large_ends_the_session() -> None:
     async with serving(**SMALL) as server:
         agent, said, visitor, _ = await with_stream(server)
         agent.send(b"\x40" + bytes(300_000))
-        assert await agent.ended() == (1009, "too_large")
+        assert await agent.refused() == ("too_large", 1009)
         await visitor.broken()
         last = await dial(server)
         assert (await last.resume(2, said, agent.received))["resume_refused"] == "unknown"

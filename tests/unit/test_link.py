@@ -38,10 +38,12 @@ class Wire:
         self.transport = asyncio.BaseTransport()  # the kernel knows nothing of it
         self.last_heard = monotonic()
         self.fault: str | None = None
+        self.last_words: Callable[[str, str], None] | None = None
         self.sent: list[tuple[int, bytes, float]] = []
         self.closed_with: tuple[int | None, str] | None = None
         self.aborted = False
         self.held: list[int] = []
+        self.limits: list[int] = []
         self.other: Wire | None = None
         self.handler: Link | None = None
         self.news = asyncio.Event()
@@ -62,6 +64,9 @@ class Wire:
 
     def hold(self, most: int) -> None:
         self.held.append(most)
+
+    def limit(self, max_message: int) -> None:
+        self.limits.append(max_message)
 
     def close(self, code: int, reason: str = "") -> None:
         if self.closed_with is None:

@@ -451,6 +451,7 @@ class AgentTunnel:
         self._dials.connected()
         self.proxy.head_limit = 2 * said.max_header
         link.name = said.tunnel_id
+        link.limit(said.max_header)
         link.attach(session, said.received, interval=said.heartbeat.interval, timeout=said.heartbeat.timeout)
         self._log_established(said, session)
         self.health.connected(resumed=said.resumed, probing=said.probe is not None)

@@ -17,6 +17,7 @@ from tunneld.protocol.handshake import (
 )
 from tunneld.protocol.messages import (
     AccessSettings,
+    ErrorMessage,
     GoAway,
     Hello,
     Message,
@@ -79,6 +80,7 @@ class TunnelConnection:
         self.name = tunnel_name
         self.peer = peer
         self.link = Link(pipe, self, name=tunnel_name)
+        pipe.last_words = self._last_words
         self.tunnel: Tunnel | None = None
         self.session: Session | None = None
         self.hello: Hello | None = None
@@ -246,6 +248,10 @@ class TunnelConnection:
 
     # -- inside ------------------------------------------------------------------------------------------
 
+    def _last_words(self, code: str, detail: str) -> None:
+        """The agent broke a rule of WebSocket, or sent too large a message: it hears which, as of every other error."""
+        self.link.say(ErrorMessage(code, detail))
+
     def _no_hello(self) -> None:
         self._timer = None
         log.warning("✗ Tunnel error for %s: no hello came", self.name, extra={"tunnel": self.name, "peer": self.peer})
@@ -304,6 +310,7 @@ class TunnelConnection:
             connected(tunnel, kept, agreed, token, refused, resumed=resumed, mode=access.mode, expires=self._expires_s)
         )
         self._fresh = not resumed
+        self.link.limit(kept.session.settings.max_header)
         self.link.on_first_message = self._heard_first
         received = (hello.received or 0) if resumed else 0
         self.link.attach(kept.session, received, interval=agreed.heartbeat.interval, timeout=agreed.heartbeat.timeout)

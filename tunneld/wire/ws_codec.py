@@ -124,6 +124,7 @@ class Decoder:
         control: is given each control frame, (8 close | 9 ping | 10 pong, payload).
 
     Attributes:
+        max_message: as above; another holds from the next frame on.
         need: after `feed`, octets of the frame that is not yet whole, header included; 0 when its header is
             not whole either.
         fault: None, or (close code, detail) once the peer broke a rule. Nothing is delivered afterwards.
@@ -134,17 +135,17 @@ class Decoder:
         "_control",
         "_fragments",
         "_mask_bit",
-        "_max",
         "_message",
         "_opcode",
         "fault",
+        "max_message",
         "need",
         "stopped",
     )
 
     def __init__(self, *, masked: bool, max_message: int, message: Receiver, control: Receiver) -> None:
         self._mask_bit = 0x80 if masked else 0
-        self._max = max_message
+        self.max_message = max_message
         self._message = message
         self._control = control
         self._opcode = 0  # of the fragmented message under way
@@ -189,8 +190,8 @@ class Decoder:
                         self.need = 0
                         return start
                     size = long_size(buf, size, pos)
-                if size > self._max or (self._opcode and first & 0x08 == 0 and self._too_long(size)):
-                    raise Fault(1009, f"a message of more than {self._max} octets")
+                if size > self.max_message or (self._opcode and first & 0x08 == 0 and self._too_long(size)):
+                    raise Fault(1009, f"a message of more than {self.max_message} octets")
                 if self._mask_bit:
                     pos += 4
                     if end - pos < size:
@@ -215,7 +216,7 @@ class Decoder:
         return end
 
     def _too_long(self, size: int) -> bool:
-        return self._fragments is not None and len(self._fragments) + size > self._max
+        return self._fragments is not None and len(self._fragments) + size > self.max_message
 
     def _other(self, first: int, payload: bytes) -> None:
         """A whole frame that is not a binary message of its own."""

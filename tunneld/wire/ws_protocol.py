@@ -106,6 +106,8 @@ class WebSocket(asyncio.BufferedProtocol):
         last_heard: `time.monotonic` of the last octet that came.
         subprotocol: None when none was agreed on.
         fault: what the peer did wrong, in words, when this end closed for it, or what failed here; else None.
+        last_words: called before this end closes for what the peer did wrong, with the code that is the close's reason
+            and the words: what it sends goes out first.
     """
 
     __slots__ = (
@@ -129,6 +131,7 @@ class WebSocket(asyncio.BufferedProtocol):
         "_transport",
         "fault",
         "last_heard",
+        "last_words",
         "paused",
         "subprotocol",
     )
@@ -149,6 +152,7 @@ class WebSocket(asyncio.BufferedProtocol):
         self._encode: Callable[[int, Sequence[bytes | memoryview]], bytes] = ClientEncoder() if client else encode_plain
         self._decoder = Decoder(masked=not client, max_message=max_message, message=_too_early, control=self._control)
         self._handler: WebSocketHandler | None = None
+        self.last_words: Callable[[str, str], None] | None = None
         self._room = _room_of(loop)
         self._start = self._end = 0  # the partial frame in the shared buffer, while that is held
         self._own: bytearray | None = None  # or the frame's own buffer, with _have octets in it
@@ -233,6 +237,10 @@ class WebSocket(asyncio.BufferedProtocol):
         """Be paused from so many octets on that the transport holds: fewer than `HIGH_WATER` on a slow network."""
         if self._state == _OPEN:
             self._transport.set_write_buffer_limits(high=most, low=most // 4)
+
+    def limit(self, max_message: int) -> None:
+        """Take messages of so many octets at most from now on: what is agreed only once the connection stands."""
+        self._decoder.max_message = max_message
 
     def abort(self) -> None:
         """End the connection now, by a reset. Nothing but `closed` is called afterwards."""
@@ -356,7 +364,10 @@ class WebSocket(asyncio.BufferedProtocol):
         code, detail = self._decoder.fault
         if self._state == _OPEN:
             self.fault = detail
-            self.close(code, "too_large" if code == 1009 else "protocol_error")
+            reason = "too_large" if code == 1009 else "protocol_error"
+            if self.last_words is not None:
+                self.last_words(reason, detail)
+            self.close(code, reason)
         elif self._state == _CLOSING:
             self._hang_up()
 
@@ -404,7 +415,7 @@ class WebSocket(asyncio.BufferedProtocol):
             self._room.holder = None
         if self._room.reader is self:
             self._room.reader = None
-        self._own = self._own_view = self._pong = None
+        self._own = self._own_view = self._pong = self.last_words = None
         if self._handler is not None:
             self._handler.closed(*self._close)
 

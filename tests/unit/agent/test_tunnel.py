@@ -309,6 +309,25 @@ async def test_a_second_connected_is_a_fault() -> None:
         assert await closed.get() == 1002
 
 
+@pytest.mark.parametrize("max_header", [8 * 1024, 128 * 1024])
+async def test_the_largest_message_is_what_connected_says(lines: Book, max_header: int) -> None:
+    closed: asyncio.Queue[tuple[int | None, str | None]] = asyncio.Queue()
+    most = 64 * 1024 + 2 * max_header + 1024
+
+    async def play(agent: Peer) -> None:
+        await agent.next()
+        await agent.say(connected(max_header=max_header))
+        await agent.say(b"\x40" + bytes(4) + (most - 9).to_bytes(4, "big") + bytes(most - 9))
+        await agent.say({"type": "ping", "timestamp": "t", "seq": 7})
+        await agent.want("pong")
+        await agent.say(b"\x40" + bytes(4) + (most - 8).to_bytes(4, "big") + bytes(most - 8))
+        await agent.over()
+        closed.put_nowait((agent.socket.close_code, agent.socket.close_reason))
+
+    async with serving_tunnels(play) as url, running_agent(url):
+        assert await closed.get() == (1009, "too_large")
+
+
 async def test_types_of_a_newer_server_are_passed_over(lines: Book) -> None:
     async def play(agent: Peer) -> None:
         await agent.say('{"type": "greeting"}')
