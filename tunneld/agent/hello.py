@@ -13,7 +13,7 @@ from tunneld.config.agent import AgentConfig
 from tunneld.config.tunnel import TunnelConfig
 from tunneld.errors import VisitorError
 from tunneld.protocol.links import secret_of, sign
-from tunneld.protocol.messages import Connected, HeartbeatSettings, Hello, ResumeSettings, Settings, SseSettings, Wishes
+from tunneld.protocol.messages import Connected, HeartbeatSettings, Hello, ResumeChange, Settings, SseChange, Wishes
 
 __all__ = ["Identity", "Wishing"]
 
@@ -64,7 +64,7 @@ class Wishing:
         wishes = Wishes(
             heartbeat=self._said.heartbeat,
             sse=self._said.sse,
-            resume=ResumeSettings(self._agent.resume.grace, self._agent.resume.buffer),
+            resume=ResumeChange(self._agent.resume.grace, self._agent.resume.buffer),
             max_streams=config.limits.max_streams,
             stream_window=config.limits.stream_window,
             probe=self._said.probe,
@@ -102,7 +102,7 @@ class Wishing:
         config = self._config
         return Settings(
             heartbeat=HeartbeatSettings(config.heartbeat.interval, config.heartbeat.timeout),
-            sse=SseSettings(**config.sse.model_dump()),
+            sse=SseChange(**config.sse.model_dump()),
             probe=self._check.wish,
             access=access_wish(config.access, self._link_secret()),
         )

@@ -38,6 +38,7 @@ from tunneld.protocol.messages import (
 )
 from tunneld.protocol.quality import Reading
 from tunneld.protocol.session import Session
+from tunneld.protocol.settings import changed
 from tunneld.telemetry.flow import Flow
 from tunneld.telemetry.outages import Outage, Outages
 from tunneld.wire.tcp_info import TcpInfo
@@ -506,7 +507,7 @@ class AgentTunnel:
             self.connected.heartbeat = said.heartbeat
             link.retime(said.heartbeat.interval, said.heartbeat.timeout)
         if said.sse is not None:
-            self.connected.sse = said.sse
+            self.connected.sse = changed(self.connected.sse, said.sse)
         if said.probe is not None:
             self.connected.probe = said.probe
             self._check.agreed(said.probe)

@@ -19,9 +19,11 @@ from tunneld.protocol.messages import (
     ProbeSettings,
     ResumeSettings,
     Settings,
+    SseChange,
     SseSettings,
 )
 from tunneld.protocol.replay import MIN_BUFFER
+from tunneld.protocol.settings import changed
 from tunneld.protocol.windows import MAX_CREDIT, MIN_WINDOW
 
 __all__ = [
@@ -100,7 +102,7 @@ def check_hello(hello: Hello, *, login: bool = False) -> None:
     check_live(wishes.heartbeat, wishes.sse, code="bad_hello")
     check_probe(wishes.probe, code="bad_hello")
     check_access(wishes.access, login=login, code="bad_hello")
-    if wishes.resume is not None and not (_sane(wishes.resume.grace) and wishes.resume.buffer >= 0):
+    if wishes.resume is not None and not (_sane(wishes.resume.grace) and _least(wishes.resume.buffer, 0)):
         raise RemoteError("bad_hello", "`wishes.resume` out of range")
     for value in (wishes.max_streams, wishes.stream_window):
         if value is not None and value < 1:
@@ -126,13 +128,13 @@ def check_connected(said: Connected, *, most_header: int) -> None:
     check_probe(said.probe, code="protocol_error")
 
 
-def check_live(heartbeat: HeartbeatSettings | None, sse: SseSettings | None, *, code: str) -> None:
+def check_live(heartbeat: HeartbeatSettings | None, sse: SseSettings | SseChange | None, *, code: str) -> None:
     """Refuse settings that cannot be; raises RemoteError with `code`."""
     if heartbeat is not None and not (_sane(heartbeat.interval) and heartbeat.interval and _sane(heartbeat.timeout)):
         raise RemoteError(code, "heartbeat.interval must be seconds above 0, .timeout seconds from 0")
-    if sse is not None and not (_sane(sse.keepalive) and sse.max_event > 0):
+    if sse is not None and not (_sane(sse.keepalive) and _least(sse.max_event, 1)):
         raise RemoteError(code, "sse.keepalive must be seconds from 0, sse.max_event bytes from 1")
-    if sse is not None and not (_sane(sse.replay) and sse.replay_buffer >= 0):
+    if sse is not None and not (_sane(sse.replay) and _least(sse.replay_buffer, 0)):
         raise RemoteError(code, "sse.replay must be seconds from 0, sse.replay_buffer bytes from 0")
 
 
@@ -182,7 +184,7 @@ def agree(hello: Hello, bounds: Bounds) -> Agreed:
     """What holds for a hello that `check_hello` let pass."""
     wishes = hello.wishes
     heartbeat, sse = agree_live(wishes.heartbeat, wishes.sse, bounds)
-    resume = wishes.resume or bounds.resume
+    resume = changed(bounds.resume, wishes.resume)
     return Agreed(
         heartbeat=heartbeat,
         sse=sse,
@@ -197,13 +199,13 @@ def agree(hello: Hello, bounds: Bounds) -> Agreed:
 
 
 def agree_live(
-    heartbeat: HeartbeatSettings | None, sse: SseSettings | None, bounds: Bounds
+    heartbeat: HeartbeatSettings | None, sse: SseChange | None, bounds: Bounds
 ) -> tuple[HeartbeatSettings, SseSettings]:
-    """What holds of the values that a live reload may change."""
+    """What holds of the values that a live reload may change; the server's own where nothing is wished."""
     beat = heartbeat or bounds.heartbeat
     interval = min(max(beat.interval, bounds.heartbeat_min), bounds.heartbeat_max)
     timeout = min(max(beat.timeout, min(bounds.heartbeat_min, 1.0)), bounds.heartbeat_max)
-    events = sse or bounds.sse
+    events = changed(bounds.sse, sse)
     keepalive = events.keepalive
     if keepalive:  # 0 is off, whatever the minimum says
         keepalive = min(max(keepalive, bounds.keepalive_min), bounds.keepalive_max)
@@ -233,5 +235,9 @@ def live_settings(message: Settings, bounds: Bounds) -> tuple[HeartbeatSettings,
     return agree_live(message.heartbeat, message.sse, bounds)
 
 
-def _sane(seconds: float) -> bool:
-    return isfinite(seconds) and 0 <= seconds <= 86400 * 365
+def _sane(seconds: float | None) -> bool:
+    return seconds is None or (isfinite(seconds) and 0 <= seconds <= 86400 * 365)
+
+
+def _least(size: int | None, least: int) -> bool:
+    return size is None or size >= least

@@ -14,6 +14,13 @@ import msgspec
 from msgspec import Meta
 
 from tunneld.errors import RemoteError
+from tunneld.protocol.settings import (
+    HeartbeatSettings,
+    ResumeChange,
+    ResumeSettings,
+    SseChange,
+    SseSettings,
+)
 
 __all__ = [
     "AccessKey",
@@ -34,8 +41,10 @@ __all__ = [
     "Probe",
     "ProbeSettings",
     "Probed",
+    "ResumeChange",
     "ResumeSettings",
     "Settings",
+    "SseChange",
     "SseSettings",
     "StreamCancel",
     "Wishes",
@@ -58,37 +67,6 @@ _Number: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 _Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
 _Ahead: TypeAlias = Annotated[float, Meta(ge=0, le=1e12)]
 _Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=366 * 86400)]
-
-
-class HeartbeatSettings(msgspec.Struct, frozen=True):
-    """Seconds, both."""
-
-    interval: float
-    timeout: float
-
-
-class SseSettings(msgspec.Struct, frozen=True):
-    """Seconds, bytes; `keepalive` 0 is off.
-
-    Attributes:
-        recover: go on from Last-Event-ID when the service broke.
-        replay: seconds that a stream is kept for a visitor that left; 0: not at all.
-        replay_buffer: bytes of events kept for such a visitor.
-    """
-
-    keepalive: float = 30.0
-    max_event: int = 256 * 1024
-    identity: bool = True
-    recover: bool = False
-    replay: float = 0.0
-    replay_buffer: int = 1024 * 1024
-
-
-class ResumeSettings(msgspec.Struct, frozen=True):
-    """Seconds that a session is kept without a connection (0: not at all), bytes of the replay buffer."""
-
-    grace: float = 0.0
-    buffer: int = 4 * 1024 * 1024
 
 
 class ProbeSettings(msgspec.Struct, frozen=True):
@@ -133,8 +111,8 @@ class Wishes(msgspec.Struct, frozen=True, omit_defaults=True):
     """What an agent would like; the server's bounds decide. None: no wish."""
 
     heartbeat: HeartbeatSettings | None = None
-    sse: SseSettings | None = None
-    resume: ResumeSettings | None = None
+    sse: SseChange | None = None
+    resume: ResumeChange | None = None
     max_streams: int | None = None
     stream_window: int | None = None
     probe: ProbeSettings | None = None
@@ -179,10 +157,10 @@ class Connected(msgspec.Struct, tag="connected", tag_field="type"):
 
 
 class Settings(msgspec.Struct, omit_defaults=True, tag="settings", tag_field="type"):
-    """A live reload: what holds from now on. Not counted."""
+    """A live reload: what holds from now on; what is not said goes on as it is. Not counted."""
 
     heartbeat: HeartbeatSettings | None = None
-    sse: SseSettings | None = None
+    sse: SseChange | None = None
     probe: ProbeSettings | None = None
     access: AccessSettings | None = None
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from msgspec.structs import asdict
+
 from tunneld.link import Link
 from tunneld.protocol.handshake import agree_live, agree_probe, check_access, check_probe, live_settings
 from tunneld.protocol.messages import (
@@ -13,9 +15,11 @@ from tunneld.protocol.messages import (
     Probed,
     ProbeSettings,
     Settings,
+    SseChange,
     SseSettings,
     Wishes,
 )
+from tunneld.protocol.settings import added
 from tunneld.server.carriers import Connection
 from tunneld.server.probing import Prober
 from tunneld.server.registry import Tunnel
@@ -86,7 +90,7 @@ class Terms:
         check_access(message.access, login=self._policy().bounds.login, code="protocol_error")
         said = Settings(
             heartbeat=message.heartbeat or wishes.heartbeat,
-            sse=message.sse or wishes.sse,
+            sse=added(wishes.sse, message.sse),
             probe=message.probe or wishes.probe,
         )
         self._hello.wishes = Wishes(
@@ -116,4 +120,4 @@ class Terms:
         if tunnel.connection is self._connection:
             tunnel.retune(heartbeat, sse)
         self._link.retime(heartbeat.interval, heartbeat.timeout)
-        self._link.tell(Settings(heartbeat=heartbeat, sse=sse))
+        self._link.tell(Settings(heartbeat=heartbeat, sse=SseChange(**asdict(sse))))

@@ -17,6 +17,7 @@ from tests.support.running import Book, running_agent, settled
 from tests.support.sockets import certificate, free_port
 from tunneld.agent.dialer import Dial
 from tunneld.errors import CODES
+from tunneld.protocol.messages import HeartbeatSettings, SseSettings
 
 
 def answer(status: str, *headers: str, body: bytes = b"") -> Any:
@@ -363,6 +364,26 @@ async def test_settings_of_the_server_hold(lines: Book) -> None:
         assert tunnel.connected is not None
         assert tunnel.connected.heartbeat.interval == 0.05
         assert tunnel.connected.sse.keepalive == 3
+
+
+async def test_settings_change_what_they_say_and_nothing_else(lines: Book) -> None:
+    async def play(agent: Peer) -> None:
+        await agent.next()
+        await agent.say(connected(heartbeat={"interval": 30, "timeout": 7}, sse={"keepalive": 9, "identity": False}))
+        await agent.say({"type": "settings", "sse": {"keepalive": 3}})
+        await agent.say({"type": "settings", "sse": {"max_event": 1000}})
+        await agent.say({"type": "ping", "timestamp": "t", "seq": 1})
+        await agent.want("pong")
+        done.set()
+        await agent.over()
+
+    done = asyncio.Event()
+    async with serving_tunnels(play) as url, running_agent(url) as (_, tunnel):
+        async with asyncio.timeout(10):
+            await done.wait()
+        assert tunnel.connected is not None
+        assert tunnel.connected.heartbeat == HeartbeatSettings(30, 7)
+        assert tunnel.connected.sse == SseSettings(keepalive=3, max_event=1000, identity=False)
 
 
 async def test_a_drain_that_began_without_a_connection_holds_on_the_next(lines: Book) -> None:

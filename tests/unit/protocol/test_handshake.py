@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from tunneld.errors import RemoteError
 from tunneld.protocol.handshake import Bounds, agree, agree_live, check_connected, check_hello, live_settings
-from tunneld.protocol.messages import Connected, HeartbeatSettings, Hello, ResumeSettings, Settings, SseSettings, Wishes
+from tunneld.protocol.messages import (
+    Connected,
+    HeartbeatSettings,
+    Hello,
+    ResumeChange,
+    ResumeSettings,
+    Settings,
+    SseChange,
+    SseSettings,
+    Wishes,
+)
 from tunneld.protocol.replay import MIN_BUFFER
 from tunneld.protocol.windows import MIN_WINDOW
 
@@ -67,6 +77,14 @@ def test_the_smaller_of_wish_and_bound_wins_down_to_the_least(
     assert (agreed.max_streams, agreed.stream_window) == holds
 
 
+def test_what_is_not_wished_is_the_servers() -> None:
+    bounds = replace(BOUNDS, sse=SseSettings(20.0, 128 * 1024))
+    assert agree(_hello(resume=ResumeChange(grace=5.0)), bounds).resume == ResumeSettings(5.0, 4 * 1024 * 1024)
+    assert agree(_hello(resume=ResumeChange(buffer=100_000)), bounds).resume == ResumeSettings(60.0, 100_000)
+    assert agree(_hello(sse=SseChange(identity=False)), bounds).sse == SseSettings(20.0, 128 * 1024, False)
+    assert agree(_hello(sse=SseChange(keepalive=0.0)), bounds).sse == SseSettings(0.0, 128 * 1024)
+
+
 def test_resume_is_the_smaller_and_its_buffer_at_least_64_kib() -> None:
     assert agree(_hello(resume=ResumeSettings(10.0, 1)), BOUNDS).resume == ResumeSettings(10.0, MIN_BUFFER)
     assert agree(_hello(resume=ResumeSettings(1000.0, 2**40)), BOUNDS).resume == BOUNDS.resume
@@ -89,6 +107,9 @@ def test_resume_is_the_smaller_and_its_buffer_at_least_64_kib() -> None:
         _hello(heartbeat=HeartbeatSettings(-1.0, 1.0)),
         _hello(heartbeat=HeartbeatSettings(1.0, -1.0)),
         _hello(heartbeat=HeartbeatSettings(float("inf"), 1.0)),
+        _hello(sse=SseChange(max_event=0)),
+        _hello(sse=SseChange(replay_buffer=-1)),
+        _hello(resume=ResumeChange(buffer=-1)),
         _hello(sse=SseSettings(-1.0)),
         _hello(sse=SseSettings(1.0, 0)),
         _hello(resume=ResumeSettings(-1.0)),

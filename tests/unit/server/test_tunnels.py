@@ -238,6 +238,15 @@ async def test_settings_of_an_agent_change_what_holds_live() -> None:
         tunnel.keepalive_changed.clear()
 
 
+async def test_settings_of_an_agent_say_only_what_changes() -> None:
+    async with running_server() as server, peer(url_of(server)) as agent:
+        said = await agent.hello(wishes={"sse": {"keepalive": 20, "replay": 9, "identity": False}})
+        await agent.say({"type": "settings", "sse": {"keepalive": 7}})
+        told = (await agent.want("settings"))["sse"]
+        assert told == {**said["sse"], "keepalive": 7}
+        assert (told["replay"], told["identity"]) == (9, False)
+
+
 async def test_a_flood_of_pings_is_answered_and_one_that_is_not_read_ends() -> None:
     async with running_server() as server, peer(url_of(server)) as agent:
         await agent.hello()
