@@ -88,7 +88,7 @@ class AnswerReader:
         left: bytes of the body still to come; -1 when unknown, 0 when none.
         keep_alive: the connection may carry another request (meaningful once `done`).
         head: the text of the head that is being told, as it came (see `head_fields`); empty before and after.
-        dropped_trailers: trailers came that were over `limit`; the answer ended without them.
+        dropped_trailers: trailers came that were over `limit` or `MAX_FIELDS`; the answer ended without them.
     """
 
     __slots__ = (
@@ -347,7 +347,7 @@ class AnswerReader:
             return
         if rest:
             self.keep_alive = False
-        if len(text) > self._limit:
+        if len(text) > self._limit or text.count("\n") > MAX_FIELDS + 2:  # beside them the two empty lines around
             self._drop_trailers()
         else:
             self._end(_fields(text, 2))

@@ -224,6 +224,15 @@ def test_trailers_over_the_limit_are_dropped_and_the_body_stands(dribble: bool) 
     assert not reader.keep_alive
 
 
+@pytest.mark.parametrize(("fields", "dropped"), [(MAX_FIELDS, False), (MAX_FIELDS + 1, True)])
+def test_trailers_of_too_many_fields_are_dropped_and_the_body_stands(fields: int, *, dropped: bool) -> None:
+    start = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"
+    told, reader = read(start + b"A:\r\n" * fields + b"\r\n")
+    assert told.body == b"x"
+    assert (reader.done, reader.dropped_trailers) == (True, dropped)
+    assert told.trailers == ([] if dropped else [("A", "")] * fields)
+
+
 @pytest.mark.parametrize(
     ("begin", "clean"),
     [
