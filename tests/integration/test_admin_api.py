@@ -344,6 +344,7 @@ async def test_cancelling_by_filter() -> None:
         await anext(pieces)
         problem(await client.post("/api/v1/streams/cancel", json={}), "empty_filter")
         problem(await client.post("/api/v1/streams/cancel", json={"idle_s": -1}), "bad_argument")
+        problem(await client.post("/api/v1/streams/cancel", json={"all": 1}), "bad_argument")
         problem(await client.post("/api/v1/streams/cancel", json={"path": "x" * 99_999}), "body_too_large")
         none = await client.post("/api/v1/streams/cancel", json={"path": "/other*"})
         assert none.json() == {"cancelled": []}

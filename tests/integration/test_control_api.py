@@ -137,6 +137,8 @@ async def test_a_body_is_json_whatever_its_sender_calls_it(agent: MemoryAgent, c
         b'{"older_than_s":"5"}',
         b'{"older_than_s":-1}',
         b'{"older_than_s":NaN}',
+        b'{"all":1}',
+        b'{"all":1.0}',
         b'{"path":null}',
         b'{"kind":"smtp"}',
         b"[]",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
-from typing import Literal, NotRequired
+from typing import Annotated, Literal, NotRequired
 
-from tunneld.control.models.typed import TypedDict, strict
+from tunneld.control.models.typed import Boolean, TypedDict, strict
 
 __all__ = [
     "STREAM_KINDS",
@@ -60,7 +60,7 @@ class Filter(TypedDict, total=False):
     path: str
     older_than_s: float
     idle_s: float
-    all: Literal[True]
+    all: Annotated[Literal[True], Boolean()]
 
 
 class Cancelled(TypedDict):

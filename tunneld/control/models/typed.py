@@ -10,13 +10,31 @@ Units: ``*_s`` seconds, ``*_ms`` milliseconds, ``bytes_*`` octets. ``None`` (JSO
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+    from pydantic_core import CoreSchema
 
 if sys.version_info >= (3, 12):
     from typing import TypedDict
 else:  # pydantic can read only this one's annotations before Python 3.12
     from typing_extensions import TypedDict
 
-__all__ = ["TypedDict", "strict"]
+__all__ = ["Boolean", "TypedDict", "strict"]
+
+
+class Boolean:
+    """Beside ``Literal[True]``: pydantic takes 1 and 1.0 for it, strict or not, as Python holds them equal."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        from pydantic_core import core_schema  # here: tunnelctl does without
+
+        return core_schema.no_info_before_validator_function(_no_number, handler(source))
+
+
+def _no_number(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
 
 
 def strict(*bodies: type) -> None:
