@@ -140,13 +140,14 @@ async def test_the_servers_file_changes_what_holds_too(lines: Book, quiet: str, 
         assert server.registry._max_tunnels == 1
         assert server.ingress.limits.hold == 1
         mark = lines.mark()
-        written(path, {**base, **tight, "domain": "example.org", "public_url": "http://example.org"})
+        moved = {"domain": "example.org", "public_url": "http://example.org", "log": {"format": "text"}}
+        written(path, {**base, **tight, **moved})
         await server.reload()
         texts = [entry.text for entry in lines.entries[mark:]]
         assert "Reloaded, but only a restart applies domain" in texts
         assert "Reloaded, but only a restart applies public_url" in texts
         assert server.config.domain is None  # nothing of it holds by half
-        assert await server.reload() == ["domain", "public_url"]  # and it is said as long as it waits
+        assert await server.reload() == ["domain", "log.format", "public_url"]  # and it is said as long as it waits
         mark = lines.mark()
         path.write_text("listen: {host: 127.0.0.1, port: nine}\nauth: {mode: opne}\n")
         with pytest.raises(ConfigError) as caught:
@@ -280,13 +281,14 @@ async def test_another_server_or_token_is_dialled(lines: Book, quiet: str, folde
 async def test_what_waits_is_said_each_time(lines: Book, quiet: str, folder: Path) -> None:
     path = folder / "agent.yaml"
     async with running_server() as server, running_agent(url_of(server), quiet, path=path) as (agent, _):
-        waits = {"control": {"socket": "/nonexistent/other.sock"}, "resume": {"grace": 5}, "log": {"level": "error"}}
+        waits = {"control": {"socket": "/nonexistent/other.sock"}, "resume": {"grace": 5}}
+        waits["log"] = {"level": "error", "format": "text"}
         written(path, agent_settings(url_of(server), quiet, waits))
         applied = await agent.reload()
-        assert applied.restart == ["control"]
+        assert applied.restart == ["control", "log.format"]
         assert applied.changed == ["log", "resume: holds for a tunnel from its next session on"]
         assert logging.getLogger().level == logging.ERROR
-        assert (await agent.reload()).restart == ["control"]
+        assert (await agent.reload()).restart == ["control", "log.format"]
         logs.set_level("debug")  # an operator's, until the next reload
         await agent.reload()
         assert logging.getLogger().level == logging.ERROR

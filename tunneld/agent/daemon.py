@@ -25,7 +25,8 @@ from tunneld.agent.wake import WakeWatch
 from tunneld.config import dropins
 from tunneld.config.advice import descriptors_needed
 from tunneld.config.agent import AgentConfig
-from tunneld.config.load import Changes, diff, load_agent
+from tunneld.config.changes import LOG_FORMAT, Changes, diff, until_restart
+from tunneld.config.load import load_agent
 from tunneld.config.tunnel import TunnelConfig
 from tunneld.errors import ConfigError, VisitorError
 from tunneld.lifecycle import raise_descriptor_limit, tracer, warn_about_descriptors
@@ -45,7 +46,7 @@ __all__ = ["AgentDaemon", "Applied"]
 log = logging.getLogger("tunneld.agent")
 
 #: Sections of the file that hold from the next start only.
-_RESTART_SECTIONS = frozenset({"control", "metrics", "dashboard", "telemetry"})
+_RESTART_SECTIONS = frozenset({"control", "metrics", "dashboard", "telemetry", LOG_FORMAT})
 #: What `resume` and two of the limits wait for.
 _NEXT_SESSION = "resume: holds for a tunnel from its next session on"
 
@@ -347,7 +348,7 @@ class AgentDaemon(Roster):
         applied = Applied()
         self.holders.budget.limit = config.limits.memory
         # What waits for a restart keeps its old value here, so that the next reload says so again.
-        self.config = config.model_copy(update={name: getattr(self.config, name) for name in _RESTART_SECTIONS})
+        self.config = until_restart(self.config, config, _RESTART_SECTIONS)
         for name in changes.removed:
             self._close(name, "shutdown")
             applied.changed.append(f"tunnel {name}: closed")

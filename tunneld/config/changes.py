@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tunneld.config.agent import AgentConfig
 from tunneld.config.tunnel import TunnelConfig
@@ -11,7 +12,12 @@ from tunneld.config.tunnel import TunnelConfig
 if TYPE_CHECKING:
     from tunneld.config.server import ServerConfig
 
-__all__ = ["Changes", "diff"]
+__all__ = ["LOG_FORMAT", "Changes", "diff", "until_restart"]
+
+#: Stands among the sections: of `log` it alone waits for a restart.
+LOG_FORMAT = "log.format"
+
+_Config = TypeVar("_Config", "AgentConfig", "ServerConfig")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +25,7 @@ class Changes:
     """The difference of two configurations.
 
     Attributes:
-        sections: names of the top-level keys that differ, `tunnels` never among them.
+        sections: names of the top-level keys that differ, `tunnels` never among them; `log.format` is apart from `log`.
         added: tunnels to open.
         removed: names of tunnels to close.
         repointed: tunnels, as they are now, whose `service` differs: to close and open.
@@ -41,6 +47,9 @@ def diff(old: AgentConfig | ServerConfig, new: AgentConfig | ServerConfig) -> Ch
     sections = frozenset(
         key for key in type(new).model_fields if key != "tunnels" and getattr(old, key) != getattr(new, key)
     )
+    if old.log.format != new.log.format:
+        same = old.log == new.log.model_copy(update={"format": old.log.format})
+        sections = (sections - {"log"} if same else sections) | {LOG_FORMAT}
     if not isinstance(old, AgentConfig) or not isinstance(new, AgentConfig):
         return Changes(sections)
     before = {tunnel.name: tunnel for tunnel in old.tunnels}
@@ -53,3 +62,11 @@ def diff(old: AgentConfig | ServerConfig, new: AgentConfig | ServerConfig) -> Ch
         repointed=tuple(now for was, now in kept if was.service != now.service),
         retuned=tuple(now for was, now in kept if was.service == now.service and was != now),
     )
+
+
+def until_restart(old: _Config, new: _Config, sections: Collection[str]) -> _Config:
+    """`new` with what waits for a restart as it was in `old`: `sections`, `log.format` perhaps among them."""
+    kept = {name: getattr(old, name) for name in sections if name != LOG_FORMAT}
+    if LOG_FORMAT in sections:
+        kept["log"] = new.log.model_copy(update={"format": old.log.format})
+    return new.model_copy(update=kept)

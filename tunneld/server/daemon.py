@@ -10,7 +10,8 @@ from time import monotonic, time
 from urllib.parse import parse_qs, urlsplit
 
 from tunneld.config.advice import descriptors_needed
-from tunneld.config.load import diff, load_server
+from tunneld.config.changes import LOG_FORMAT, diff, until_restart
+from tunneld.config.load import load_server
 from tunneld.config.server import ListenConfig, ServerConfig
 from tunneld.errors import ConfigError, VisitorError
 from tunneld.lifecycle import raise_descriptor_limit, tracer, warn_about_descriptors
@@ -52,7 +53,9 @@ _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _COME_BACK = 1.0
 _BACK_A_SECOND = 500
 #: Sections of the file that hold from the next start only.
-RESTART_SECTIONS = frozenset({"listen", "admin", "dashboard", "public_url", "domain", "tls", "store", "telemetry"})
+RESTART_SECTIONS = frozenset(
+    {"listen", "admin", "dashboard", "public_url", "domain", "tls", "store", "telemetry", LOG_FORMAT}
+)
 
 
 class ServerDaemon:
@@ -200,7 +203,7 @@ class ServerDaemon:
         self._check_login(config)
         changes = diff(self.config, config)
         # What waits for a restart keeps its old value here, so that nothing of it holds by half.
-        config = config.model_copy(update={name: getattr(self.config, name) for name in RESTART_SECTIONS})
+        config = until_restart(self.config, config, RESTART_SECTIONS)
         commits = [prepare(config) for prepare in self.reloading]
         self.config = config
         self.access.configure(config)

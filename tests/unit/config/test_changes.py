@@ -1,7 +1,7 @@
 from typing import Any
 
 from tunneld.config.agent import AgentConfig
-from tunneld.config.changes import diff
+from tunneld.config.changes import diff, until_restart
 from tunneld.config.server import ServerConfig
 
 
@@ -50,3 +50,13 @@ def test_a_default_retunes_the_tunnels_that_take_it() -> None:
 def test_sections_of_a_server() -> None:
     changes = diff(ServerConfig(), ServerConfig.model_validate({"limits": {"hold": "1s"}, "log": {"level": "debug"}}))
     assert changes.sections == {"limits", "log"}
+
+
+def test_the_form_of_the_log_is_apart_from_its_level() -> None:
+    """It waits for a restart, and what a reload tells must not be that it changed."""
+    for old, new in ((agent(), agent), (ServerConfig(), lambda **keys: ServerConfig.model_validate(keys))):
+        assert diff(old, new(log={"format": "json"})).sections == {"log.format"}
+        both = new(log={"format": "json", "level": "debug"}, drain_timeout=1)
+        assert diff(old, both).sections == {"log", "log.format", "drain_timeout"}
+        now = until_restart(old, both, {"log.format", "drain_timeout"})
+        assert (now.log.format, now.log.level, now.drain_timeout) == ("auto", "debug", 30)
