@@ -15,21 +15,17 @@ from typing import TYPE_CHECKING, cast
 from tunneld.errors import CODES, VisitorError
 from tunneld.protocol.fields import Names
 from tunneld.protocol.headers import BadHeader, Headers, get, is_encoded, lower, prefers_html, to_visitor
-from tunneld.protocol.messages import Open, encode
-from tunneld.protocol.sse import REMEMBERED
+from tunneld.protocol.messages import Open
 from tunneld.protocol.streams import Stream
-from tunneld.server.events import NOBODY, EventBody
+from tunneld.server.event_visit import EventVisit
+from tunneld.server.events import NOBODY
 from tunneld.server.pacing import Paced
 from tunneld.server.problems import common
-from tunneld.server.recovery import Recovery
 from tunneld.server.refusals import PATIENCE, Refusal
-from tunneld.server.replay import Missed, Recording, gap_event
 from tunneld.server.sockets import SocketVisit
-from tunneld.server.stops import stop_key
-from tunneld.server.visit import Visit, passable
+from tunneld.server.visit import passable
 
 if TYPE_CHECKING:
-    from tunneld.server.carriers import Carried
     from tunneld.server.ingress import Ingress
     from tunneld.server.registry import Tunnel
     from tunneld.wire.http_server import ServerConnection
@@ -60,20 +56,11 @@ def _minded(name: str) -> str:
 _MINDED = Names(_minded)
 
 
-class Exchange(Visit):
+class Exchange(EventVisit):
     """A request under way; `Sink` of its stream and `Consumer` of its connection."""
 
     __slots__ = (
-        "_answered",
-        "_cookies",
-        "_host",
-        "_opened",
-        "_prefix",
-        "_recording",
-        "_recovery",
         "_request",
-        "_stop",
-        "_stream",
         "_timer",
         "_upgrade",
         "_whole",
@@ -92,20 +79,13 @@ class Exchange(Visit):
         host: str,
         cookies: list[str] | None = None,
     ) -> None:
-        Visit.__init__(self, ingress, connection, tunnel, request)  # `super` costs as much again
+        EventVisit.__init__(  # `super` costs as much again
+            self, ingress, connection, tunnel, request, prefix=prefix, host=host, cookies=cookies
+        )
         self._request: Open | None = request  # until the answer's head
         self._whole = whole  # our direction of the stream has ended
         self._upgrade = upgrade  # the WebSocket that was asked for, until the answer's head
-        self._answered = False
-        self._prefix = prefix
-        self._host = host
-        self._stream: Carried | None = None
-        self._cookies = cookies  # that a visitor who comes back may be known by
-        self._opened: bytes | None = None  # the request of an event stream, for its recovery
-        self._recovery: Recovery | None = None
-        self._recording: Recording | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._stop: tuple[bytes, Headers] | None = None  # for the list of clients that are told to stop
 
     # -- to the tunnel -----------------------------------------------------------------------------------
 
@@ -205,63 +185,6 @@ class Exchange(Visit):
             self._log_left(0)
             self._over("visitor")
 
-    def _log_left(self, kept: float) -> None:
-        if self.kind == "sse":
-            extra = {**self._fields(), "reason": "visitor", **({"kept_s": kept} if kept else {})}
-            log.info("🔌 SSE client disconnected: %s", self.request_id, extra=extra)
-
-    # -- visitors that come back -------------------------------------------------------------------------
-
-    def _keep(self) -> bool:
-        """Keep the stream for a visitor that has left; False when it is to end."""
-        kept = self._recording.keep() if self._recording is not None and not self._answered else 0
-        if not kept or self._events is None:
-            return False
-        self.connection.consumer = None
-        self.connection = NOBODY
-        self._events.detach()
-        self.state = "kept"
-        self.drained()
-        self._log_left(kept)
-        return True
-
-    def come_back(self, connection: ServerConnection, client: str, event_id: str, missed: Missed) -> None:
-        """The visitor is back, maybe before its old connection looked dead: go on with the next event."""
-        recording, events = self._recording, self._events
-        assert recording is not None
-        assert events is not None
-        old, self.connection = self.connection, connection
-        old.reset()
-        self.drained()
-        recording.returned()
-        self.client = client
-        if self._stop is not None:
-            self._stop = stop_key(self.tunnel.name, self.path, client, recording.asked), self._stop[1]
-        connection.begin(self)
-        connection.send_head(self.status, list(recording.headers), length=None)
-        connection.settle()
-        events.attach(connection)
-        self.state = "streaming" if self._stream is not None or recording.whole else "recovering"
-        size = sum(map(len, missed.chunks))
-        extra = {**self._fields(), "bytes_replayed": size, "gap": missed.gap}
-        log.info("↩ SSE client is back: %s", self.request_id, extra=extra)
-        if missed.gap:
-            connection.send(gap_event(event_id))
-        for chunk in missed.chunks:
-            connection.send(chunk)
-        if recording.whole:
-            self._answered = True
-            self._over("done")
-            connection.finish([])
-        elif connection.congested:
-            self._ahead += size
-            self._ingress.holds(self, size)
-
-    def leave(self) -> None:
-        """The visitor that left will not come back in time."""
-        self._cancel_stream("visitor")
-        self._over("visitor")
-
     # -- Sink: the service -------------------------------------------------------------------------------
 
     def head(self, status: int, headers: Headers) -> None:
@@ -351,23 +274,6 @@ class Exchange(Visit):
             if self._stream is not None:
                 self._stream.send_end()
 
-    def _begin_events(self, status: int, headers: Headers, request: Open) -> None:
-        self.kind = "sse"
-        self.connection.settle()
-        if self.method == "GET":
-            key = stop_key(self.tunnel.name, self.path, self.client, request.headers)
-            self._stop = key, [pair for pair in headers if lower(pair[0]).startswith(("access-control-", "vary"))]
-        if status == 200 and self.method != "HEAD" and not is_encoded(headers):
-            if self.method == "GET" and self.tunnel.grace > 0:
-                self._opened = encode(request)
-            if self._recording is not None:
-                self._events = self._recording.begin(self.connection, self._prefix, self._host)
-            else:
-                remember = REMEMBERED if self._opened is not None else 0
-                self._events = EventBody(
-                    self._ingress.loop, self.connection, self.tunnel, self._prefix, self._host, remember=remember
-                )
-
     def data(self, data: bytes) -> None:
         """Bytes of the answer's body."""
         size = len(data)
@@ -382,30 +288,6 @@ class Exchange(Visit):
             self._break("the answer is longer than its Content-Length")
             return
         if connection.congested:
-            self._owe(size)
-        elif self._stream is not None:
-            self._stream.took(size)
-
-    def go_on(self, stream: Carried | None) -> None:
-        """Another stream serves the request from now on; None: none does for a while (server/recovery.py)."""
-        self._stream = stream
-        self._ahead += self._owed  # what waits for the visitor was another stream's: no credit goes back for it
-        self._owed = 0
-
-    def recovered(self) -> None:
-        """The stream that goes on has a good head."""
-        self.state = "kept" if self.connection is NOBODY else "streaming"
-
-    def pass_on(self, events: bytes, size: int) -> None:
-        """Events of the stream that goes on, for which it sent `size` bytes."""
-        if self.reason or self._events is None:
-            return
-        self.bytes_out += size
-        self.active = monotonic()
-        self._events.feed(events, self.active)
-        if not self._hold_partial():
-            return
-        if self.connection.congested:
             self._owe(size)
         elif self._stream is not None:
             self._stream.took(size)
@@ -455,19 +337,6 @@ class Exchange(Visit):
         elif not self._recovers(reason):
             self._abort(reason)
 
-    def _recovers(self, reason: str) -> bool:
-        """Whether the event stream that was lost may go on in another answer."""
-        if self._recovery is None and self._opened is not None and self._events is not None:
-            if not self._events.splitter.recoverable:
-                return False
-            self._recovery = Recovery(self, self._events, self._opened)
-        return self._recovery is not None and self._recovery.lost(reason)
-
-    def give_up(self, reason: str) -> None:
-        """The event stream that was lost does not go on."""
-        self._cancel_stream("service")
-        self._abort(reason)
-
     def writable(self) -> None:
         """The tunnel takes more of the request's body."""
         if not self.reason:
@@ -484,24 +353,11 @@ class Exchange(Visit):
         self._cancel_stream(reason)
         self.cancelled(reason)
 
-    def _tell_to_stop(self) -> None:
-        """An operator ended an event stream: cleanly, and its client is told not to come back for a while."""
-        connection = self.connection
-        if self._stop is not None:
-            self._ingress.stops.add(*self._stop, monotonic())
-        self._over("operator")
-        connection.finish([])
-
     def _break(self, detail: str) -> None:
         """The answer is not what it said it was."""
         log.warning("%s", detail, extra=self._fields())
         self._cancel_stream("service")
         self._answer(VisitorError("bad_answer"), "service")
-
-    def _abort(self, reason: str) -> None:
-        connection = self.connection
-        self._over(reason)
-        connection.reset()
 
     def _answer(self, error: VisitorError, reason: str) -> None:
         """Answer with a problem, or abort what was begun."""
@@ -513,11 +369,6 @@ class Exchange(Visit):
         self.status = error.status
         self._over(reason)
         self._ingress.answer(connection, error, self.request_id, request.headers)
-
-    def _cancel_stream(self, reason: str) -> None:
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            stream.cancel(reason)
 
     def _over(self, reason: str) -> None:
         """The one place where an exchange ends."""

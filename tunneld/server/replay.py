@@ -23,7 +23,7 @@ from tunneld.protocol.windows import MemoryBudget
 from tunneld.server.events import EventBody
 
 if TYPE_CHECKING:
-    from tunneld.server.exchange import Exchange
+    from tunneld.server.event_visit import EventVisit
     from tunneld.server.registry import Tunnel
     from tunneld.wire.http_server import ServerConnection
 
@@ -217,7 +217,7 @@ class Recording:
         "whole",
     )
 
-    def __init__(self, replays: Replays, exchange: Exchange, cookie: str, owner: bytes, path: str) -> None:
+    def __init__(self, replays: Replays, exchange: EventVisit, cookie: str, owner: bytes, path: str) -> None:
         self._replays = replays
         self.exchange = exchange
         self._timer: asyncio.TimerHandle | None = None
@@ -299,7 +299,7 @@ class Replays:
         return len(self._turns)
 
     def record(
-        self, exchange: Exchange, request: Open, headers: Headers, *, prefix: str, cookies: list[str]
+        self, exchange: EventVisit, request: Open, headers: Headers, *, prefix: str, cookies: list[str]
     ) -> Recording | None:
         """Begin to record a stream; None when it may not outlive its visitor.
 
