@@ -23,6 +23,9 @@ EXIT_PIPE = 141
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        greedy = [action.option_strings[0] for action in self._actions if action.nargs == "+"]
+        if greedy and "are required" in message:
+            message += f"; it stands before {' and '.join(greedy)}, which take what follows them"
         raise UsageError(f"{message} (see `{self.prog} --help`)")
 
 
@@ -87,6 +90,8 @@ def _split(argv: Sequence[str]) -> tuple[Words, list[str], set[str]]:
         if valued or argument.startswith("-") or not below:
             if not valued and argument in ("-h", "--help", "--version"):
                 shows.add("--version" if argument == "--version" else "--help")
+            elif valued and below and not argument.startswith("-"):
+                rest[-1] += f"={argument}"  # one that takes several takes none of what stands after the verb
             else:
                 rest.append(argument)
             valued = not valued and argument in VALUED

@@ -61,6 +61,8 @@ def _server_arguments(parser: argparse.ArgumentParser) -> None:
 def _file(arguments: Arguments, role: Role) -> str:
     """The file to read: the one named, or the role's default, which a newcomer has not got yet."""
     if arguments.config is not None:
+        if not arguments.config:
+            raise UsageError("--config: give a file")
         return str(arguments.config)
     path = DEFAULT_FILES[role]
     if not os.path.lexists(path):
@@ -114,7 +116,7 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
 def _check(arguments: Arguments) -> int:
     if arguments.file is not None and arguments.config is not None:
         raise UsageError("check takes one file, not FILE and --config FILE")
-    arguments.config = arguments.config or arguments.file
+    arguments.config = arguments.file if arguments.config is None else arguments.config
     path = _file(arguments, arguments.role or "agent")
     answer: dict[str, Any] = {"file": path, "role": arguments.role, "ok": False, "faults": [], "warnings": []}
     try:

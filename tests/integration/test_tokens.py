@@ -79,6 +79,14 @@ def test_create_list_and_revoke_as_the_contract_says(operator: Operator) -> None
     assert "revoked" in operator.do("token list --all").splitlines()[0]
 
 
+def test_an_option_given_twice_adds_to_what_was_given(operator: Operator) -> None:
+    operator.do("token create one --tunnels a-* b-* --tunnels c --scope read --scope agent")
+    operator.do("--tunnels d-* token create two")
+    first, second = json.loads(operator.do("token list --json"))["tokens"]
+    assert (first["tunnels"], first["scopes"]) == (["a-*", "b-*", "c"], ["agent", "read"])
+    assert (second["name"], second["tunnels"]) == ("two", ["d-*"])
+
+
 def test_no_secret_is_in_the_store(operator: Operator) -> None:
     _, secret = operator.create("app")
     with contextlib.closing(sqlite3.connect(operator.store)) as raw:

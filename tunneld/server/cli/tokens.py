@@ -43,14 +43,15 @@ __all__ = [
 
 def create_arguments(parser: argparse.ArgumentParser) -> None:  # noqa: D103
     parser.add_argument("name", metavar="NAME", help="the credential's name")
-    parser.add_argument("--tunnels", metavar="GLOB", nargs="+", help="tunnels that it opens (default: just NAME)")
+    globs = "tunnels that it opens (default: just NAME)"
+    parser.add_argument("--tunnels", metavar="GLOB", nargs="+", action="extend", help=globs)
     parser.add_argument("--expires", metavar="TIME", type=_lifetime, help="how long it is good for, such as 90d")
     limit_arguments(parser, "its")
     parser.add_argument(
         "--scope",
         metavar="SCOPE",
         nargs="+",
-        default=["agent"],
+        action="extend",
         help="what it is good for: agent (default), read, write (the admin API)",
     )
     parser.add_argument("--owner", metavar="OWNER", help="whose it is, by id or name (default: its own)")
@@ -87,7 +88,7 @@ def create(config: ServerConfig, arguments: Arguments) -> int:
                 arguments.name,
                 now=time(),
                 tunnels=arguments.tunnels,
-                scopes=arguments.scope,
+                scopes=arguments.scope or ["agent"],
                 lifetime=arguments.expires,
                 limits=Limits(arguments.streams, arguments.bytes, float(arguments.requests)),
                 certificate=_certificate(arguments),
