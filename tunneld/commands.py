@@ -137,7 +137,7 @@ def _check_file(path: str, role: Role | None, answer: dict[str, Any]) -> None:
     """Fill `answer` with what is to be said of a file; raises `ConfigError` with its faults."""
     from tunneld.config.advice import secret_faults, warnings
     from tunneld.config.agent import AgentConfig
-    from tunneld.config.load import load
+    from tunneld.config.load import line_of, load
 
     config = load(path, role)
     answer["role"] = "agent" if isinstance(config, AgentConfig) else "server"
@@ -145,7 +145,7 @@ def _check_file(path: str, role: Role | None, answer: dict[str, Any]) -> None:
         answer["tunnels"] = [{"name": tunnel.name, "service": str(tunnel.service)} for tunnel in config.tunnels]
     answer["warnings"] = [f"{path}: warning: {text}" for text in warnings(config)]
     if faults := secret_faults(config):
-        raise ConfigError([f"{path}: {fault}" for fault in faults])
+        raise ConfigError([f"{path}:{line_of(path, fault.partition(':')[0])}: {fault}" for fault in faults])
     answer["ok"] = True
 
 

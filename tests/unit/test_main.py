@@ -174,7 +174,7 @@ def test_check_warns_and_refuses_open_secrets(tmp_path: Path, capsys: Capture) -
     token = tmp_path / "token"
     path = tmp_path / "f.yaml"
     path.write_text(
-        f"server: {{url: wss://h, token_file: {token}}}\n"
+        f"server:\n  url: wss://h\n  token_file: {token}\n"
         "tunnels: [{name: a, service: http://h, access: {mode: login}}]\n"
     )
     assert main(["check", str(path)]) == 0
@@ -187,8 +187,17 @@ def test_check_warns_and_refuses_open_secrets(tmp_path: Path, capsys: Capture) -
     assert main(["check", str(path)]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert "server.token_file: " in err
-    assert "others can read" in err
+    assert f"{path}:3: server.token_file: {token}: others can read" in err
+    server = tmp_path / "s.yaml"
+    server.write_text(
+        f"listen:\n  - {{port: 0}}\n  - port: 0\n    tls:\n      cert: {token}\n      key: {token}\n"
+        f"admin:\n  token_file: {token}\nauth: {{mode: open}}\n"
+    )
+    assert main(["check", str(server)]) == 2
+    lines = [
+        line.partition(f": {token}: ")[0] for line in capsys.readouterr().err.splitlines() if "warning" not in line
+    ]
+    assert lines == [f"{server}:8: admin.token_file", f"{server}:6: listen[1].tls.key"]
 
 
 def test_check_as_json(agent_file: str, tmp_path: Path, capsys: Capture) -> None:

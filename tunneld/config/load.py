@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import re
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -29,6 +30,7 @@ __all__ = [
     "Role",
     "agent_token",
     "diff",
+    "line_of",
     "load",
     "load_agent",
     "load_server",
@@ -92,6 +94,11 @@ def role_of(path: str) -> Role:
         ConfigError: it cannot be read as YAML, or its keys do not tell.
     """
     return _role(File(path))
+
+
+def line_of(path: str, key: str) -> int:
+    """The line of a key such as ``listen[0].tls.key``, or of what is nearest to it. Raises as `role_of` does."""
+    return File(path).line(tuple(int(step) if step.isdigit() else step for step in re.findall(r"[^.[\]]+", key)))
 
 
 def _agent(file: File) -> AgentConfig:
