@@ -234,10 +234,13 @@ def _run(argv: list[str]) -> int:
         if "--help" in rest or "-h" in rest:
             print(overview())
             return 0
-        if rest and not all(one.startswith("-") for one in rest):
+        if rest:
             raise UsageError("give a verb; see tunnelctl --help")
         print(overview(), file=sys.stderr)
         return 2
+    if verb == "help":
+        print(overview())
+        return 0
     if verb not in VERBS:
         raise UsageError(f"there is no {clean(verb)!r}{_nearest(verb, list(VERBS))}; see tunnelctl --help")
     chosen, parser = VERBS[verb], parser_for(verb)

@@ -279,6 +279,8 @@ async def test_a_closed_pipe_is_no_error(agent: MemoryAgent, path: Path) -> None
         (["status", "--socket"], "expected one argument"),
         (["status", "--socket", "/x", "--instance", "y"], "not both"),
         (["status", "--instance", "../x"], "no name"),
+        (["--socket"], "give a verb"),
+        (["--json"], "give a verb"),
     ],
 )
 async def test_usage(words: list[str], hint: str) -> None:
@@ -292,7 +294,7 @@ async def test_no_verb_shows_the_verbs() -> None:
     done = await ctl()
     assert (done.status, done.out) == (2, "")
     assert "streams" in done.err
-    assert (await ctl("--help")).out == done.err
+    assert (await ctl("--help")).out == (await ctl("help")).out == done.err
     assert "--older-than" in (await ctl("cancel", "--help")).out
 
 
