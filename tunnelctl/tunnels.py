@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import secrets
 import sys
+import textwrap
 from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -122,8 +123,23 @@ def info(client: Client, args: argparse.Namespace, screen: Screen) -> int:
         print(to_json(found))
         return 0
     for key, value in _rows(found):
-        print(f"{key:<12} {clean(value)}")
+        print(_folded(f"{key:<12} ", clean(value), screen))
     return 0
+
+
+def _folded(head: str, text: str, screen: Screen) -> str:
+    """A row of a terminal's width; an address stays whole, to be copied."""
+    if screen.width is None:
+        return head + text
+    indent = " " * len(head)
+    return textwrap.fill(
+        text,
+        screen.width,
+        initial_indent=head,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _rows(found: TunnelStatus) -> list[tuple[str, str]]:

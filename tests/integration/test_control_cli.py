@@ -127,6 +127,16 @@ async def test_tables_fit(agent: MemoryAgent, run: Run, columns: int) -> None:
     assert "ab/漢字/" * 60 in whole.out
 
 
+async def test_what_is_known_of_a_tunnel_fits_too(agent: MemoryAgent, run: Run) -> None:
+    address = "https://tunnel.example.org/t/" + "n" * 63
+    agent.tunnels["demo"] = tunnel_status("demo", public_url=address, last_error="a word " * 40)
+    whole, folded = await run("info", "demo"), await run("info", "demo", COLUMNS="60")
+    assert whole.status == folded.status == 0
+    assert [line for line in folded.out.splitlines() if width_of(line) > 60] == [f"address      {address}/"]
+    assert folded.out.split() == whole.out.split()
+    assert max(map(width_of, whole.out.splitlines())) > 200
+
+
 async def test_a_visitor_writes_nothing_to_the_terminal(agent: MemoryAgent, run: Run) -> None:
     agent.add(stream_info("evil", path="/\x1b[2J\x9b2J\u202e", last_event_id="\ud800"))
     for words in (("streams",), ("streams", "--json")):
