@@ -16,7 +16,7 @@ from typing import NoReturn
 from tunnelctl import access, tunnels, verbs
 from tunnelctl.client import Client, Refused
 from tunnelctl.render import Screen, clean
-from tunneld import __version__
+from tunneld import __version__, standard
 from tunneld.errors import TunneldError, UsageError
 
 __all__ = ["VERBS", "Verb", "main", "overview", "parser_for"]
@@ -193,6 +193,7 @@ VERBS: dict[str, Verb] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status. Words of failure go to stderr, a line each."""
+    standard.fill()
     for stream in (sys.stdout, sys.stderr):
         # A locale that lacks a character, or half a surrogate in an answer, must not end in a traceback.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -214,6 +215,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
+    except OSError as error:  # this machine's doing, such as a full disk; what the client meets has its own errors
+        if os.environ.get("TUNNELD_DEBUG") == "1":
+            raise
+        print(f"tunnelctl: {clean(error.strerror or error)}", file=sys.stderr)
+        return 1
     except Exception as error:
         if os.environ.get("TUNNELD_DEBUG") == "1":
             raise

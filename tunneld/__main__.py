@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from tunneld import __version__
+from tunneld import __version__, standard
 from tunneld.commands import COMMANDS, VALUED, Words, nearest
 from tunneld.errors import ConfigError, TunneldError, UsageError
 
@@ -162,6 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 done, 1 what was asked for failed, 2 bad usage or configuration, 70 a defect.
     """
+    standard.fill()
     try:
         status = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
