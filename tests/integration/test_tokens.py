@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import re
@@ -25,6 +26,7 @@ from tests.support.running import Book, port_of, running_agent, running_server, 
 from tests.support.sockets import LOOPBACK, free_port
 from tests.support.tunnelled import reply, serving
 from tunneld.config.server import ServerConfig
+from tunneld.protocol import frames
 from tunneld.server.daemon import ServerDaemon
 from tunneld.server.tokens import digest, mint
 
@@ -54,6 +56,16 @@ async def refused(server: ServerDaemon, name: str, secret: str | None) -> tuple[
     assert secret is None or secret not in response.body.decode()
     assert response.headers["X-Tunnel-Error"] == body["code"]
     return response.status_code, body["code"]
+
+
+async def asked(server: ServerDaemon, name: str) -> tuple[int, str | None]:
+    """What a visitor of that tunnel is answered: status, code."""
+    reader, writer = await asyncio.open_connection(LOOPBACK, port_of(server))
+    writer.write(f"GET /t/{name}/x HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode())
+    answer = (await reader.read()).decode()
+    writer.close()
+    code = re.search("X-Tunnel-Error: (.*)\r", answer)
+    return int(answer.split(" ")[1]), code and code[1]
 
 
 # -- the command line
@@ -212,6 +224,35 @@ async def test_two_owners_whose_hellos_cross(operator: Operator, server: ServerD
         answers = [(await one.next()), (await two.next())]
         assert sorted(answer["type"] for answer in answers) == ["connected", "error"]
         assert [answer["code"] for answer in answers if answer["type"] == "error"] == ["overloaded"]
+
+
+async def test_a_server_that_was_started_anew_knows_the_tunnels_it_served(operator: Operator) -> None:
+    operator.settings["limits"] = {"hold": 0.5}
+    token_id, token = operator.create("app")
+    async with running_server(**operator.settings) as server:
+        assert await asked(server, "app") == (404, "no_such_tunnel")  # nobody ever served it
+        async with peer(url_of(server), **bearer(token)) as agent:
+            await agent.hello()
+    async with running_server(**operator.settings) as server:
+        assert await asked(server, "other") == (404, "no_such_tunnel")
+        async with asyncio.TaskGroup() as tasks, peer(url_of(server), **bearer(token)) as agent:
+            waits = tasks.create_task(asked(server, "app"))
+            await settled(lambda: server.ingress.exchanges)
+            await agent.hello()
+            while not isinstance(message := await agent.next(), bytes):
+                pass  # a ping
+            [(kind, stream, _)] = frames.split(message)
+            assert kind == frames.OPEN | frames.FIN
+            await agent.say(frames.frame(frames.HEAD | frames.FIN, stream, b'{"status":204,"headers":[]}'))
+            assert await waits == (204, None)
+    async with running_server(**operator.settings) as server:
+        assert await asked(server, "app") == (503, "tunnel_offline")
+        before = monotonic()
+        assert await asked(server, "app") == (503, "tunnel_offline")
+        assert monotonic() - before < 0.4  # it did not wait again
+    operator.do(f"token revoke {token_id}")
+    async with running_server(**operator.settings) as server:
+        assert await asked(server, "app") == (404, "no_such_tunnel")
 
 
 async def test_reserved_names_are_for_one_token_or_for_none(operator: Operator, server: ServerDaemon) -> None:

@@ -137,6 +137,7 @@ class ServerDaemon:
         )
         self.ingress.tracer = tracer(config.telemetry, role="server")
         self.ingress.desk.one_owner = self._has_one_owner
+        self.ingress.owned = lambda name: self.access.names.served(name, time())
         labels = self._labels = Labels(self.access.store, taken=self._is_an_agents, most=limits.v2_clients)
         await labels.refresh()
         keys = LegacyKeys(self.access.store)

@@ -82,6 +82,7 @@ class Ingress(Connections):
         replays: event streams whose visitors may come back.
         desk: lets visitors in to protected tunnels.
         tracer: makes a span of each request; None: nobody wants them.
+        owned: whether a name that this process has not served yet is somebody's, whose agent is to come back.
     """
 
     def __init__(
@@ -110,6 +111,8 @@ class Ingress(Connections):
         self.desk = Desk(self, config, secret=secret)
         self.tracer: Tracer | None = None
         registry.access_changed = self.desk.changed
+        self.owned: Callable[[str], bool] = lambda name: False
+        self._since = monotonic()
         self._own_addresses = OwnAddresses(self, connect_tunnel, ready)
         self._ids = ""
         self._next_id = 0  # where it stands in them
@@ -203,8 +206,7 @@ class Ingress(Connections):
         if slash >= 0:
             self._to_tunnel(connection, head, listener, name, target[slash:], target[:slash])
             return
-        if self._registry.find(name) is None:
-            raise _unknown(name)
+        self._known(name)
         location = f"/t/{name}/{target[query:] if query >= 0 else ''}"
         if self.peers.trusts(connection, listener):
             location = outer_prefix(get_all(head.headers, "x-forwarded-prefix")) + location
@@ -291,11 +293,19 @@ class Ingress(Connections):
         self._begin(connection, exchange, grant)
 
     def _tunnel_for(self, name: str) -> Tunnel:
-        tunnel = self._registry.find(name)
-        if tunnel is None:
-            raise _unknown(name)
+        tunnel = self._known(name)
         if self.draining:
             raise VisitorError("shutdown", retry_after=5)
+        return tunnel
+
+    def _known(self, name: str) -> Tunnel:
+        """The tunnel of that name. One that was served before the server was started anew is offline since then: a 404
+        meanwhile would tell an EventSource to stop for good."""
+        tunnel = self._registry.find(name)
+        if tunnel is None:
+            if not self.owned(name):
+                raise _unknown(name)
+            tunnel = self._registry.claim(name, self._since)
         return tunnel
 
     def _begin(self, connection: ServerConnection, exchange: Exchange, grant: Grant | None) -> None:

@@ -124,6 +124,11 @@ class StoredNames:
                 return
             # Somebody changed it meanwhile: judge again by what the store says.
 
+    def served(self, name: str, now: float) -> bool:
+        """Whether somebody whose credential is good owns it: their agent will come, or come back."""
+        held = self._names.get(name)
+        return held is not None and held.owner is not None and self._gone_since(held, now) is None
+
     async def reserve(self, name: Name) -> None:
         """Keep a name for somebody, or from everybody."""
         await self._store.reserve_name(name)
