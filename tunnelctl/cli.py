@@ -210,8 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"tunnelctl: {clean(line)}", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
-        # The reader has what it wanted (head, less). What is left in the buffer must not fail at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        standard.drop()  # the reader has what it wanted (head, less)
         return 0
     except KeyboardInterrupt:
         return 130
@@ -219,6 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("TUNNELD_DEBUG") == "1":
             raise
         print(f"tunnelctl: {clean(error.strerror or error)}", file=sys.stderr)
+        standard.drop()
         return 1
     except Exception as error:
         if os.environ.get("TUNNELD_DEBUG") == "1":

@@ -146,13 +146,6 @@ def _complain(text: str) -> None:
     logs.complain(text)
 
 
-def _drop_stdout() -> None:
-    """Let nothing be written to a pipe that nobody reads, at the interpreter's end neither."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, sys.stdout.fileno())
-    os.close(devnull)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -169,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        _drop_stdout()
+        standard.drop()
         return EXIT_PIPE
     except ConfigError as error:
         _complain(str(error))  # each fault names its file itself
@@ -181,6 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("TUNNELD_DEBUG") == "1":
             traceback.print_exc()
         _complain(f"tunneld: {error.strerror or error}")
+        standard.drop()
         return 1
     except Exception as error:  # noqa: BLE001 - the program's edge: whatever comes here ends it
         if os.environ.get("TUNNELD_DEBUG") == "1":

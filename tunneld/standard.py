@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["fill"]
+__all__ = ["drop", "fill"]
 
 
 def fill() -> None:
@@ -19,3 +19,16 @@ def fill() -> None:
             descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: the one that is missing
             os.set_inheritable(descriptor, True)
             setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8", errors="backslashreplace"))
+
+
+def drop() -> None:
+    """Let what waits for stdout go nowhere where it cannot be written: nobody reads it, or its disk is full.
+
+    The interpreter tries again at its end, and would exit with 120.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())
+        os.close(devnull)
