@@ -9,9 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +44,23 @@ class Command:
     help: str
     arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[Arguments], int]
+
+
+@contextmanager
+def _loading() -> Iterator[None]:
+    """Let Ctrl-C end the process at once, as SIGTERM does, while modules are loaded and nothing is begun.
+
+    KeyboardInterrupt would come up inside of pydantic, which loses it while it makes models: the daemon went on.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # -- the roles ---------------------------------------------------------------------------------------------------------
@@ -73,21 +93,23 @@ def _file(arguments: Arguments, role: Role) -> str:
 
 
 def _agent(arguments: Arguments) -> int:
-    from tunneld.config.load import load_agent
+    with _loading():
+        from tunneld.config.load import load_agent
 
-    path = _file(arguments, "agent")
-    config = load_agent(path)
-    from tunneld.control.host import run
+        path = _file(arguments, "agent")
+        config = load_agent(path)
+        from tunneld.control.host import run
 
     return run(config, path)
 
 
 def _server(arguments: Arguments) -> int:
-    from tunneld.config.load import load_server
+    with _loading():
+        from tunneld.config.load import load_server
 
-    path = _file(arguments, "server")
-    config = load_server(path)
-    from tunneld.control.admin.host import run
+        path = _file(arguments, "server")
+        config = load_server(path)
+        from tunneld.control.admin.host import run
 
     return run(config, path)
 
@@ -98,7 +120,8 @@ def _demo_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo(arguments: Arguments) -> int:
-    from tunneld.demo import run
+    with _loading():
+        from tunneld.demo import run
 
     return run(level=arguments.log_level)
 
@@ -120,7 +143,8 @@ def _check(arguments: Arguments) -> int:
     path = _file(arguments, arguments.role or "agent")
     answer: dict[str, Any] = {"file": path, "role": arguments.role, "ok": False, "faults": [], "warnings": []}
     try:
-        _check_file(path, arguments.role, answer)
+        with _loading():
+            _check_file(path, arguments.role, answer)
     except ConfigError as error:
         answer["faults"] = error.faults
     if arguments.json:
@@ -164,15 +188,17 @@ def _good_news(answer: dict[str, Any]) -> str:
 def _on_store(module: str, verb: str) -> Callable[[Arguments], int]:
     """A verb of a module of `tunneld.server.cli`, on the store that the server's file names."""
 
-    def run(arguments: Arguments) -> int:
-        from importlib import import_module
+    def run_verb(arguments: Arguments) -> int:
+        with _loading():
+            from importlib import import_module
 
-        from tunneld.config.load import load_server
+            from tunneld.config.load import load_server
 
-        config = load_server(_file(arguments, "server"))
-        return int(getattr(import_module(f"tunneld.server.cli.{module}"), verb)(config, arguments))
+            config = load_server(_file(arguments, "server"))
+            run = getattr(import_module(f"tunneld.server.cli.{module}"), verb)
+        return int(run(config, arguments))
 
-    return run
+    return run_verb
 
 
 def _store_arguments(module: str = "", verb: str = "") -> Callable[[argparse.ArgumentParser], None]:
@@ -197,11 +223,12 @@ def _expose_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _expose(arguments: Arguments) -> int:
-    from tunneld.agent.expose import configuration, expose
+    with _loading():
+        from tunneld.agent.expose import configuration, expose
 
-    config = configuration(
-        arguments.service, name=arguments.name, server=arguments.server, token_file=arguments.token_file
-    )
+        config = configuration(
+            arguments.service, name=arguments.name, server=arguments.server, token_file=arguments.token_file
+        )
     return expose(config, qr=arguments.qr)
 
 

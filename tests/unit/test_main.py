@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -258,6 +259,29 @@ def test_every_error_ends_in_lines_and_a_status(
 ) -> None:
     assert _main_raising(error, monkeypatch) == status
     assert capsys.readouterr().err.splitlines() == words
+
+
+@pytest.mark.parametrize(("line", "load"), [("agent", "load_agent"), ("server", "load_server"), ("check", "load")])
+def test_ctrl_c_ends_a_program_that_is_loading(
+    line: str, load: str, agent_file: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """By the signal itself: pydantic loses a KeyboardInterrupt, and what was begun is nothing yet."""
+    found = []
+
+    def refuse(*_: object) -> None:
+        found.append(signal.getsignal(signal.SIGINT))
+        raise ConfigError([f"{agent_file}: refused"])
+
+    monkeypatch.setattr(f"tunneld.config.load.{load}", refuse)
+    assert main([line, "--config", agent_file]) == 2
+    assert found == [signal.SIG_DFL]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as under nohup
+    try:
+        assert main([line, "--config", agent_file]) == 2
+        assert signal.getsignal(signal.SIGINT) == found[1] == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_a_defect_is_called_one(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
