@@ -19,6 +19,7 @@ from tests.support.services import SampleService
 from tests.support.sockets import LOOPBACK
 from tests.support.tunnelled import read_head, reply, serving
 from tests.support.visitors import Curl, request_id
+from tunneld.errors import VisitorError
 from tunneld.protocol.frames import OPEN, split
 
 ABORTED = (18, 56)
@@ -50,6 +51,9 @@ async def test_a_draining_agent_finishes_what_is_open_and_takes_nothing_new(line
         assert refused.status_code == 503
         assert refused.headers["X-Tunnel-Error"] == "tunnel_offline"
         assert int(refused.headers["Retry-After"]) >= 1
+        with pytest.raises(VisitorError, match="draining"):  # it would end what may end by itself
+            agent.reconnect("app")
+        assert tunnel.state == "draining"
         assert not drained.done()
         release.set()
         assert (await open_one).text == "late"

@@ -226,8 +226,14 @@ class AgentDaemon(Roster):
     # -- what operators ask ----------------------------------------------------------------------------
 
     def reconnect(self, name: str) -> State:
-        """Dial anew; returns the state before. Raises VisitorError ``no_such_tunnel``."""
+        """Dial anew; returns the state before.
+
+        Raises:
+            VisitorError: ``no_such_tunnel``, or ``shutdown`` while the agent drains: what is open would be lost.
+        """
         running = self.running(name)
+        if self.draining:
+            raise VisitorError("shutdown", "This agent is draining.")
         before = running.tunnel.state
         running.tunnel.reconnect()
         return before

@@ -250,9 +250,9 @@ def _add_changes(app: FastAPI, agent: AgentFacade) -> None:
 
 
 def _add_tunnels(app: FastAPI, agent: AgentFacade) -> None:
-    @app.post("/v1/tunnels/{name}/reconnect", responses=docs(Reconnected, "no_such_tunnel", "bad_argument"))
+    @app.post("/v1/tunnels/{name}/reconnect", responses=docs(Reconnected, "no_such_tunnel", "shutdown", "bad_argument"))
     async def reconnect(request: Request, name: str) -> Response:
-        """Drop the tunnel's connection, if any, and dial now."""
+        """Drop the tunnel's connection, if any, and dial now; not while the agent drains."""
         changed = agent.reconnect(name)
         await audit(request.scope, "reconnect", f"tunnel {name} dials again")
         return json_answer(changed)
