@@ -11,6 +11,7 @@ import errno
 import http.client
 import json
 import os
+import re
 import socket
 import stat
 from collections.abc import Iterator, Sequence
@@ -180,19 +181,27 @@ class Client:
         return Unreachable(_advice(self.path, error, self._timeout))
 
 
+def _unit(path: str) -> str:
+    """The unit whose agent has that socket, by the folder that systemd makes for it."""
+    instance = re.fullmatch(r"/run/tunneld-([^/]+)/.*", path)
+    return f"tunneld@{instance[1]}" if instance else "tunneld"
+
+
 def _advice(path: str, error: Exception, timeout: float) -> str:
     """Say what to do about a failed call, in one line."""
     if isinstance(error, TimeoutError):
         return f"the agent at {path} does not answer within {timeout:g} s; its log may say why"
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return (
-            f"no agent at {path}: is it running (systemctl status tunneld)? "
+            f"no agent at {path}: is it running (systemctl status {_unit(path)})? "
             "For another socket give --socket PATH or --instance NAME, or set TUNNELD_SOCKET"
         )
     if isinstance(error, ConnectionRefusedError):
         if not _is_socket(path):
             return f"{path} is not a socket; give the agent's with --socket PATH"
-        return f"no agent at {path}: the socket is left from one that has ended; start it (systemctl start tunneld)"
+        return (
+            f"no agent at {path}: the socket is left from one that has ended; start it (systemctl start {_unit(path)})"
+        )
     if isinstance(error, PermissionError):
         return f"{path} is not yours to use: {_join(path)}"
     if isinstance(error, ConnectionError | http.client.IncompleteRead):

@@ -300,6 +300,13 @@ async def test_usage(words: list[str], hint: str) -> None:
     assert len(done.err.splitlines()) == 1
 
 
+async def test_the_unit_that_is_named_is_the_instances_own() -> None:
+    for words, unit in ((("--socket", "/none/c.sock"), "tunneld"), (("--instance", "none"), "tunneld@none")):
+        done = await ctl("status", *words)
+        assert (done.status, done.out) == (3, "")
+        assert f"(systemctl status {unit})" in done.err
+
+
 async def test_no_verb_shows_the_verbs() -> None:
     done = await ctl()
     assert (done.status, done.out) == (2, "")
