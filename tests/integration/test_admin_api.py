@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -318,7 +319,8 @@ async def test_state_and_streams() -> None:
         assert (await client.get("/api/v1/health")).json()["status"] == "ok"
 
 
-async def test_a_cancelled_stream_ends_and_the_audit_says_who() -> None:
+async def test_a_cancelled_stream_ends_and_the_audit_says_who(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "tunneld.admin")
     async with busy() as (_, client, watch):
         async with watch() as visitor:
             pieces = visitor.aiter_bytes()
@@ -336,6 +338,8 @@ async def test_a_cancelled_stream_ends_and_the_audit_says_who() -> None:
         (entry,) = (await client.get("/api/v1/audit")).json()["entries"]
         assert (entry["action"], entry["actor"], entry["ok"]) == ("stream.cancel", "this machine (127.0.0.1)", True)
         assert request_id in entry["detail"]
+        (line,) = [record for record in caplog.records if record.__dict__.get("action") == "stream.cancel"]
+        assert line.__dict__["request_id"] == request_id
 
 
 async def test_cancelling_by_filter() -> None:

@@ -285,6 +285,20 @@ async def test_every_change_is_logged_with_who_made_it(
         assert f"pid {os.getpid()}" in record.getMessage()
     assert caplog.records[2].levelname == "WARNING"
     assert "aa22" in caplog.records[1].getMessage()
+    about = [record.__dict__.get("request_id") or record.__dict__.get("tunnel") for record in caplog.records]
+    assert about == ["aa11", None, None, "demo", None, None, None]
+
+
+async def test_what_is_said_of_a_tunnel_opened_and_closed_carries_its_name(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "tunneld.control")
+    await client.post("/v1/tunnels", json={"name": "late", "service": "http://127.0.0.1:1"})
+    await client.delete("/v1/tunnels/late")
+    assert [(record.__dict__["action"], record.__dict__["tunnel"]) for record in caplog.records] == [
+        ("open", "late"),
+        ("close", "late"),
+    ]
 
 
 async def test_every_change_is_in_the_audit_trail(agent: MemoryAgent, folder: Path) -> None:

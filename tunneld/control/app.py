@@ -288,7 +288,8 @@ def _add_tunnels(app: FastAPI, agent: AgentFacade) -> None:
         except ConfigError as error:
             return Problem("bad_argument", "; ".join(error.faults), faults=error.faults)
         saved = f", saved in {opened.get('file')}" if wanted.get("save") else ""
-        await audit(request.scope, "open", f"opened tunnel {opened['name']} to {opened['service']}{saved}")
+        text = f"opened tunnel {opened['name']} to {opened['service']}{saved}"
+        await audit(request.scope, "open", text, tunnel=opened["name"])
         return json_answer(opened, 201)
 
     @app.delete(

@@ -35,6 +35,7 @@ __all__ = [
     "note_refusal",
     "noting",
     "refusal",
+    "subject_of",
     "who_asks",
 ]
 
@@ -99,7 +100,13 @@ def _user_name(uid: int) -> str:
 
 
 async def audit(
-    scope: Mapping[str, Any], action: str, text: str, *, failed: bool = False, reason: str | None = None
+    scope: Mapping[str, Any],
+    action: str,
+    text: str,
+    *,
+    failed: bool = False,
+    reason: str | None = None,
+    tunnel: str | None = None,
 ) -> None:
     """Log one change, done or refused, with the peer's credentials; the audit trail has it too.
 
@@ -110,16 +117,24 @@ async def audit(
         failed: it was asked for, but refused or not possible: a warning.
         reason: of what costs its caller nothing and may come without end: of one caller one line in
             `log.audit_repeat`, the others counted. None: each has its line.
+        tunnel: that it is of, where the request's path does not say so.
     """
     state = scope.get("state", {})
     state["noted"] = True
     trail: Trail | None = getattr(scope["app"].state, "trail", None) if "app" in scope else None
-    write = functools.partial(_write, trail, state.get("peer"), who_asks(scope), action, failed)
+    subject = {"tunnel": tunnel} if tunnel is not None else {} if failed else subject_of(scope)
+    write = functools.partial(_write, trail, state.get("peer"), who_asks(scope), {"action": action, **subject}, failed)
     if reason is not None and trail is not None:
         key = (*_caller(scope), action, reason)
         if not trail.first(key, lambda more: write(f"{more} like this: {text}")):
             return
     await write(text)
+
+
+def subject_of(scope: Mapping[str, Any]) -> dict[str, str]:
+    """The log's fields of what a request's path names: ``request_id``, ``tunnel``."""
+    named: Mapping[str, str] = scope.get("path_params", {})
+    return {field: named[key] for key, field in (("request_id", "request_id"), ("name", "tunnel")) if key in named}
 
 
 def who_asks(scope: Mapping[str, Any]) -> str:
@@ -142,8 +157,10 @@ def _caller(scope: Mapping[str, Any]) -> tuple[object, str]:
     return network(address_of(scope)), scope.get("state", {}).get("who") or ""
 
 
-async def _write(trail: Trail | None, peer: Credentials | None, who: str, action: str, failed: bool, text: str) -> None:
-    fields: dict[str, object] = {"action": action}
+async def _write(
+    trail: Trail | None, peer: Credentials | None, who: str, subject: dict[str, str], failed: bool, text: str
+) -> None:
+    fields: dict[str, object] = {**subject}
     if peer is not None:
         # The name may come from a directory service over the network: never on the loop.
         user = await asyncio.get_running_loop().run_in_executor(None, _user_name, peer.uid)
@@ -151,7 +168,7 @@ async def _write(trail: Trail | None, peer: Credentials | None, who: str, action
         who = f"{user or 'uid'} (pid {peer.pid}, uid {peer.uid}, gid {peer.gid})"
     log.log(logging.WARNING if failed else logging.INFO, "control: %s, by %s", text, who, extra=fields)
     if trail is not None:
-        await trail.note(who, action, text, ok=not failed)
+        await trail.note(who, subject["action"], text, ok=not failed)
 
 
 def noting(scope: Scope, send: Send) -> Send:

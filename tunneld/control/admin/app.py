@@ -15,7 +15,7 @@ from tunneld.control.admin.facade import ServerFacade
 from tunneld.control.admin.guard import ALWAYS, CHANGE_HEADER, AdminGuard
 from tunneld.control.admin.keeper import Keeper
 from tunneld.control.answers import describe, docs, json_answer, text_docs
-from tunneld.control.guard import Problem
+from tunneld.control.guard import Problem, subject_of
 from tunneld.control.models import problem
 from tunneld.control.models.agent import Health, Reloaded
 from tunneld.control.models.alerts import AlertsStatus, AlertsTested, AlertsWanted
@@ -96,7 +96,7 @@ def _note(request: Request, server: ServerFacade, action: str) -> calls.Note:
 
     async def note(text: str, *, ok: bool = True) -> None:
         request.scope["state"]["noted"] = True
-        await server.note(_who(request), action, text, ok=ok)
+        await server.note(_who(request), action, text, ok=ok, subject=subject_of(request.scope))
 
     return note
 
@@ -181,7 +181,8 @@ def _add_reconnect(router: APIRouter, server: ServerFacade) -> None:
     async def reconnect(request: Request, name: Id) -> Response:
         """Close a tunnel's connection: its agent dials again at once and goes on with the same session."""
         changed = _view(request, server).reconnect(name)
-        await server.note(_who(request), "tunnel.reconnect", f"tunnel {name} is to dial again")
+        text = f"tunnel {name} is to dial again"
+        await server.note(_who(request), "tunnel.reconnect", text, subject={"tunnel": name})
         return json_answer(changed)
 
 
@@ -321,7 +322,7 @@ def _add_permissions(reads: APIRouter, changes: APIRouter, server: ServerFacade)
             _seconds(wanted["expires_s"], "expires_s")
         kept = await _view(request, server).grant(name, wanted)
         emails = ", ".join(one["allowed_email"] for one in kept)
-        await server.note(_who(request), "permission.grant", f"{name}: {emails}")
+        await server.note(_who(request), "permission.grant", f"{name}: {emails}", subject={"tunnel": name})
         return json_answer({"permissions": kept}, 201)
 
     @changes.delete(
@@ -330,7 +331,8 @@ def _add_permissions(reads: APIRouter, changes: APIRouter, server: ServerFacade)
     async def revoke_permission(request: Request, name: Id, email: Annotated[str, Path(max_length=254)]) -> Response:
         """Let somebody visit no longer; their open streams end at once."""
         gone = await _view(request, server).revoke_permission(name, email)
-        await server.note(_who(request), "permission.revoke", f"{name}: {gone['allowed_email']}")
+        text = f"{name}: {gone['allowed_email']}"
+        await server.note(_who(request), "permission.revoke", text, subject={"tunnel": name})
         return json_answer({"permissions": [gone]})
 
 

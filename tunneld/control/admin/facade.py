@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from tunneld.control.admin.models import (
@@ -127,5 +127,13 @@ class ServerFacade(Protocol):
     async def audit(self, *, limit: int, before: int | None) -> AuditPage:
         """Who changed what, the newest first."""
 
-    async def note(self, principal: Principal, action: str, detail: str, *, ok: bool = True) -> None:
-        """Keep and log one change."""
+    async def note(
+        self,
+        principal: Principal,
+        action: str,
+        detail: str,
+        *,
+        ok: bool = True,
+        subject: Mapping[str, str] | None = None,
+    ) -> None:
+        """Keep and log one change; `subject`: the log's fields of what it is about."""

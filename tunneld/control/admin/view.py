@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from time import monotonic, time
@@ -377,9 +377,17 @@ class ServerView:
             "before": found[-1].id if len(found) == limit else None,
         }
 
-    async def note(self, principal: Principal, action: str, detail: str, *, ok: bool = True) -> None:  # noqa: D102
-        actor = principal.actor
-        log.log(logging.INFO if ok else logging.WARNING, "admin: %s, by %s", detail, actor, extra={"action": action})
+    async def note(  # noqa: D102
+        self,
+        principal: Principal,
+        action: str,
+        detail: str,
+        *,
+        ok: bool = True,
+        subject: Mapping[str, str] | None = None,
+    ) -> None:
+        actor, fields = principal.actor, {"action": action, **(subject or {})}
+        log.log(logging.INFO if ok else logging.WARNING, "admin: %s, by %s", detail, actor, extra=fields)
         await self._trail.note(actor, action, detail, ok=ok)
         entry = AuditEntry(time(), actor, action, detail[:1000], ok)
         try:
