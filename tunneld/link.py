@@ -244,6 +244,11 @@ class Link:
         self.detach()
         self.pipe.abort()
 
+    @property
+    def silent_for(self) -> float:
+        """Seconds for which nothing was heard; 0 before the session stands."""
+        return 0.0 if self.heartbeat is None else max(0.0, monotonic() - self.heartbeat.silent_since)
+
     def kernel(self) -> TcpInfo | None:
         """What the kernel knows of the connection; None where it knows nothing."""
         return read_tcp_info(self.pipe.transport)

@@ -108,6 +108,25 @@ async def test_the_silence_is_measured_from_the_last_byte(lines: Book) -> None:
         assert INTERVAL + TIMEOUT <= entry.at - last <= INTERVAL + TIMEOUT + SLACK
 
 
+async def test_an_outage_is_as_long_as_the_silence_that_told_of_it(lines: Book) -> None:
+    async with (
+        running_server(heartbeat={"min": 0.1}) as server,
+        relay(port_of(server)) as wire,
+        running_agent(f"ws://{LOOPBACK}:{wire.port}", **BEAT) as (_, tunnel),
+    ):
+        await lines.wait("💓 Heartbeat acknowledged for app", count=2)
+        mark = lines.mark()
+        wire.blackhole()
+        await lines.wait("💔 Heartbeat failed for app", by="tunneld.link", after=mark, count=2)
+        wire.restore()
+        for by in ("tunneld.tunnel", "tunneld.tunnels"):
+            entry = await lines.wait("✓ Tunnel established: app", by=by, after=mark)
+            assert entry.fields["resumed"]
+            assert entry.fields["outage_s"] >= INTERVAL + TIMEOUT
+        assert tunnel.outages.last is not None
+        assert tunnel.outages.last.seconds >= INTERVAL + TIMEOUT
+
+
 async def test_a_short_silence_is_shown_and_forgiven(lines: Book, quiet: str) -> None:
     async with (
         running_server(heartbeat={"min": 0.1}) as server,

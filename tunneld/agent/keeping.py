@@ -165,15 +165,15 @@ class Keeping:
 
     # -- no connection -----------------------------------------------------------------------------------
 
-    def lost(self, why: str) -> None:
-        """The connection is gone: keep the session for its grace, its services waiting."""
+    def lost(self, why: str, silent: float) -> None:
+        """The connection is gone, `silent` seconds after the last byte: keep the session, its services waiting."""
         session = self.session
         assert session is not None
         session.detach()
         self._proxy.hold()
         self.connected_at = None
         self.lost_at = monotonic()
-        self.outages.begin(self.lost_at, time())
+        self.outages.begin(self.lost_at, time(), silent)
         self._expiry = asyncio.get_running_loop().call_later(session.settings.grace, self._expire)
         log.warning(
             "✗ Tunnel disconnected: %s",

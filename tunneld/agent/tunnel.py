@@ -405,7 +405,7 @@ class AgentTunnel:
         self._heard(self, None)
         if dead:
             self._pulse.died(link)
-            self._lose("the server was silent for longer than interval + timeout")
+            self._lose("the server was silent for longer than interval + timeout", link.silent_for)
             link.abort()
             self._connections.finish(Retry("the server was silent for longer than interval + timeout"))
         else:
@@ -512,7 +512,7 @@ class AgentTunnel:
             self.connected.probe = said.probe
             self._check.agreed(said.probe)
 
-    def _lose(self, why: str) -> None:
+    def _lose(self, why: str, silent: float = 0.0) -> None:
         """The connection is gone: keep the session for its grace, its services waiting; without grace end it."""
         if self._keeping.session is None or self._keeping.lost_at is not None:
             return
@@ -520,7 +520,7 @@ class AgentTunnel:
             self._end_session("peer_lost")
             return
         self._check.agreed(None)
-        self._keeping.lost(why)
+        self._keeping.lost(why, silent)
         self._state.set("resuming")
 
     def _end_session(self, reason: str) -> None:

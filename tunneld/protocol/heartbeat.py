@@ -100,6 +100,11 @@ class Heartbeat:
         deadline = max(self.last_heard, self._floor) + self.interval + self.timeout
         return deadline if self._doubted is None else min(deadline, self._doubted[1])
 
+    @property
+    def silent_since(self) -> float:
+        """When the last byte came; of a connection in doubt, since when it is, where that is later."""
+        return self.last_heard if self._doubted is None else max(self.last_heard, self._doubted[0])
+
     def doubt(self, now: float, within: float) -> None:
         """Something happened that connections do not survive: ping at once, and hear something within so many seconds.
 

@@ -209,7 +209,7 @@ class TunnelConnection:
                 now = monotonic()
                 link.count_segments(self.tunnel.quality)
                 self.tunnel.quality.lost(now, link.heartbeat.overdue(now))
-            self._lose("the agent was silent for longer than interval + timeout")
+            self._lose("the agent was silent for longer than interval + timeout", link.silent_for)
             link.abort()
 
     def link_heard(self, link: Link, round_trip: float | None) -> None:
@@ -381,7 +381,7 @@ class TunnelConnection:
         kept.lost_at = None
         log.info("✓ Tunnel established: %s", self.name, extra=fields)
 
-    def _lose(self, why: str) -> None:
+    def _lose(self, why: str, silent: float = 0.0) -> None:
         """The connection is gone: keep the session for its grace, with its visitors waiting; without grace end it."""
         session, tunnel = self.session, self.tunnel
         if session is None or tunnel is None or tunnel.kept is None:
@@ -396,7 +396,7 @@ class TunnelConnection:
         self.link.detach()
         tunnel.hold(now)
         tunnel.kept.lost_at = now
-        tunnel.outages.begin(now, time())
+        tunnel.outages.begin(now, time(), silent)
         self._log_disconnected(why, kept_streams=len(session.streams))
         patience = session.settings.grace
         if self._back_within > 0:  # it restarts: who waits for it need not wait longer than it said

@@ -1,7 +1,7 @@
 """What a tunnel's outages cost: how many there were, how long they took, what was sent again, what was lost.
 
-An outage begins when a session loses its connection and ends when the session is resumed, or is over. Pure: the
-time is passed in.
+An outage begins when a session loses its connection, and where that fell silent with the last byte that was heard: a
+visitor waited from then on. It ends when the session is resumed, or is over. Pure: the time is passed in.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Outage:
     """One outage that is over.
 
     Attributes:
-        at: when the connection was lost, ISO 8601 UTC.
+        at: when the connection was lost or fell silent, ISO 8601 UTC.
         seconds: until the session was resumed, or was over.
         resumed: the session lived on.
         replayed_bytes: that this side sent again.
@@ -46,7 +46,7 @@ class Outages:
         last: the last one that is over; None before there was any.
         over: how many are over.
         recent: the newest of these, for who looks every few seconds.
-        since: monotonic seconds since when the connection is lost; None while it stands.
+        since: monotonic seconds since when the connection is lost or silent; None while it stands.
     """
 
     __slots__ = (
@@ -74,17 +74,19 @@ class Outages:
         self.since: float | None = None
         self._at = ""
 
-    def begin(self, now: float, wall: float) -> None:
+    def begin(self, now: float, wall: float, silent: float = 0.0) -> None:
         """The connection is lost; nothing happens when it is already.
 
         Args:
             now: monotonic seconds.
             wall: seconds since the epoch.
+            silent: seconds for which nothing had been heard by then, where that is why it is lost.
         """
         if self.since is None:
             self.count += 1
-            self.since = now
-            self._at = datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            self.since = now - silent
+            at = datetime.fromtimestamp(wall - silent, UTC)
+            self._at = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
     def resumed(self, now: float, replayed_bytes: int) -> Outage | None:
         """The session goes on; returns the outage, None where a takeover left no time without a connection."""

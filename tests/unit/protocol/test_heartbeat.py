@@ -185,6 +185,16 @@ def test_a_doubt_pings_at_once_and_ends_with_what_is_heard_after_it() -> None:
     assert beat.deadline > 40
 
 
+def test_what_is_silent_is_so_since_its_last_byte_or_since_the_doubt() -> None:
+    beat = Heartbeat(30.0, 10.0, 0.0)
+    beat.heard(5.0)
+    assert beat.silent_since == 5.0
+    beat.doubt(25.0, 2.0)
+    assert beat.silent_since == 25.0
+    beat.heard(26.0)
+    assert beat.silent_since == 26.0
+
+
 def test_a_doubt_that_nothing_answers_is_the_end_soon() -> None:
     beat = Heartbeat(30.0, 10.0, 0.0)
     beat.tick(0.0)

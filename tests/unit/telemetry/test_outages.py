@@ -15,6 +15,13 @@ def test_an_outage_that_is_resumed() -> None:
     assert (outages.count, outages.seconds, outages.replayed_bytes, outages.since) == (1, 2.5, 4096, None)
 
 
+def test_the_silence_before_it_was_noticed_belongs_to_it() -> None:
+    outages = Outages()
+    outages.begin(50.0, 100.0, 40.0)
+    assert outages.since == 10.0
+    assert outages.resumed(50.5, 0) == Outage("1970-01-01T00:01:00.000Z", 40.5, True, 0, 0)
+
+
 def test_an_outage_that_outlasts_the_session() -> None:
     outages = Outages()
     outages.begin(0.0, 0.0)

@@ -83,7 +83,7 @@ class Quality(TypedDict):
 
 
 class OutageStatus(TypedDict):
-    """One outage that is over: when the connection was lost (ISO 8601 UTC), for how long, and what it cost."""
+    """One outage that is over: when the connection was lost or fell silent (ISO 8601 UTC), for how long, its cost."""
 
     at: str
     seconds: float
