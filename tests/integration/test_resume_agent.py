@@ -224,7 +224,7 @@ async def test_the_agent_sends_again_what_the_server_lacks_and_nothing_before_co
         ("revoked", False),
     ],
 )
-async def test_what_each_error_does_to_the_session(code: str, *, kept: bool) -> None:
+async def test_what_each_error_does_to_the_session(caplog: pytest.LogCaptureFixture, code: str, *, kept: bool) -> None:
     async with bench() as it:
         first = await online(it)
         await first.open()
@@ -233,6 +233,9 @@ async def test_what_each_error_does_to_the_session(code: str, *, kept: bool) -> 
         second = await it.next()
         assert ("session_id" in second.hello) is kept
         assert it.agent.active_streams == int(kept)
+        if kept:  # and the log says what ended the connection
+            [lost] = [record for record in caplog.records if record.message == "✗ Tunnel disconnected: t"]
+            assert lost.__dict__["why"].startswith(f"{code}: ")
 
 
 async def test_a_message_that_cannot_be_taken_ends_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +279,17 @@ async def test_a_server_that_resumes_what_cannot_be_is_told_so(said: dict[str, A
         assert it.agent.active_streams == 0
 
 
-async def test_a_refused_resume_ends_the_streams_and_begins_anew() -> None:
+@pytest.mark.parametrize(
+    ("refused", "words"),
+    [
+        ("expired", "the outage was longer than the server's resume.grace"),
+        ("unknown", "the server does not have it any more, as after its own restart"),
+        ("a newer word", "a newer word"),
+    ],
+)
+async def test_a_refused_resume_ends_the_streams_and_begins_anew(
+    caplog: pytest.LogCaptureFixture, refused: str, words: str
+) -> None:
     async with bench() as it:
         told: list[dict[str, Any]] = []
         it.agent.subscribe(told.append)
@@ -285,8 +298,9 @@ async def test_a_refused_resume_ends_the_streams_and_begins_anew() -> None:
         await first.frames_until(frames.DATA)
         first.cut()
         second = await it.next()
-        await second.connect("s2", resumed=False, resume_refused="expired")
+        await second.connect("s2", resumed=False, resume_refused=refused)
         await it.state("online")
+        assert f"The session of t was not resumed: {words}" in caplog.messages
         assert it.agent.active_streams == 0
         last = it.tunnel.outages.last
         assert last is not None

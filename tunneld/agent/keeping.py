@@ -19,6 +19,14 @@ __all__ = ["Keeping"]
 
 log = logging.getLogger("tunneld.tunnel")
 
+#: Why a server resumes a session no more, by its word for it (PROTOCOL.md, `resume_refused`).
+_REFUSED = {
+    "unknown": "the server does not have it any more, as after its own restart",
+    "expired": "the outage was longer than the server's resume.grace",
+    "token": "the server did not take the token that this agent has for it",
+    "counters": "the server and this agent do not agree on what had arrived",
+}
+
 #: Seconds that a server has to acknowledge all that was sent before the session is handed over to another process.
 _QUIET = 2.0
 
@@ -103,11 +111,12 @@ class Keeping:
         if said.resumed and not (here and self._ticket is not None and said.session_id == self._ticket[0]):
             raise RemoteError("protocol_error", "connected resumes a session that this agent does not have")
         if not said.resumed and session is not None:
+            refused = said.resume_refused or "no reason given"
             log.warning(
                 "The session of %s was not resumed: %s",
                 self._name,
-                said.resume_refused or "no reason given",
-                extra={"tunnel": self._name, "streams_lost": len(session.streams)},
+                _REFUSED.get(refused, refused),
+                extra={"tunnel": self._name, "resume_refused": refused, "streams_lost": len(session.streams)},
             )
 
     def agree(self, said: Connected, *, window_max: int) -> Session:

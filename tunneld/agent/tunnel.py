@@ -324,11 +324,13 @@ class AgentTunnel:
             return None if self._is_closing() else ASKED
         hello = self._wishing.hello(number)
         self._keeping.ask(hello)
+        why = "the connection was lost"
         try:
             verdict = await self._connections.serve(pipe, hello)
+            why = verdict.why
             return None if self._is_closing() else verdict
         finally:
-            self._lose("the connection was lost")
+            self._lose(why)
             if self._keeping.unasked():
                 self._end_session("peer_lost")
 
