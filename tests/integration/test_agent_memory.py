@@ -29,7 +29,7 @@ async def _lazy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     ("window", "goes"), [(256 << 10, False), (512 << 10, True)], ids=["three windows fit", "two do not"]
 )
 async def test_services_that_do_not_read_cost_the_longest_stalled_its_stream_and_nobody_else(
-    folder: Path, *, window: int, goes: bool
+    folder: Path, caplog: pytest.LogCaptureFixture, *, window: int, goes: bool
 ) -> None:
     limits, path = {"memory": MIB}, folder / "s.sock"
     async with (
@@ -46,6 +46,7 @@ async def test_services_that_do_not_read_cost_the_longest_stalled_its_stream_and
                 await asyncio.sleep(0)
                 most = max(most, budget.held)
         gone = [visitor.reason == "limit" for visitor in visitors]
+        assert any("is over limits.memory: the agent holds too much" in line for line in caplog.messages) is goes
         assert any(gone) is goes  # where three fit, the others' sources are read a piece at a time before anybody goes
         assert sorted(gone, reverse=True) == gone  # the longest stalled first
         assert not gone[-1]

@@ -93,7 +93,7 @@ async def test_a_slow_visitor_holds_no_more_than_its_window_and_others_go_on():
 
 
 @on_both_loops
-async def test_a_visitor_that_takes_nothing_is_reset_after_stall():
+async def test_a_visitor_that_takes_nothing_is_reset_after_stall(caplog):
     async with front(limits={"stall": 0.2}) as it:
         slow = await slow_client(it)
         slow.get("/t/demo/big")
@@ -103,10 +103,11 @@ async def test_a_visitor_that_takes_nothing_is_reset_after_stall():
             pour(served, 16_384)
             await turns(20)
         assert await served.cancel_reason() == "limit"
+        assert [record.limit for record in caplog.records if "is over limits.stall: " in record.message] == ["stall"]
         await it.settle()
 
 
-async def test_over_the_memory_limit_the_longest_stalled_goes():
+async def test_over_the_memory_limit_the_longest_stalled_goes(caplog):
     async with front(limits={"stall": 60}) as it:
         it.ingress.budget.limit = 300_000  # of two windows, less what the kernel takes
         stalled = []
@@ -122,6 +123,7 @@ async def test_over_the_memory_limit_the_longest_stalled_goes():
         assert await stalled[0].cancel_reason() == "limit"
         assert stalled[1].reason is None
         assert it.ingress.budget.held <= 300_000
+        assert [record.limit for record in caplog.records if "is over limits." in record.message] == ["memory"]
 
 
 @on_both_loops

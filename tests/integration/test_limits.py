@@ -131,7 +131,7 @@ async def test_a_body_that_comes_too_slowly():
 
 
 @pytest.mark.parametrize("rate", [1, 1 << 40])
-async def test_a_visitor_that_takes_too_little_is_reset(rate: int):
+async def test_a_visitor_that_takes_too_little_is_reset(caplog: pytest.LogCaptureFixture, rate: int):
     async with front(limits={"stall": 0.5, "min_rate": rate}) as it:
         slow = await slow_client(it)
         slow.get("/t/demo/big")
@@ -154,6 +154,7 @@ async def test_a_visitor_that_takes_too_little_is_reset(rate: int):
         else:
             assert await served.cancel_reason() == "limit"
             assert it.ingress.guard.hits.all() == {"min_rate": 1}
+            assert any("is over limits.min_rate: its visitor takes too little" in line for line in caplog.messages)
         await it.settle()
 
 

@@ -307,7 +307,7 @@ async def test_an_early_answer_goes_out_whole_and_the_upload_is_stopped(polite: 
 
 
 @on_both_loops
-async def test_a_service_that_takes_nothing_is_given_up() -> None:
+async def test_a_service_that_takes_nothing_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
     release = asyncio.Event()
 
     async def deaf(reader: Reader, writer: Writer) -> None:
@@ -321,6 +321,7 @@ async def test_a_service_that_takes_nothing_is_given_up() -> None:
         await visitor.finished()
         assert visitor.reason == "limit"
         assert made.ended == {"limit": 1}
+        assert any("is over limits.stall: its service takes nothing" in line for line in caplog.messages)
         release.set()
 
 

@@ -387,7 +387,9 @@ async def _flood(source: RawSocket) -> None:
 
 
 @pytest.mark.parametrize("stalled", ["visitor", "service"])
-async def test_a_reader_that_takes_nothing_for_the_stall_limit_is_cut_off(stalled: str) -> None:
+async def test_a_reader_that_takes_nothing_for_the_stall_limit_is_cut_off(
+    caplog: pytest.LogCaptureFixture, stalled: str
+) -> None:
     limits = {"stall": "0.6s", "stream_window": "8MiB", "stream_window_max": "8MiB"}
     async with held(limits=limits, server={"limits": limits}) as (world, ends):
         visitor, service = await pair(world, ends)
@@ -395,6 +397,7 @@ async def test_a_reader_that_takes_nothing_for_the_stall_limit_is_cut_off(stalle
         flood = _task(_flood(source))
         await settled(lambda: not world.agent.exchanges() and not world.server.ingress.exchanges)
         assert world.tunnel.proxy.totals.ended == {"limit": 1}
+        assert any(f"is over limits.stall: its {stalled} takes nothing" in line for line in caplog.messages)
         flood.cancel()
         for end in (source, reader):
             await end.until_end()

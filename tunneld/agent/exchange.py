@@ -142,8 +142,9 @@ class Exchange(Record):
         if self._upload is None or not self._upload.flush(connection):
             proxy.answers.add(self)
 
-    def _held_up(self) -> None:
-        """The process holds too much, bytes of the answer that wait for the tunnel among it."""
+    def held_up(self) -> None:
+        """The process holds too much, bytes of this that wait among it: of the answer, or of the request's body."""
+        self._proxy.tell_limit(self, "memory")
         self.cancel("limit")
 
     def unreachable(self, detail: str) -> None:
@@ -212,7 +213,7 @@ class Exchange(Record):
 
     def writable(self) -> None:
         """See `Sink`."""
-        self._proxy.holders.discard(self._held_up)
+        self._proxy.holders.discard(self.held_up)
         if self._connection is not None:
             self._connection.resume()
 
@@ -307,7 +308,7 @@ class Exchange(Record):
             self.seen.passed(data)
         if not self._stream.send(data) and self._connection is not None:
             self._connection.pause()
-            self._proxy.holders.add(self._held_up, slow=False)
+            self._proxy.holders.add(self.held_up, slow=False)
 
     def answer_end(self, trailers: Headers) -> None:
         """See `AnswerSink`."""
@@ -390,6 +391,7 @@ class Exchange(Record):
         if self._blocked_checks > 0:
             self._proxy.stalls.add(self)
         else:
+            self._proxy.tell_limit(self, "stall")
             self.cancel("limit")
 
     def _kernel_has(self) -> int:
@@ -442,7 +444,7 @@ class Exchange(Record):
             self._ending = reason
             stream.when_sent = self._sent
             if stream.pending and not self.code:
-                self._proxy.holders.add(self._held_up, slow=False)
+                self._proxy.holders.add(self.held_up, slow=False)
 
     def _sent(self) -> None:
         self._over(self._ending)
@@ -456,7 +458,7 @@ class Exchange(Record):
         upload, self._upload = self._upload, None
         if upload is not None:
             upload.close()
-        self._proxy.holders.discard(self._held_up)
+        self._proxy.holders.discard(self.held_up)
         self._proxy.over(self)
 
     def _drop_connection(self) -> None:

@@ -40,6 +40,11 @@ __all__ = ["Proxy", "StreamTold", "Totals"]
 log = logging.getLogger("tunneld.agent")
 
 _MAX_HEADER = 64 * 1024  # bytes; the server's default, until `connected` says what holds
+#: What is wrong where an exchange goes over a limit that has no code of its own.
+_OVER = {
+    "stall": "its service takes nothing",
+    "memory": "the agent holds too much, and of it this has waited the longest",
+}
 _OWN = frozenset(("done", "service"))  # ends that are not a cancelling of work under way
 
 
@@ -315,6 +320,11 @@ class Proxy:
         level = logging.DEBUG if code == self._failing else logging.WARNING
         self._failing = code
         log.log(level, "%s", detail, extra=self.described(exchange, reason))
+
+    def tell_limit(self, exchange: Record, limit: str) -> None:
+        """Say which key of `limits` ends an exchange: `reason` has one word for them all."""
+        extra = {**self.described(exchange, "limit"), "limit": limit}
+        log.warning("The request %s is over limits.%s: %s", exchange.request_id, limit, _OVER[limit], extra=extra)
 
     def described(self, exchange: Record, reason: str) -> dict[str, object]:
         """The fields of a log line about an exchange."""

@@ -126,10 +126,12 @@ class SocketExchange(Record, Bridge):
 
     def _give_up(self) -> None:
         """The process holds too much, and the service of this one takes nothing."""
+        self._proxy.tell_limit(self, "memory")
         self.cancel("limit")
 
     def _held_up(self) -> None:
         """As `_give_up`, for frames of the service that wait for the tunnel."""
+        self._proxy.tell_limit(self, "memory")
         self.cancel("limit")
 
     def stall_check(self) -> None:
@@ -139,6 +141,7 @@ class SocketExchange(Record, Bridge):
         if self._blocked_checks > 0:
             self._proxy.stalls.add(self)
         else:
+            self._proxy.tell_limit(self, "stall")
             self.cancel("limit")
 
     # -- what a bridge has counted and listed ------------------------------------------------------------

@@ -136,4 +136,4 @@ class Upload:
             self._holders.discard(self._give_up)
 
     def _give_up(self) -> None:
-        self._exchange.cancel("limit")
+        self._exchange.held_up()

@@ -8,6 +8,7 @@ from tunneld.config.server import ServerConfig, ServerLimits
 from tunneld.server.limits import Guard
 from tunneld.server.offers import Listener
 from tunneld.server.peers import Peers
+from tunneld.server.visit import Visit
 from tunneld.wire.http_server import ServerConnection
 from tunneld.wire.short_reads import ShortReads
 from tunneld.wire.ws_hop import Hop
@@ -51,6 +52,9 @@ class Connections:
     def late(self, connection: ServerConnection, limit: str) -> None:
         """A visitor takes too little of what waits for it."""
         self.guard.hits.count(limit)
+        consumer: object = connection.consumer
+        if isinstance(consumer, Visit):
+            consumer.over_limit(limit)
 
     def closed(self, connection: ServerConnection) -> None:
         """A connection is over, or became a tunnel's."""

@@ -175,6 +175,7 @@ class Exchange(EventVisit):
 
     def held_up(self) -> None:
         """The process holds too much, bytes of this request's body that wait for the tunnel among it."""
+        self.over_limit("memory")
         self._cancel_stream("limit")
         self._answer(VisitorError("over_memory", retry_after=_RETRY_AFTER), "limit")
 

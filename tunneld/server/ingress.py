@@ -416,12 +416,12 @@ class Ingress(Connections):
     def holds(self, exchange: Visit, size: int) -> None:
         """`size` more bytes wait in a visitor's transport; over the limit, who stalls the longest must go."""
         self.budget.add(size)
-        self.holders.add(exchange.stalled, slow=True)
+        self.holders.add(exchange.crowded, slow=True)
 
     def released(self, exchange: Visit, size: int) -> None:
         """The visitor took `size` bytes, or left them."""
         self.budget.sub(size)
-        self.holders.discard(exchange.stalled)
+        self.holders.discard(exchange.crowded)
 
     async def close(self, grace: float) -> None:
         """End all: idle connections now, requests when they are done or after `grace` seconds (``shutdown``).

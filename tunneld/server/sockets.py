@@ -91,6 +91,7 @@ class SocketVisit(Visit, Bridge):
 
     def held_up(self) -> None:
         """The process holds too much, frames of this visitor's that wait for the tunnel among it."""
+        self.over_limit("memory")
         self.cancel("limit")
 
     def stalled(self) -> None:
@@ -128,7 +129,9 @@ class SocketVisit(Visit, Bridge):
         if moved > 0 and moved >= limits.min_rate * limits.stall:
             self._look_later()
         else:
-            self._ingress.guard.hits.count("min_rate" if moved else "stall")
+            limit = "min_rate" if moved else "stall"
+            self._ingress.guard.hits.count(limit)
+            self.over_limit(limit)
             self.stalled()
 
     def _stop_timer(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
     from tunneld.wire.http_server import ServerConnection
 
 __all__ = ["Visit", "passable", "seconds"]
+
+log = logging.getLogger("tunneld.ingress")
+
+#: What is wrong where a request goes over a limit that has no code of its own: to its visitor it is an end like others.
+_OVER = {
+    "stall": "its visitor takes nothing",
+    "min_rate": "its visitor takes too little",
+    "memory": "the server holds too much, and of it this has waited the longest",
+}
 
 _NO_TRAILER = frozenset(
     {
@@ -124,6 +134,16 @@ class Visit:
             "duration_s": round(monotonic() - self.started, 3),
         }
 
+    def over_limit(self, limit: str) -> None:
+        """Say which key of `limits` ends it, or its connection: `reason` has one word for them all."""
+        extra = {**self._fields(), "reason": "limit", "limit": limit}
+        log.warning("The request %s is over limits.%s: %s", self.request_id, limit, _OVER[limit], extra=extra)
+
+    def crowded(self) -> None:
+        """The process holds too much, and of those whose visitor is slow this has waited the longest."""
+        self.over_limit("memory")
+        self.stalled()
+
     def stalled(self) -> None:
         """The visitor takes nothing, for too long or with too much waiting."""
         raise NotImplementedError
@@ -157,6 +177,7 @@ class Visit:
         if self._partial > before:
             ingress.holders.shed()
             if ingress.budget.over:
+                self.over_limit("memory")
                 self.cancel("limit")
         return not self.reason
 
