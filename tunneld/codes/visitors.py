@@ -140,7 +140,7 @@ VISITORS = table(
         "Too many passwords or sign-ins wait to be checked.",
         "Try again as Retry-After says, or raise the server's limits.password_checks or login.waiting.",
     ),
-    ("rate_limited", 429, "A rate limit was hit.", "Wait as long as Retry-After says."),
+    ("rate_limited", 429, "A rate limit was hit.", "Try again as Retry-After says."),
     (
         "too_many_from_address",
         429,

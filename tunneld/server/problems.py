@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 
 from tunneld.errors import CODES, VisitorError
 from tunneld.protocol.headers import Headers, get, prefers_html
@@ -12,6 +13,9 @@ __all__ = ["Problem", "common", "problem"]
 
 #: (status, headers with Content-Type and Content-Length, body)
 Problem = tuple[int, Headers, bytes]
+
+# A page cannot show its reader a header.
+_HEADER = re.compile("(?:after Retry-After|as Retry-After says)")
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -38,10 +42,11 @@ def problem(error: VisitorError, request_id: str, asked: Headers, *, extra: Head
     detail = error.detail or meaning.title
     if prefers_html(get(asked, "accept") or ""):
         kind = "text/html; charset=utf-8"
+        when = "later" if error.retry_after is None else f"in {error.retry_after} s"
         fields = {
             "title": meaning.title,
             "detail": "" if detail == meaning.title else detail,
-            "advice": meaning.advice,
+            "advice": _HEADER.sub(when, meaning.advice),
             "code": error.code,
             "request_id": request_id,
         }

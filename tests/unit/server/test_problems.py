@@ -22,11 +22,18 @@ def test_every_code_makes_an_answer(code, accept):
     assert int(fields["Content-Length"]) == len(body)
     if accept == "text/html":
         assert b"id7" in body
+        assert b"Retry-After" not in body  # a person does not see headers
     else:
         document = json.loads(body)
         assert (document["status"], document["code"], document["request_id"]) == (status, code, "id7")
         assert document["detail"]
         assert document["title"] == CODES[code].title
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(5, "Try again in 5 s; if"), (None, "Try again later; if")])
+def test_a_person_is_told_when_to_try_again(seconds, words):
+    _, _, body = problem(VisitorError("tunnel_offline", retry_after=seconds), "i", [("accept", "text/html")])
+    assert words in body.decode()
 
 
 def test_more_headers_are_added():
