@@ -18,12 +18,25 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from tunneld.errors import TunneldError
+from tunneld.errors import CODES, TunneldError
 
 __all__ = ["Client", "Refused", "Unreachable"]
 
 EVENTS_SILENCE = 45.0
 """Seconds without a byte after which the agent is taken for gone: three of its keepalives."""
+
+_ADVISED = frozenset(
+    (
+        "no_such_request",
+        "no_such_stream",
+        "no_such_tunnel",
+        "not_inspected",
+        "not_protected",
+        "tunnel_configured",
+        "tunnel_exists",
+    )
+)
+"""Codes of refusals that say what is so; what to do about it stands in their advice."""
 
 
 class Unreachable(TunneldError):
@@ -46,8 +59,10 @@ class Refused(TunneldError):
         self.faults = [str(fault) for fault in problem.get("faults") or ()]
         if self.code == "bad_argument":
             self.exit_status = 2  # as where it is found out here
-        text = problem.get("detail") or problem.get("title") or f"the agent answered {status}"
-        super().__init__(str(text))
+        text = str(problem.get("detail") or problem.get("title") or f"the agent answered {status}")
+        if self.code in _ADVISED and (advice := CODES[self.code].advice) not in text:
+            text = f"{text.rstrip('.')}. {advice}"
+        super().__init__(text)
 
 
 class _Connection(http.client.HTTPConnection):

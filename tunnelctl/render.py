@@ -19,6 +19,7 @@ __all__ = [
     "duration",
     "elide",
     "parse_duration",
+    "plural",
     "safe_json",
     "size",
     "table",
@@ -130,6 +131,11 @@ def duration(seconds: float | None) -> str:
 
 def _two(first: int, unit: str, rest: int, small: str) -> str:
     return f"{first}{unit} {rest}{small}" if rest else f"{first}{unit}"
+
+
+def plural(count: int, word: str) -> str:
+    """So many of something, as one says it."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def size(count: float) -> str:

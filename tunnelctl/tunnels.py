@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from tunnelctl.client import Client
-from tunnelctl.render import Screen, clean, duration, parse_duration, size, to_json
+from tunnelctl.render import Screen, clean, duration, parse_duration, plural, size, to_json
 from tunneld.errors import TunneldError, UsageError
 
 if TYPE_CHECKING:
@@ -211,7 +211,8 @@ def _throughput(found: TunnelStatus) -> str:
 def _outages(outages: Any) -> str:
     if not outages or not outages["count"]:
         return "none"
-    words = [f"{outages['count']}, {duration(outages['seconds'])} in sum, {outages['streams_lost']} streams lost"]
+    lost = plural(outages["streams_lost"], "stream")
+    words = [f"{outages['count']}, {duration(outages['seconds'])} in sum, {lost} lost"]
     if last := outages["last"]:
         how = "resumed" if last["resumed"] else "not resumed"
         words.append(f"the last at {last['at']} for {duration(last['seconds'])}, {how}")
@@ -220,5 +221,5 @@ def _outages(outages: Any) -> str:
 
 def _heard(beat: Any) -> str:
     """When the last answer came, and the last byte of any kind."""
-    pong, byte = duration(beat["last_pong_s"]), duration(beat.get("last_byte_s"))
-    return f"the last answer {pong} ago, the last byte {byte} ago"
+    told = (("the last answer", beat["last_pong_s"]), ("the last byte", beat.get("last_byte_s")))
+    return ", ".join(f"{what} {duration(ago)} ago" for what, ago in told if ago is not None) or "no answer yet"

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from tunnelctl.client import Client, Refused, Unreachable
-from tunnelctl.render import Column, Screen, clean, duration, elide, parse_duration, safe_json, size, table, to_json
+from tunnelctl.render import (
+    Column,
+    Screen,
+    clean,
+    duration,
+    elide,
+    parse_duration,
+    plural,
+    safe_json,
+    size,
+    table,
+    to_json,
+)
 from tunneld import __version__
 from tunneld.errors import TunneldError, UsageError
 
@@ -65,10 +77,6 @@ def _say(line: str, screen: Screen) -> None:
     print(line if screen.width is None else elide(line, screen.width))
 
 
-def _plural(count: int, word: str) -> str:
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
-
-
 def _say_troubles(one: TunnelStatus, screen: Screen) -> None:
     """What is wrong with a tunnel, and its last outage."""
     if one["last_error"] and one["state"] != "online":
@@ -76,9 +84,9 @@ def _say_troubles(one: TunnelStatus, screen: Screen) -> None:
     if (outages := one.get("outages")) and (last := outages["last"]):
         cost = f"{size(last['replayed_bytes'])} sent again, nothing lost"
         if not last["resumed"]:
-            cost = f"not resumed, {_plural(last['streams_lost'], 'stream')} lost"
+            cost = f"not resumed, {plural(last['streams_lost'], 'stream')} lost"
         lasted = f"the last for {duration(last['seconds'])} at {clean(last['at'])}: {cost}"
-        _say(f"  {clean(one['name'])}: {_plural(outages['count'], 'outage')}, {lasted}", screen)
+        _say(f"  {clean(one['name'])}: {plural(outages['count'], 'outage')}, {lasted}", screen)
 
 
 def status(client: Client, args: argparse.Namespace, screen: Screen) -> int:
@@ -113,7 +121,7 @@ def status(client: Client, args: argparse.Namespace, screen: Screen) -> int:
     totals = found["totals"]
     print()
     _say(
-        f"{_plural(totals['active_streams'], 'stream')} now, {totals['streams']} in all · "
+        f"{plural(totals['active_streams'], 'stream')} now, {totals['streams']} in all · "
         f"{size(totals['bytes_in'])} in, {size(totals['bytes_out'])} out",
         screen,
     )
@@ -306,7 +314,7 @@ def drain(client: Client, args: argparse.Namespace, screen: Screen) -> int:
     if args.json:
         print(to_json(answer))
     else:
-        left = _plural(answer["streams"], "stream")
+        left = plural(answer["streams"], "stream")
         print(
             f"draining: no new streams; {left} left, which have {duration(answer['timeout_s'])} to end. "
             "Then the agent leaves."

@@ -92,13 +92,22 @@ async def test_what_cannot_be_looked_into_is_said_with_its_exit_status(folder: P
         wanted = await stream_id(control)
         closed = await ctl("tail", wanted)
         assert (closed.returncode, closed.stdout) == (1, "")
-        assert closed.stderr == "tunnelctl: The tunnel app has no `inspect: true`.\n"
+        assert closed.stderr == (
+            "tunnelctl: The tunnel app has no `inspect: true`. Set `inspect: true` for that tunnel, "
+            "then `tunnelctl reload`; streams that begin after it can be seen.\n"
+        )
         gone = await ctl("tail", "no such stream?")
         assert (gone.returncode, gone.stdout) == (1, "")
-        assert gone.stderr == "tunnelctl: No stream no such stream? is under way.\n"
+        assert gone.stderr == (
+            "tunnelctl: No stream no such stream? is under way. It has ended, or the id is mistyped; "
+            "`tunnelctl streams` lists those under way.\n"
+        )
         none = await ctl("replay", "no such request")
         assert (none.returncode, none.stdout) == (1, "")
-        assert none.stderr == "tunnelctl: The request no such request is not kept.\n"
+        assert none.stderr == (
+            "tunnelctl: The request no such request is not kept. The last ones of tunnels with `inspect: true` "
+            "are listed by `tunnelctl requests`.\n"
+        )
         nothing = await ctl("requests")
         assert (nothing.returncode, nothing.stdout) == (
             0,

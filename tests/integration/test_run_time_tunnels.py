@@ -45,6 +45,7 @@ def test_open_info_close(pair: tuple[Pair, SampleService]) -> None:
     assert (taken.returncode, "has a tunnel named mine already" in taken.stderr) == (1, True)
     kept = agent.tunnelctl("close", "demo")
     assert (kept.returncode, "The tunnel demo stands in" in kept.stderr) == (1, True)
+    assert "Take it out of the file, then `tunnelctl reload`." in kept.stderr
     assert agent.tunnelctl("reload").returncode == 0
     assert agent.ask("info", "mine")["state"] == "online"
     closed = agent.tunnelctl("close", "--all")

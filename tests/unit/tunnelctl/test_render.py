@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunnelctl.render import Column, Screen, clean, duration, elide, parse_duration, size, table, to_json, width_of
+from tunnelctl.tunnels import _heard, _outages
 from tunneld.errors import UsageError
 
 words = st.text(st.characters(blacklist_categories=("Cs",)), max_size=40)
@@ -109,3 +110,15 @@ def test_columns_line_up_and_go_by_their_order() -> None:
 
 def test_json_holds_nothing_that_a_terminal_obeys() -> None:
     assert to_json({"ü": "\x1b\x9b\x7f"}) == '{\n  "ü": "\\u001b\\u009b\\u007f"\n}'
+
+
+def test_what_is_not_known_of_a_tunnel_is_not_shown_as_a_dash() -> None:
+    assert _heard({"last_pong_s": 3, "last_byte_s": 1}) == "the last answer 3.0s ago, the last byte 1.0s ago"
+    assert _heard({"last_pong_s": 3, "last_byte_s": None}) == "the last answer 3.0s ago"
+    assert _heard({"last_pong_s": None}) == "no answer yet"
+
+
+def test_one_stream_is_one_stream() -> None:
+    outages = {"count": 1, "seconds": 2, "streams_lost": 1, "last": None}
+    assert _outages(outages) == "1, 2.0s in sum, 1 stream lost"
+    assert _outages({**outages, "streams_lost": 2}).endswith("2 streams lost")
