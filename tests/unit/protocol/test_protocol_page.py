@@ -192,3 +192,10 @@ def test_the_numbers_of_the_older_dialect() -> None:
     assert f"`limits.v2_message` ({limits.v2_message >> 20} MiB)" in PAGE
     assert f"`limits.v2_response_timeout` ({limits.v2_response_timeout:.0f} s" in PAGE
     assert f"`limits.max_form` ({limits.max_form >> 10} KiB)" in PAGE
+
+
+def test_what_is_refused_before_the_upgrade_is_built_and_has_its_status() -> None:
+    assert "ot built yet" not in PAGE
+    [refusals] = [line for line in PAGE.splitlines() if line.startswith("A refusal that needs no session")]
+    for code in ("bad_name", "unauthorized", "name_not_allowed", "name_taken", "upgrade_required", "rate_limited"):
+        assert f"{CODES[code].status} `{code}`" in refusals
