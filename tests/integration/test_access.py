@@ -324,7 +324,9 @@ async def test_who_waits_for_the_tunnel_is_judged_again_when_it_is_back() -> Non
         client.get("/t/demo/x")
         await settled(lambda: it.ingress.exchanges)
         protect(it, said("key"))
-        assert (await client.answer()).status == 503
+        answer = await client.answer()  # with the key, too, which meant nothing while the rules were not known
+        assert (answer.status, answer.headers["x-tunnel-error"]) == (503, "tunnel_offline")
+        assert answer.headers["retry-after"] == "1"
         assert it.requests.empty()
         protect(it, AccessSettings())
         assert it.tunnel.access.free == OPEN_RULES.free

@@ -81,7 +81,7 @@ def answered(late: Visitor, how: str) -> str:
     eventually(lambda: late.over.is_set() or b"\r\n\r\n" in late.got, timeout=30, what="answered")
     if b"\r\n\r\n" not in late.got:
         return "is broken off"
-    if how.startswith("server"):  # a new server knows a tunnel once its agent is back: 404 until then
+    if how.startswith("server"):  # a new one knows no tunnel before its agent is back where, as here, nobody owns names
         return "waits for the server"
     return "is answered" if b"hello" in late.got else f"is answered {late.status}"
 

@@ -354,6 +354,14 @@ class Exchange(EventVisit):
         self._cancel_stream(reason)
         self.cancelled(reason)
 
+    def shut_out(self) -> None:
+        """See `Visit`. Who waits for a tunnel came before its rules were known, and may be let in that asks again."""
+        if self.state == "waiting":
+            detail = f"The tunnel {self.tunnel.name} has just come back."
+            self._answer(VisitorError("tunnel_offline", detail, retry_after=1), "operator")
+        else:
+            self.cancel("operator")
+
     def _break(self, detail: str) -> None:
         """The answer is not what it said it was."""
         log.warning("%s", detail, extra=self._fields())

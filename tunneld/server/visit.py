@@ -156,6 +156,10 @@ class Visit:
         """End it from this side."""
         raise NotImplementedError
 
+    def shut_out(self) -> None:
+        """Who may visit the tunnel has changed, and this visitor may not."""
+        self.cancel("operator")
+
     # -- memory ------------------------------------------------------------------------------------------
 
     def _owe(self, size: int) -> None:

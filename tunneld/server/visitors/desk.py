@@ -194,7 +194,7 @@ class Desk:
                 visit.grant = grant = self._renewed(visit.tunnel, grant, visit.client, now)
                 if grant is None and not visit.tunnel.access.free:
                     log.info("The access of %s has ended", request_id, extra={"request_id": request_id})
-                    visit.cancel("operator")
+                    visit.shut_out()
                     continue
             if grant is not None and grant.expires is not None:
                 next_end = min(next_end or grant.expires, grant.expires)

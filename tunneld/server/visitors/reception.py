@@ -47,8 +47,8 @@ class Visit(Protocol):
     def tunnel(self) -> Visited:
         """Where it goes."""
 
-    def cancel(self, reason: str) -> None:
-        """End it."""
+    def shut_out(self) -> None:
+        """Its visitor may come no more."""
 
 
 class Reception(Protocol):
