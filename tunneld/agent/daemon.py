@@ -252,7 +252,9 @@ class AgentDaemon(Roster):
         running = self._running[config.name]
         running.at_run_time = True
         if lifetime is not None:
-            running.expiry = asyncio.get_running_loop().call_later(lifetime, self._expired, config.name)
+            loop = asyncio.get_running_loop()
+            running.expires = loop.time() + lifetime
+            running.expiry = loop.call_later(lifetime, self._expired, config.name)
         return running.tunnel
 
     async def open_saved(self, config: TunnelConfig, section: Mapping[str, Any]) -> AgentTunnel:

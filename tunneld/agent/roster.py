@@ -20,18 +20,20 @@ class Running:
     Attributes:
         at_run_time: it was opened by an operator and stands in no file, not even of `tunnels.d`.
         expiry: ends it; None: nothing does.
+        expires: when that is, by the loop's clock.
     """
 
     tunnel: AgentTunnel
     task: asyncio.Task[None]
-    expiry: asyncio.TimerHandle | None = None
+    expiry: asyncio.Handle | None = None
+    expires: float = 0.0
     at_run_time: bool = False
 
     def expires_in(self) -> float | None:
         """Seconds until it goes; None: it has no end of its own."""
         if self.expiry is None:
             return None
-        return round(max(0.0, self.expiry.when() - asyncio.get_running_loop().time()), 3)
+        return round(max(0.0, self.expires - asyncio.get_running_loop().time()), 3)
 
 
 class Roster:

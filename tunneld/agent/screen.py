@@ -42,7 +42,8 @@ class Screen:
         self._lines: deque[str] = deque(maxlen=_BURST)
         self._left_out = 0
         self._loop = asyncio.get_running_loop()
-        self._next: asyncio.TimerHandle | None = None
+        self._next: asyncio.Handle | None = None
+        self._due = 0.0  # of `_next`, which does not tell: uvloop's handle of no delay has no `when`
         self._drawn = 0.0
         self._live.start()
         self._draw()
@@ -70,12 +71,12 @@ class Screen:
                 pass
 
     def _arm(self, delay: float) -> None:
-        when = self._loop.time() + delay
+        due = self._loop.time() + delay
         if self._next is not None:
-            if not self._next.cancelled() and self._next.when() <= when:
+            if not self._next.cancelled() and self._due <= due:
                 return
             self._next.cancel()
-        self._next = self._loop.call_later(delay, self._draw)
+        self._next, self._due = self._loop.call_later(delay, self._draw), due
 
     def _draw(self) -> None:
         self._next = None
