@@ -71,6 +71,16 @@ async def test_cancel_does_not_ask(agent: MemoryAgent, path: str, terminal: Term
     assert "bb33" not in agent.live
 
 
+async def test_top_that_is_told_to_end_leaves_the_terminal_as_it_was(path: str, terminal: Terminal) -> None:
+    process = await terminal.run("tunnelctl", "top", "--socket", path)
+    await terminal.until("TUNNELS")
+    await terminal.until("q quit")
+    process.terminate()
+    assert await process.wait() == 128 + 15
+    await terminal.until("\x1b[?1049l")
+    assert "\x1b[?25h" in terminal.shown
+
+
 @pytest.mark.parametrize(("env", "painted"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
 async def test_colour_only_where_it_is_wanted(
     path: str, terminal: Terminal, env: dict[str, str], painted: bool

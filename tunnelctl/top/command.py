@@ -199,16 +199,22 @@ class _Live:
 
     @contextmanager
     def _raw(self) -> Iterator[None]:
-        """Keys as they are typed; another size of the terminal wakes the loop."""
+        """Keys as they are typed; another size of the terminal wakes the loop; SIGTERM leaves it as it was."""
         stdin = sys.stdin.fileno()
         before = termios.tcgetattr(stdin)
         resized = signal.signal(signal.SIGWINCH, lambda *_: self._poke())
+        ended = signal.signal(signal.SIGTERM, _leave)
         try:
             tty.setcbreak(stdin)
             yield
         finally:
             termios.tcsetattr(stdin, termios.TCSADRAIN, before)
             signal.signal(signal.SIGWINCH, resized)
+            signal.signal(signal.SIGTERM, ended)
+
+
+def _leave(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _painted(line: Line) -> Text:
