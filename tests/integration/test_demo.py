@@ -16,6 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tunneld.demo import command
+
 # One at a time, as `--dist loadfile` has it: each takes the port that people know if it is free, and two that begin
 # together would both find it so. (The mark `xdist_group` did nothing: xdist 3.8 adds it to a name that pytest 9.2 does
 # not read.)
@@ -95,6 +97,16 @@ async def test_what_it_prints_works_and_a_closed_stream_stops_the_work(demo: Dem
             assert request_id[:8] in text
             assert "/sse" in text
         await demo.logged("client gone, work stopped after")
+
+
+def test_what_is_printed_works_in_a_shell_that_stands_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the interpreter and not on the PATH, as in a checkout's own environment."""
+    (tmp_path / "tunnelctl").touch()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.chdir(tmp_path)
+    assert command._commands(1, Path("/x"))["streams"] == f"{tmp_path}/tunnelctl --socket /x/control.sock streams"
 
 
 async def test_cancelling_as_printed_ends_the_stream_cleanly(demo: Demo) -> None:

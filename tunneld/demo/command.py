@@ -231,7 +231,7 @@ def _free_port(wanted: int) -> int:
 
 
 def _commands(port: int, folder: Path) -> dict[str, str]:
-    """What a user pastes into a shell that stands where this one does."""
+    """What a user pastes into another shell, wherever that stands."""
     tunnelctl = f"{_tunnelctl()} --socket {shlex.quote(str(folder / 'control.sock'))}"
     return {
         "curl": f"curl -N http://127.0.0.1:{port}/t/demo/sse",
@@ -247,8 +247,7 @@ def _tunnelctl() -> str:
     found = shutil.which("tunnelctl")
     if found is not None and Path(found) == ours:
         return "tunnelctl"
-    here = Path.cwd()
-    return shlex.quote(str(ours.relative_to(here) if ours.is_relative_to(here) else ours))
+    return shlex.quote(str(ours))
 
 
 def _tell_side(record: logging.LogRecord) -> bool:
