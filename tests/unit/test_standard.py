@@ -42,15 +42,18 @@ def test_a_daemon_runs_and_takes_no_number_of_theirs(folder: Path, closed: str) 
     path = folder / "agent.yaml"
     path.write_text(f"server: {{url: 'ws://127.0.0.1:1'}}\ncontrol: {{socket: {folder}/c.sock}}\n")
     process = started(f"tunneld agent --config {path}", closed)
-    while not (folder / "c.sock").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
-    for number, sign in enumerate(("<&-", " >&-", "2>&-")):
-        if sign in f" {closed}":
-            assert Path(f"/proc/{process.pid}/fd/{number}").readlink() == Path("/dev/null")
-    process.terminate()
-    process.communicate()
-    assert process.returncode == 0
+    try:
+        while not (folder / "c.sock").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        for number, sign in enumerate(("<&-", " >&-", "2>&-")):
+            if sign in f" {closed}":
+                assert Path(f"/proc/{process.pid}/fd/{number}").readlink() == Path("/dev/null")
+        process.terminate()
+        process.communicate()
+        assert process.returncode == 0
+    finally:
+        process.kill()
 
 
 def test_a_full_disk_is_said() -> None:
