@@ -167,13 +167,26 @@ async def test_a_plain_service_spoken_to_in_tls() -> None:
         assert "TLS failed" in document["detail"]
 
 
+@on_both_loops
+async def test_a_service_that_takes_the_connection_and_speaks_no_tls() -> None:
+    async def deaf(reader: Reader, writer: Writer) -> None:
+        await reader.read()
+
+    async with (
+        serving(deaf) as address,
+        tunnelled_to(address.replace("http:", "https:"), limits={"connect_timeout": 0.1}) as made,
+    ):
+        document = await assert_problem(await made.get(), "service_unreachable", made)
+        assert "no connection with TLS within 0.1 s" in document["detail"]
+
+
 @pytest.mark.parametrize(
     ("answer", "fault"),
     [
         (b"HTTP/1.1 204 No Content\r\n\r\n", None),
         (b"HTTP/1.1 302 Found\r\nLocation: /login\r\n\r\n", None),
         (b"HTTP/1.1 503 Busy\r\n\r\n", "GET /healthz was answered 503"),
-        (b"nonsense\r\n", "its answer cannot be used: it does not begin with HTTP/1."),
+        (b"nonsense\r\n", "its answer cannot be used: it begins with no status line of HTTP/1"),
         (b"", "no answer within 0.1 s"),
     ],
 )

@@ -156,7 +156,8 @@ class Exchange(Record):
         """`limits.connect_timeout` is over."""
         self._proxy.pool.abandon(self)
         after = self._proxy.connects.after
-        self._fail("service_unreachable", f"The service cannot be reached: no connection within {after:g} s.")
+        what = "no connection" if self._proxy.origin.tls is None else "no connection with TLS"
+        self._fail("service_unreachable", f"The service cannot be reached: {what} within {after:g} s.")
 
     # -- the stream's Sink -----------------------------------------------------------------------------
 

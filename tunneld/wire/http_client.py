@@ -200,7 +200,7 @@ class AnswerReader:
                 return buffer[:at].decode("latin-1"), bytes(buffer[at:])
         if self._mode is _HEAD_MODE:
             if buffer[:7] != _START[: len(buffer)]:
-                raise BadAnswer("bad_answer", "it does not begin with HTTP/1.")
+                raise BadAnswer("bad_answer", "it begins with no status line of HTTP/1")
             if _STRAY.search(buffer, searched):
                 raise BadAnswer("bad_answer", "its head has a line that does not end in CRLF")
         self._check_size(len(buffer))
