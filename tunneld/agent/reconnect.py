@@ -50,7 +50,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A refusal that somebody must act on: state `failed`, the next dial after `reconnect.max` or `after` seconds."""
+    """A refusal that asks for somebody: state `failed`, dials after `reconnect.max` or `after` s, or a tenth more."""
 
     why: str
     advice: str = ""
@@ -150,9 +150,10 @@ class Backoff:
         if since is not None and now - since >= self._bound(self._failures):
             self._failures = 0
         spacing = self.spacing(now)
-        if isinstance(verdict, Failed):
+        if isinstance(verdict, Failed):  # spread a little, so that those who were refused together do not keep in step
             self._failures += 1
-            return max(spacing, verdict.after if verdict.after is not None else self._maximum)
+            after = self._maximum if verdict.after is None else verdict.after
+            return max(spacing, self._uniform(after, after * 1.1))
         if verdict.after is not None:  # spread, so that those who were sent away together come back apart
             self._failures += 1
             return max(spacing, self._uniform(verdict.after, verdict.after * 1.5 + self._initial))

@@ -86,6 +86,14 @@ def test_a_refusal_waits_for_the_maximum_or_what_was_said() -> None:
     assert Backoff(0.5, 60, low).delay(0, Failed("conflict", after=600)) == 600
 
 
+def test_those_who_were_refused_together_do_not_come_back_together() -> None:
+    """As all agents of a server do whose store was lost, or whose certificate was changed."""
+    assert Backoff(0.5, 60, high).delay(0, REFUSED) == pytest.approx(66)
+    assert Backoff(0.5, 60, high).delay(0, Failed("conflict", after=600)) == pytest.approx(660)
+    found = {Backoff(0.5, 60, random.uniform).delay(0, REFUSED) for _ in range(50)}
+    assert len(found) > 40
+
+
 def test_what_a_server_asks_for_is_honoured_and_spread() -> None:
     assert Backoff(0.5, 60, low).delay(0, Retry("503", after=10)) == 10
     assert Backoff(0.5, 60, high).delay(0, Retry("503", after=10)) == 15.5
