@@ -226,3 +226,32 @@ async def test_a_storm_leaves_nothing_behind(lines: Book, service: str) -> None:
         known = server.registry.find("app")
         assert known is not None
         assert not known.keepalive_changed
+
+
+async def test_a_proxy_that_has_no_route_for_a_moment_costs_no_session(lines: Book) -> None:
+    """It answers 404 for a server that restarts or moves, as many do; the agent does not wait `reconnect.max`."""
+    routed, refused = True, asyncio.Event()
+
+    async def front(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if routed:
+            await wire.serve(reader, writer)
+            return
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+        refused.set()
+
+    settings = {"reconnect": {"initial": 0.05, "max": 60}}
+    async with running_server() as server, relay(port_of(server)) as wire:
+        proxy = await asyncio.start_server(front, LOOPBACK, 0)
+        port = proxy.sockets[0].getsockname()[1]
+        async with running_agent(f"ws://{LOOPBACK}:{port}", **settings) as (_, tunnel):
+            await lines.wait("✓ Tunnel established: app", by="tunneld.tunnel")
+            mark, routed = lines.mark(), False
+            wire.cut()
+            await refused.wait()
+            routed = True
+            entry = await lines.wait("✓ Tunnel established: app", by="tunneld.tunnel", after=mark)
+            assert entry.fields["resumed"]
+            assert tunnel.outages.last is not None
+        proxy.close()

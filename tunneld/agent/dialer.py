@@ -14,7 +14,7 @@ from tunneld.agent.reconnect import Failed, Retry, Verdict, of_error_code, of_re
 from tunneld.config.link import ServerLink
 from tunneld.config.proxies import Proxy, proxy_for
 from tunneld.config.secrets import agent_token
-from tunneld.errors import ConfigError, ProtocolError
+from tunneld.errors import CODES, ConfigError, ProtocolError
 from tunneld.protocol.frames import max_message
 from tunneld.wire.proxy import ProxyFailed
 from tunneld.wire.tls import client_context
@@ -30,6 +30,8 @@ DIAL_TIMEOUT = 10.0
 MAX_HEADER = 1024 * 1024
 #: What `open_pipe` raises, for `of_dial`.
 DIAL_ERRORS = (UpgradeFailed, ProxyFailed, OSError, TimeoutError, ValueError, ProtocolError)
+#: Who answers so has looked at the credential, whoever it is.
+_JUDGED = frozenset({401, 403})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +68,17 @@ async def open_pipe(dial: Dial, name: str) -> WebSocket:
     )
 
 
-def of_dial(error: Exception) -> Verdict:
-    """What a dial that did not become a WebSocket means, and what to do about it."""
+def of_dial(error: Exception, *, known: bool = False) -> Verdict:
+    """What a dial that did not become a WebSocket means, and what to do about it.
+
+    Args:
+        known: the server was met at this address before. What answers there now and is not it stands before it, as a
+            proxy does that has no route to a server which restarts: that passes by itself.
+    """
     if isinstance(error, UpgradeRefused):
-        return of_refusal(error.status, error.code, _detail(error), error.retry_after)
+        verdict = of_refusal(error.status, error.code, _detail(error), error.retry_after)
+        stranger = known and error.code not in CODES and error.status not in _JUDGED
+        return _of_stranger(verdict) if stranger else verdict
     if isinstance(error, SubprotocolRemoved):
         return of_error_code("subprotocol_removed", str(error), None)
     if isinstance(error, ProxyFailed):
@@ -81,8 +90,17 @@ def of_dial(error: Exception) -> Verdict:
         advice = "Something on the way drops it silently: look for a firewall, or set server.proxy."
         return Retry(f"no connection within {DIAL_TIMEOUT:.0f} s ({step})", advice=advice)
     if isinstance(error, UpgradeFailed | ValueError | ProtocolError):
-        return Failed(str(error), "Check server.url: something other than a tunneld server answers there.")
+        verdict = Failed(str(error), "Check server.url: something other than a tunneld server answers there.")
+        return _of_stranger(verdict) if known else verdict
     return Retry(f"cannot reach the server: {_reason(error)}", advice=_advice(error))
+
+
+def _of_stranger(verdict: Verdict) -> Verdict:
+    """The same where the server was met before."""
+    if isinstance(verdict, Retry):
+        return verdict
+    advice = "It is no tunneld server that answers: if it stays so, look at what stands before the server."
+    return Retry(verdict.why, advice=advice)
 
 
 def _of_proxy(error: ProxyFailed) -> Verdict:

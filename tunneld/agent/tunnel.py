@@ -108,6 +108,7 @@ class AgentTunnel:
         self._connections = Connections(self, name=self.name)
         self._asking = Asking()
         self._closing = False
+        self._met = False  # the server answered a hello at this address
 
     # -- what the daemon asks ----------------------------------------------------------------------------
 
@@ -140,6 +141,7 @@ class AgentTunnel:
         """
         self._dials.hurry()
         if elsewhere:
+            self._met = False
             for exchange in list(self.proxy.exchanges.values()):
                 exchange.cancel("shutdown")
         if (link := self._connections.take()) is not None:
@@ -318,7 +320,7 @@ class AgentTunnel:
         except DIAL_ERRORS as error:
             if self._is_closing():
                 return None
-            return ASKED if self._dials.hurried else of_dial(error)
+            return ASKED if self._dials.hurried else of_dial(error, known=self._met)
         if self._is_closing() or self._dials.hurried:  # in the very turn of the loop in which the dial was done
             pipe.abort()
             return None if self._is_closing() else ASKED
@@ -448,6 +450,7 @@ class AgentTunnel:
         if self.connected is not None:
             self.reconnects += 1
         self.connected = said
+        self._met = True
         self.server_certificate_end = peer_certificate_end(link.pipe.transport)
         self.token_end = None if said.token_expires_s is None else time() + said.token_expires_s
         self._pulse.silent = False

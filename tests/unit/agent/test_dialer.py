@@ -13,7 +13,7 @@ from tunneld.agent.dialer import DIAL_ERRORS, of_dial
 from tunneld.agent.reconnect import Failed, Retry
 from tunneld.config.proxies import parse_proxy
 from tunneld.wire.proxy import Kind, ProxyFailed
-from tunneld.wire.ws_connect import ConnectTimeout, SubprotocolRemoved
+from tunneld.wire.ws_connect import ConnectTimeout, SubprotocolRemoved, UpgradeFailed, UpgradeRefused
 
 SECRET = "hunter2"
 
@@ -68,6 +68,21 @@ def test_each_failure_has_its_words_and_its_advice(
     assert advice in verdict.advice
     assert bool(advice) == bool(verdict.advice)
     assert "\n" not in verdict.why + verdict.advice
+
+
+@pytest.mark.parametrize(
+    "error", [UpgradeRefused(404, [], b""), UpgradeRefused(301, [], b""), UpgradeFailed("no HTTP")]
+)
+def test_what_stands_before_a_server_that_was_met_passes_by_itself(error: Exception) -> None:
+    assert isinstance(of_dial(error), Failed)
+    verdict = of_dial(error, known=True)
+    assert isinstance(verdict, Retry)
+    assert "what stands before the server" in verdict.advice
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_who_refuses_the_credential_is_believed_whoever_it_is(status: int) -> None:
+    assert isinstance(of_dial(UpgradeRefused(status, [], b""), known=True), Failed)
 
 
 @pytest.mark.parametrize(
