@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.__main__ import MEASURES
+from tests.bench.table import GOALS
 from tunneld.errors import CODES
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +85,20 @@ def test_its_tunnelctl_commands_parse() -> None:
         if words := shlex.split(line, comments=True):
             verb, _ = cli._split(words[1:])
             assert verb in cli.VERBS, line
+
+
+def test_its_bounds_are_those_that_the_bench_holds() -> None:
+    table = README.read_text().partition("### Bounds")[2].partition("## See it")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")]
+    named = {name: row for row in rows for name in re.findall(r"`([a-z_]+)`", row.rsplit("|", 2)[1])}
+    assert named.keys() <= MEASURES.keys()
+    for key, goal in GOALS.items():
+        name, _, figure = key.partition(".")
+        if name in named and figure not in ("back", "busy_percent"):
+            said = [float(one.replace(",", "")) for one in re.findall(r"[\d.,]*\d", named[name])]
+            assert goal in said, f"{key}: {goal} stands nowhere in {named[name]}"
+    for row in rows[2:]:
+        assert re.search(r"`(make [a-z-]+|[a-z_]+)` \|$", row), row
 
 
 if __name__ == "__main__":
