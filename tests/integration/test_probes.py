@@ -128,8 +128,9 @@ async def test_an_agent_that_does_not_answer_probes_is_degraded_at_both_ends(
         running_agent(url_of(server), url, tunnels=[one], heartbeat={"timeout": 0.1}) as (_, tunnel),
     ):
         await lines.wait("The tunnel app is up, but degraded: the server's probe did not come back within")
-        await settled(lambda: tunnel.state == "degraded")
-        assert "did not come back" in (tunnel.last_error or "")
+        # Its own check, which has 50 ms, may have failed before on a machine that was busy.
+        await settled(lambda: "did not come back" in (tunnel.last_error or ""))
+        assert tunnel.state == "degraded"
         assert tunnel_of(server)["state"] == "degraded"
         monkeypatch.setattr(ServiceCheck, "asked", answering)
         await settled(lambda: tunnel.state == "online")
