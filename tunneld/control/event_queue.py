@@ -57,13 +57,15 @@ class Subscription:
 
     Attributes:
         streams: whether it wants events of streams.
+        taken: bytes that waited and were taken so far, whether its reader asks for them or not.
         wake: set when there is something to do.
         hurry: set when it should be done now: much waits, or it has ended.
+        eager: `hurry` is set for little as well; may be set.
     """
 
     __slots__ = (
-        "_bound", "_held", "_most", "_queue", "dropped", "ended", "hurry", "last_id", "on_cut", "streams", "wake",
-        "wanted",
+        "_bound", "_held", "_most", "_queue", "dropped", "eager", "ended", "hurry", "last_id", "on_cut", "streams",
+        "taken", "wake", "wanted",
     )  # fmt: skip
 
     def __init__(self, most: int, wanted: EventFilter | None = None) -> None:
@@ -73,8 +75,8 @@ class Subscription:
         self._bound = most * BURST
         self._queue: deque[tuple[bytes, int, int]] = deque()  # encoded, of how many events, its bytes that count
         self._held = 0
-        self.ended = False
-        self.dropped = 0
+        self.eager = self.ended = False
+        self.dropped = self.taken = 0
         self.last_id = 0
         self.wake = asyncio.Event()
         self.hurry = asyncio.Event()
@@ -96,7 +98,7 @@ class Subscription:
         else:
             self._queue.append((encoded, events, len(encoded)))
             self._held = held
-            if held > self._most // 8:
+            if self.eager or held > self._most // 8:
                 self.hurry.set()
         self.wake.set()
 
@@ -146,6 +148,7 @@ class Subscription:
             taken.append(encoded if self.wanted is None else self.wanted.pick(encoded))
             size += len(encoded)
             self._held -= counted
+        self.taken += size
         if not queue:
             self.wake.clear()
             if not self.ended:

@@ -33,6 +33,10 @@ __all__ = ["EventStream", "Subscribers"]
 
 GATHER = 0.25
 """Seconds between two writes to one reader, unless an eighth of what may wait for it does."""
+BUSY = 256 * 1024
+"""Bytes a second of events of streams (about 440 requests a second) from which nobody reads along any more."""
+GATHER_BUSY = 1.0
+"""The same seconds then, unless something else happens: at 1,500 requests a second each costs 3 µs less for it."""
 KEEPALIVE = 15.0
 """Seconds of quiet after which a comment shows the reader that the stream lives."""
 RETAIN = 300.0
@@ -65,7 +69,7 @@ class Subscribers:
         self.bounds = bounds if bounds is not None else EventBounds()
         self._open: set[Subscription] = set()
         self._closed = False
-        self._fetch: Callable[[], None] | None = None  # brings the events of streams that wait
+        self._fetch: Callable[[], bool] | None = None  # brings some of the events of streams that wait
         self._kept: deque[tuple[int, int, bytes]] = deque()  # what came together: first id, last id, encoded
         self._kept_size = 0
         self._before = 0  # id of the last event that is not kept any more, or came before anybody listened
@@ -145,7 +149,7 @@ class Subscribers:
             if one.wanted is None or one.wanted.passes(event):
                 one.add(event["id"], encoded, 1)
 
-    def waiting(self, fetch: Callable[[], None]) -> None:
+    def waiting(self, fetch: Callable[[], bool]) -> None:
         """See `StreamListener`."""
         self._fetch = fetch
         for one in self._open:
@@ -154,16 +158,19 @@ class Subscribers:
 
     def take(self, first: int, last: int, encoded: bytes, events: int) -> None:
         """See `StreamListener`."""
-        self._fetch = None
         self._keep(first, last, encoded)
         for one in tuple(self._open):
             if one.streams:
                 one.add(last, encoded, events)
 
+    def fetch(self) -> bool:
+        """Give every reader some of what waits; whether more does."""
+        return self._fetch is not None and self._fetch()
+
     def flush(self) -> None:
         """Give every reader what waits."""
-        if self._fetch is not None:
-            self._fetch()
+        while self.fetch():
+            pass
 
     def _keep(self, first: int, last: int, encoded: bytes) -> None:
         self._since_then = self._since_then or first
@@ -255,7 +262,7 @@ class EventStream(Response):
             await send({"type": "http.response.body", "body": b": subscribed\n\n", "more_body": True})
             async with asyncio.TaskGroup() as group:
                 watcher = group.create_task(_watch(receive, one), name="control events: reader")
-                await _pump(one, send, self._subscribers.flush)
+                await _pump(one, send, self._subscribers.fetch)
                 watcher.cancel()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
@@ -271,27 +278,31 @@ async def _watch(receive: Receive, one: Subscription) -> None:
     one.end()
 
 
-async def _pump(one: Subscription, send: Send, flush: Callable[[], None]) -> None:
+async def _pump(one: Subscription, send: Send, fetch: Callable[[], bool]) -> None:
     """Send what happens after a quiet moment at once; what happens all the time, together: each write has a price.
 
     Args:
-        flush: gives it what has gathered.
+        fetch: gives it some of what has gathered; tells whether more has.
     """
-    looked, told = 0.0, monotonic()
-    rest = False
+    looked, taken = 0.0, 0
+    told = before = monotonic()
+    more = rest = busy = False
     while True:
-        if (early := looked + GATHER - monotonic()) > 0:
-            await _set(one.hurry, early)
+        if not (more or rest):
+            if looked > before:
+                busy = one.taken - taken > BUSY * (looked - before)
+                before, taken = looked, one.taken
+            await _gather(one, looked, busy=busy)
         if not rest:
-            flush()  # what is noted behind a burst gathers on until that is written
+            more = fetch()  # what is noted behind a burst gathers on until that is written
         some, waiting = one.waits, one.take()
         if waiting:
             await one.writing(send({"type": "http.response.body", "body": waiting, "more_body": True}))
             told = monotonic()
         if some:
             looked = monotonic()  # though nothing of it may be what the reader asks for
-        before, rest = rest, one.waits
-        if before or rest:  # behind the last part too: something may be noted
+        again, rest = rest or more, one.waits
+        if again or rest:  # behind the last part too: something may be noted
             await asyncio.sleep(0)  # between two parts the loop turns, however fast the reader is
             continue
         if one.ended:
@@ -301,6 +312,22 @@ async def _pump(one: Subscription, send: Send, flush: Callable[[], None]) -> Non
         else:
             await one.writing(send({"type": "http.response.body", "body": b": keepalive\n\n", "more_body": True}))
             told = monotonic()
+
+
+async def _gather(one: Subscription, looked: float, *, busy: bool) -> None:
+    """Wait until it is time to look for more.
+
+    Args:
+        looked: when there was some the last time, monotonic seconds.
+        busy: streams come and go too fast for people: what else happens ends the longer wait for them.
+    """
+    if (early := looked + GATHER - monotonic()) > 0:
+        await _set(one.hurry, early)
+    if busy and not (one.waits or one.ended) and (early := looked + GATHER_BUSY - monotonic()) > 0:
+        one.hurry.clear()  # the clock set it: whatever else does leaves something to take, or an end
+        one.eager = True
+        await _set(one.hurry, early)
+        one.eager = False
 
 
 async def _set(event: asyncio.Event, within: float) -> None:

@@ -78,7 +78,7 @@ async def test_streams_that_end_in_one_turn_cut_nobody_who_reads(teller: Teller)
     for reader in readers:
         assert ids(reader) == [record.request_id for record in streams]
         assert "lagged" not in reader.text
-        assert max(len(message.get("body", b"")) for message in reader.messages) <= WRITE + telling.MAX_WAITING
+        assert max(len(message.get("body", b"")) for message in reader.messages) <= WRITE + telling.PIECE
     assert one.held == 0
 
 
@@ -126,7 +126,7 @@ async def test_a_reader_that_takes_nothing_of_a_burst_is_cut_in_time(
 
 
 async def test_more_than_a_burst_is_cut_at_once(teller: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(telling, "MAX_WAITING", 64 * 1024)  # in pieces of much less than that
+    monkeypatch.setattr(telling, "PIECE", 64 * 1024)  # in pieces of much less than that
     subscribers, reader = Subscribers(teller.subscribe, EventBounds(queue=10_000)), Reader()
     streams = opened(teller, 3000)
     task = reader.start(subscribers)

@@ -202,7 +202,7 @@ async def test_a_reader_is_written_to_before_its_time_where_much_waits_or_it_is_
     teller: Teller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "GATHER", 60.0)
-    monkeypatch.setattr(telling, "MAX_WAITING", 2000)
+    monkeypatch.setattr(telling, "PIECE", 2000)
     subscribers, reader = Subscribers(teller.subscribe, EventBounds(queue=40_000)), Reader()
     task = reader.start(subscribers)
     await reader.until(": subscribed")
@@ -212,13 +212,13 @@ async def test_a_reader_is_written_to_before_its_time_where_much_waits_or_it_is_
     await asyncio.sleep(0.05)
     assert '"r1"' not in reader.text
     async with asyncio.timeout(5):
-        for number in range(2, 30):  # over 5,000 bytes
+        for number in range(2, 60):  # over 5,000 bytes, and over what may wait to be made
             request(teller, number)
-        await reader.until('"r15"')
-        request(teller, 30)
+        await reader.until('"r45"')
+        request(teller, 60)
         subscribers.close()
         await task
-    assert [one["request_id"] for one in told(reader)[::2]] == [f"r{number}" for number in range(31)]
+    assert [one["request_id"] for one in told(reader)[::2]] == [f"r{number}" for number in range(61)]
 
 
 async def test_a_stream_that_goes_on_is_told_to_have_begun_and_is_not_held_longer(teller: Teller) -> None:
@@ -251,7 +251,7 @@ async def test_a_stream_that_goes_on_is_told_to_have_begun_and_is_not_held_longe
 def test_long_paths_of_streams_that_go_on_are_not_made_into_one_piece(
     teller: Teller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(telling, "MAX_WAITING", 64 * 1024)
+    monkeypatch.setattr(telling, "PIECE", 64 * 1024)
     streams = Taken()
     teller.subscribe([].append, streams)
     pieces: list[int] = []
@@ -301,7 +301,7 @@ async def test_events_come_in_the_order_of_what_happened(teller: Teller) -> None
 async def test_a_reader_that_does_not_read_is_bounded_and_told_what_it_missed(
     teller: Teller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(telling, "MAX_WAITING", 2000)
+    monkeypatch.setattr(telling, "PIECE", 2000)
     bounds = EventBounds(queue=20_000)
     subscribers, slow, quick = Subscribers(teller.subscribe, bounds), Reader(), Reader()
     tasks = [slow.start(subscribers)]
@@ -317,6 +317,7 @@ async def test_a_reader_that_does_not_read_is_bounded_and_told_what_it_missed(
         (figure,) = [found for found in events_usage([subscribers], bounds) if found.limit == "event_queue"]
         assert (figure.used, figure.most) == (one.held, 20_000)
         assert len(teller._begun) + len(teller._over) < 10
+        assert len(teller._pieces) <= telling.PIECES
     assert max(held) <= 20_000
     tasks.append(quick.start(subscribers))  # another is not disturbed
     await quick.until(": subscribed")
@@ -328,13 +329,13 @@ async def test_a_reader_that_does_not_read_is_bounded_and_told_what_it_missed(
     assert [one["request_id"] for one in first] == ["r0", "r0"]  # it was being written
     assert (lagged["type"], lagged["dropped"]) == ("lagged", one.dropped)
     # It is told of those that were encoded; the few that came behind wait for the next go.
-    assert 0 <= 2 * (sent - 1) - lagged["dropped"] < 10
+    assert 0 <= 2 * (sent - 1) - lagged["dropped"] < 10 * (telling.PIECES + 1)
     subscribers.close()
     await asyncio.gather(*tasks)
 
 
 async def test_what_is_kept_is_bounded(teller: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(telling, "MAX_WAITING", 2000)
+    monkeypatch.setattr(telling, "PIECE", 2000)
     subscribers, first, second = Subscribers(teller.subscribe, EventBounds(history=30_000)), Reader(), Reader()
     task = first.start(subscribers)
     await first.until(": subscribed")

@@ -1,0 +1,168 @@
+"""How long events of streams gather for their readers, and that what gathered is made a piece a turn of the loop."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.unit.control.test_events import Reader
+from tests.unit.control.test_stream_events import Taken, request, told
+from tunneld.agent import telling
+from tunneld.agent.telling import PIECES, Teller
+from tunneld.control import events
+from tunneld.control.event_bounds import EventBounds
+from tunneld.control.events import Subscribers
+
+
+@pytest.fixture
+def teller() -> Teller:
+    return Teller()
+
+
+@pytest.fixture
+async def subscribers(teller: Teller) -> Subscribers:
+    return Subscribers(teller.subscribe)
+
+
+async def load(teller: Teller, count: int) -> None:
+    """A request a millisecond or two."""
+    for number in range(count):
+        request(teller, number)
+        await asyncio.sleep(0.001)
+
+
+def numbers(reader: Reader) -> list[str]:
+    return [one["request_id"] for one in told(reader) if one["type"] == "stream_closed"]
+
+
+@pytest.mark.parametrize(("busy", "waits"), [(1000, True), (1e9, False)])
+async def test_where_much_happens_all_the_time_it_gathers_for_longer(
+    teller: Teller, subscribers: Subscribers, monkeypatch: pytest.MonkeyPatch, busy: float, waits: bool
+) -> None:
+    monkeypatch.setattr(events, "GATHER", 0.02)
+    monkeypatch.setattr(events, "GATHER_BUSY", 60.0)
+    monkeypatch.setattr(events, "BUSY", busy)
+    reader = Reader()
+    task = reader.start(subscribers)
+    await reader.until(": subscribed")
+    await load(teller, 100)
+    await asyncio.sleep(0.2)
+    assert ("r99" not in numbers(reader)) == waits
+    if waits:  # what is none of a stream is told of at once, behind what was before it
+        teller.tell("heartbeat", {"tunnel": "app"})
+        async with asyncio.timeout(2):
+            await reader.until("event: heartbeat")
+        assert told(reader)[-1]["type"] == "heartbeat"
+    assert numbers(reader) == [f"r{number}" for number in range(100)]
+    subscribers.close()
+    await task
+
+
+async def test_a_burst_after_a_quiet_time_is_no_busy_one(
+    teller: Teller, subscribers: Subscribers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "GATHER", 0.02)
+    monkeypatch.setattr(events, "GATHER_BUSY", 60.0)
+    monkeypatch.setattr(events, "BUSY", 100_000)
+    reader = Reader()
+    task = reader.start(subscribers)
+    await reader.until(": subscribed")
+    await asyncio.sleep(0.5)
+    for number in range(50):  # 30,000 bytes
+        request(teller, number)
+    await reader.until('"r49"')
+    request(teller, 50)
+    async with asyncio.timeout(2):
+        await reader.until('"r50"')
+    subscribers.close()
+    await task
+
+
+async def test_it_is_told_at_once_again_when_it_is_quiet_again(
+    teller: Teller, subscribers: Subscribers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "GATHER", 0.02)
+    monkeypatch.setattr(events, "GATHER_BUSY", 0.2)
+    monkeypatch.setattr(events, "BUSY", 1000)
+    reader = Reader()
+    task = reader.start(subscribers)
+    await reader.until(": subscribed")
+    await load(teller, 100)
+    await asyncio.sleep(1)
+    for number in range(100, 103):
+        before = len(reader.messages)
+        request(teller, number)
+        async with asyncio.timeout(0.15):
+            await reader.until(f'"r{number}"')
+        assert len(reader.messages) == before + 1
+        await asyncio.sleep(1)
+    subscribers.close()
+    await task
+
+
+async def test_what_gathered_is_made_a_piece_a_turn_for_all_readers(
+    teller: Teller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telling, "PIECE", 2000)
+    subscribers = Subscribers(teller.subscribe, EventBounds())
+    turn, made, take = 0, [], Subscribers.take
+
+    def taken(self: Subscribers, first: int, last: int, encoded: bytes, events: int) -> None:
+        made.append((turn, events))
+        take(self, first, last, encoded, events)
+
+    monkeypatch.setattr(Subscribers, "take", taken)
+    readers = [Reader(), Reader()]
+    tasks = [reader.start(subscribers) for reader in readers]
+    for reader in readers:
+        await reader.until(": subscribed")
+    for number in range(3 * PIECES - 1):  # a piece holds three of them
+        request(teller, number)
+    assert made == []
+    last = f"r{3 * PIECES - 2}"
+    async with asyncio.timeout(5):
+        while any(last not in numbers(reader) for reader in readers):
+            turn += 1
+            await asyncio.sleep(0)
+    assert len(made) >= PIECES - 1
+    assert max(events for _, events in made) <= 8
+    # Two readers may each have one made in a turn.
+    assert all(sum(at == turn for at, _ in made) <= len(readers) for turn in {at for at, _ in made})
+    assert numbers(readers[0]) == numbers(readers[1]) == [f"r{number}" for number in range(3 * PIECES - 1)]
+    subscribers.close()
+    await asyncio.gather(*tasks)
+
+
+def test_so_many_pieces_wait_at_most_and_none_is_lost_or_told_out_of_turn(
+    teller: Teller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telling, "PIECE", 2000)
+    streams = Taken()
+    teller.subscribe([].append, streams)
+    for number in range(200):
+        request(teller, number)
+        waiting = 2 * (number + 1) - len(streams.events)
+        assert waiting <= 8 * (PIECES + 1)
+    assert streams.events, "nothing was made though more waited than may"
+    assert teller.fetch()
+    while teller.fetch():
+        pass
+    assert not teller.fetch()
+    assert [one["request_id"] for one in streams.events] == [f"r{number // 2}" for number in range(400)]
+    assert len({one["id"] for one in streams.events}) == 400
+    times = [one["time"] for one in streams.events]
+    assert times == sorted(times)
+
+
+def test_what_nobody_wants_any_more_is_forgotten_with_its_pieces(
+    teller: Teller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telling, "PIECE", 2000)
+    streams = Taken()
+    leave = teller.subscribe([].append, streams)
+    for number in range(20):
+        request(teller, number)
+    leave()
+    assert not teller.fetch()
+    assert streams.events == []
