@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PIECE", "PIECES", "Listener", "StreamListener", "Streams", "Teller"]
 
-PIECE: Final = 128 * 1024
+PIECE: Final = 256 * 1024
 """Bytes, about, of events of streams that are made in one go: the loop stands still for half a millisecond."""
-PIECES: Final = 8
+PIECES: Final = 4
 """So many may wait, and what gathers behind them: a second's at 1,500 requests a second. Then the oldest is made.
 
 What is made piece after piece finds code and memory warm: it costs half of what a piece by itself does.

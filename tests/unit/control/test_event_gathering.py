@@ -161,7 +161,7 @@ def test_what_nobody_wants_any_more_is_forgotten_with_its_pieces(
     monkeypatch.setattr(telling, "PIECE", 2000)
     streams = Taken()
     leave = teller.subscribe([].append, streams)
-    for number in range(20):
+    for number in range(3 * PIECES):
         request(teller, number)
     leave()
     assert not teller.fetch()
