@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from email.utils import parsedate_to_datetime
+from time import time
 from types import SimpleNamespace
 
 import pytest
@@ -35,6 +37,36 @@ async def test_a_get_reaches_the_service_and_its_answer_the_visitor():
             assert answer.headers["x-tunnel-request-id"] == served.request.request_id
         await client.leave()
         await it.settle()
+
+
+@pytest.mark.parametrize("said", [None, "date", "Date"])
+@pytest.mark.parametrize("status", [200, 404, 503])
+async def test_an_answer_without_a_date_gets_that_of_its_arrival(said: str | None, status: int):
+    given = "Sun, 06 Nov 1994 08:49:37 GMT"
+    async with front() as it:
+        client = await it.client()
+        client.get("/t/demo/")
+        served = await it.served()
+        served.answer(status, [(said, given)] if said else [])
+        answer = await client.answer()
+        dates = [value for name, value in answer.pairs if name.lower() == "date"]
+        if said:
+            assert dates == [given]
+        else:
+            assert len(dates) == 1
+            assert abs(parsedate_to_datetime(dates[0]).timestamp() - time()) < 3
+        await client.leave()
+        await it.settle()
+
+
+async def test_events_are_dated_too():
+    async with front() as it:
+        client = await it.client()
+        client.get("/t/demo/sse")
+        served = await it.served()
+        served.events()
+        _, pairs = await client.head()
+        assert [name for name, _ in pairs].count("Date") == 1
 
 
 async def test_an_unknown_tunnel_is_404_with_its_code():

@@ -3,10 +3,11 @@
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from tests.support.processes import eventually
 
 SERVER = "listen: {host: 127.0.0.1, port: 0}\nauth: {mode: open}\nlimits: {max_tunnels: 1, max_streams: 1}\n"
 CLOSED = ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"]
@@ -43,9 +44,8 @@ def test_a_daemon_runs_and_takes_no_number_of_theirs(folder: Path, closed: str) 
     path.write_text(f"server: {{url: 'ws://127.0.0.1:1'}}\ncontrol: {{socket: {folder}/c.sock}}\n")
     process = started(f"tunneld agent --config {path}", closed)
     try:
-        while not (folder / "c.sock").exists():
-            assert process.poll() is None
-            time.sleep(0.02)
+        eventually(lambda: (folder / "c.sock").exists() or process.poll() is not None, what="its socket")
+        assert process.poll() is None
         for number, sign in enumerate(("<&-", " >&-", "2>&-")):
             if sign in f" {closed}":
                 assert Path(f"/proc/{process.pid}/fd/{number}").readlink() == Path("/dev/null")

@@ -14,6 +14,7 @@ from tunneld.server.recovery import Recovery
 from tunneld.server.replay import Missed, Recording, gap_event
 from tunneld.server.stops import stop_key
 from tunneld.server.visit import Visit
+from tunneld.wire.http_date import date
 
 if TYPE_CHECKING:
     from tunneld.server.carriers import Carried
@@ -118,7 +119,7 @@ class EventVisit(Visit):
         if self._stop is not None:
             self._stop = stop_key(self.tunnel.name, self.path, client, recording.asked), self._stop[1]
         connection.begin(cast("Exchange", self))
-        connection.send_head(self.status, list(recording.headers), length=None)
+        connection.send_head(self.status, [*recording.headers, ("Date", date())], length=None)
         connection.settle()
         events.attach(connection)
         self.state = "streaming" if self._stream is not None or recording.whole else "recovering"

@@ -24,6 +24,7 @@ from tunneld.server.problems import common
 from tunneld.server.refusals import PATIENCE, Refusal
 from tunneld.server.sockets import SocketVisit
 from tunneld.server.visit import passable
+from tunneld.wire.http_date import date
 
 if TYPE_CHECKING:
     from tunneld.server.ingress import Ingress
@@ -49,7 +50,7 @@ _BEFORE_HEAD = {
 
 def _minded(name: str) -> str:
     low = lower(name)
-    return low if low in ("content-type", "content-length", "x-tunnel-error") else ""
+    return low if low in ("content-type", "content-length", "x-tunnel-error", "date") else ""
 
 
 #: What of an answer's head is read here: the name in lower case, empty for any other.
@@ -234,7 +235,7 @@ class Exchange(EventVisit):
         visit.begin(early, paused=paused)
 
     def _head(self, status: int, headers: Headers, request: Open) -> None:
-        content_type, length, code = "", None, None
+        content_type, length, code, dated = "", None, None, False
         kinds = _MINDED
         for name, value in headers:
             kind = kinds[name]
@@ -246,6 +247,8 @@ class Exchange(EventVisit):
                 if length is not None or not (value.isascii() and value.isdigit() and len(value) <= 18):
                     raise BadHeader("Content-Length is not one decimal number")
                 length = int(value)
+            elif kind == "date":
+                dated = True
             else:
                 code = value
         sse = content_type[:17].lower() == "text/event-stream" and content_type[17:18] in ("", ";", " ", "\t")
@@ -256,6 +259,8 @@ class Exchange(EventVisit):
             return
         cleaned = to_visitor(headers, prefix=self._prefix, authority=self._host, event_stream=sse)
         cleaned.append(("X-Tunnel-Request-Id", self.request_id))
+        if not dated:  # who forwards an answer says when it came (RFC 9110, 6.6.1)
+            cleaned.append(("Date", date()))
         if code in CODES:
             cleaned.append(("X-Tunnel-Error", code))
             cleaned += [pair for pair in common(request.headers) if pair not in cleaned]  # v2's has them already

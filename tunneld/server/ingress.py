@@ -11,7 +11,6 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from email.utils import formatdate
 from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -38,6 +37,7 @@ from tunneld.server.visitors.desk import Desk, Refused
 from tunneld.server.visitors.rules import Grant
 from tunneld.telemetry.metrics import StreamCounts
 from tunneld.wire.http1 import RequestHead
+from tunneld.wire.http_date import date
 from tunneld.wire.http_server import ServerConnection
 from tunneld.wire.short_reads import ShortReads
 from tunneld.wire.ws_upgrade import VERSION, asked, request_fields
@@ -347,7 +347,7 @@ class Ingress(Connections):
         found = self.stops.find(stop_key(tunnel, path, client, asked), monotonic())
         if found is None:
             return False
-        connection.send_head(204, [*found, ("X-Tunnel-Request-Id", self.new_id())], length=None)
+        connection.send_head(204, [*found, ("X-Tunnel-Request-Id", self.new_id()), ("Date", date())], length=None)
         connection.finish([])
         return True
 
@@ -378,7 +378,7 @@ class Ingress(Connections):
     def answer_whole(self, connection: ServerConnection, status: int, headers: Headers, body: bytes) -> None:
         """Answer the request under way; its length and the date are added to `headers`."""
         headers = [pair for pair in headers if pair[0] != "Content-Length"]
-        headers += [("Content-Length", str(len(body))), ("Date", formatdate(usegmt=True))]
+        headers += [("Content-Length", str(len(body))), ("Date", date())]
         connection.send_head(status, headers, length=len(body))
         if body and connection.has_body:
             connection.send(body)
