@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -36,69 +38,71 @@ def numbers(reader: Reader) -> list[str]:
     return [one["request_id"] for one in told(reader) if one["type"] == "stream_closed"]
 
 
-@pytest.mark.parametrize(("busy", "waits"), [(1000, True), (1e9, False)])
-async def test_where_much_happens_all_the_time_it_gathers_for_longer(
-    teller: Teller, subscribers: Subscribers, monkeypatch: pytest.MonkeyPatch, busy: float, waits: bool
-) -> None:
+@asynccontextmanager
+async def reading(
+    subscribers: Subscribers, monkeypatch: pytest.MonkeyPatch, *, longer: float, busy: float
+) -> AsyncIterator[Reader]:
+    """A reader that is written to each 20 ms, or each `longer` seconds from `busy` bytes a second on."""
     monkeypatch.setattr(events, "GATHER", 0.02)
-    monkeypatch.setattr(events, "GATHER_BUSY", 60.0)
+    monkeypatch.setattr(events, "GATHER_BUSY", longer)
     monkeypatch.setattr(events, "BUSY", busy)
     reader = Reader()
     task = reader.start(subscribers)
-    await reader.until(": subscribed")
-    await load(teller, 100)
-    await asyncio.sleep(0.2)
-    assert ("r99" not in numbers(reader)) == waits
-    if waits:  # what is none of a stream is told of at once, behind what was before it
+    async with asyncio.timeout(20):
+        await reader.until(": subscribed")
+        yield reader
+        subscribers.close()
+        await task
+
+
+async def test_where_much_happens_all_the_time_it_gathers_for_longer(
+    teller: Teller, subscribers: Subscribers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with reading(subscribers, monkeypatch, longer=60.0, busy=1000) as reader:
+        await load(teller, 100)
+        await asyncio.sleep(0.2)
+        assert "r99" not in numbers(reader)
+        # What is none of a stream is told of at once, behind what was before it.
         teller.tell("heartbeat", {"tunnel": "app"})
-        async with asyncio.timeout(2):
-            await reader.until("event: heartbeat")
+        await reader.until("event: heartbeat")
         assert told(reader)[-1]["type"] == "heartbeat"
-    assert numbers(reader) == [f"r{number}" for number in range(100)]
-    subscribers.close()
-    await task
+        assert numbers(reader) == [f"r{number}" for number in range(100)]
+
+
+async def test_where_little_does_it_does_not(
+    teller: Teller, subscribers: Subscribers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with reading(subscribers, monkeypatch, longer=60.0, busy=1e9) as reader:
+        await load(teller, 100)
+        await reader.until('"r99","kind":"http","method":"GET","path":"/small","client":"127.0.0.1:40000","reason"')
+        assert numbers(reader) == [f"r{number}" for number in range(100)]
 
 
 async def test_a_burst_after_a_quiet_time_is_no_busy_one(
     teller: Teller, subscribers: Subscribers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "GATHER", 0.02)
-    monkeypatch.setattr(events, "GATHER_BUSY", 60.0)
-    monkeypatch.setattr(events, "BUSY", 100_000)
-    reader = Reader()
-    task = reader.start(subscribers)
-    await reader.until(": subscribed")
-    await asyncio.sleep(0.5)
-    for number in range(50):  # 30,000 bytes
-        request(teller, number)
-    await reader.until('"r49"')
-    request(teller, 50)
-    async with asyncio.timeout(2):
+    async with reading(subscribers, monkeypatch, longer=60.0, busy=100_000) as reader:
+        await asyncio.sleep(0.5)
+        for number in range(50):  # 30,000 bytes
+            request(teller, number)
+        await reader.until('"r49"')
+        request(teller, 50)
         await reader.until('"r50"')
-    subscribers.close()
-    await task
 
 
 async def test_it_is_told_at_once_again_when_it_is_quiet_again(
     teller: Teller, subscribers: Subscribers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "GATHER", 0.02)
-    monkeypatch.setattr(events, "GATHER_BUSY", 0.2)
-    monkeypatch.setattr(events, "BUSY", 1000)
-    reader = Reader()
-    task = reader.start(subscribers)
-    await reader.until(": subscribed")
-    await load(teller, 100)
-    await asyncio.sleep(1)
-    for number in range(100, 103):
-        before = len(reader.messages)
-        request(teller, number)
-        async with asyncio.timeout(0.15):
-            await reader.until(f'"r{number}"')
-        assert len(reader.messages) == before + 1
+    async with reading(subscribers, monkeypatch, longer=0.6, busy=1000) as reader:
+        await load(teller, 100)
         await asyncio.sleep(1)
-    subscribers.close()
-    await task
+        for number in range(100, 103):
+            before = len(reader.messages)
+            request(teller, number)
+            async with asyncio.timeout(0.5):
+                await reader.until(f'"r{number}"')
+            assert len(reader.messages) == before + 1
+            await asyncio.sleep(1)
 
 
 async def test_what_gathered_is_made_a_piece_a_turn_for_all_readers(
