@@ -22,6 +22,8 @@ them nobody scrapes, and a median would know nothing of it. But a shared machine
 much again: turns are short and many, and a pair is left out whole where one of its two is a fifth above what is usual
 on its side, which is more than a scrape makes of it. Beside it stand the quartiles of the starts, how many pairs were
 left out, and what one scrape and change cost by themselves, for whoever does it oftener.
+What a reader is told of a request may be made a second later: requests come before each turn too, so that it holds
+what was left of those, as what is left of its own falls behind it.
 A request is one of 1,500 a second over 32 connections; an event one of 4,000 a second over 200 streams; a request of a
 busy machine one of wrk's, as fast as it goes, where the readers (curl, top) need the same cores, with a scrape in the
 first of three turns of a second. The goal of all three is the same.
@@ -58,7 +60,8 @@ PARTS = ("metrics", "alerts", "inspect", "audit", "dashboard", "events", "top")
 
 _CORES = sorted(os.sched_getaffinity(0))  # the first is for daemons
 _RATE = 1500.0  # requests a second
-_TURN = 0.5  # seconds of them
+_TURN = 1.0  # seconds of them
+_LEAD = 1.0  # seconds of them before each turn: as long as what happens may wait until it is told of
 _ODD = 1.2  # so many times the usual: the machine did something else
 _LOOK = 7.5  # seconds of turns between two scrapes
 _RULES = ("tunnel_down", "service_failing", "reconnects", "rtt", "loss", "data_lost", "limit_near")
@@ -245,6 +248,7 @@ async def _settled(side: _Side) -> None:
 
 async def _a_request(side: _Side, seconds: float) -> float:
     """CPU of both daemons a request, µs."""
+    await ask_paced(side.where, "/small", rate=_RATE, seconds=_LEAD)
     begun = side.cpu()
     looking = asyncio.ensure_future(side.watched(seconds))
     count = await ask_paced(side.where, "/small", rate=_RATE, seconds=seconds)
@@ -254,14 +258,19 @@ async def _a_request(side: _Side, seconds: float) -> float:
 
 async def _a_busy_request(side: _Side, seconds: float) -> float:
     """The same, as many as go."""
-    address = f"http://{LOOPBACK}:{side.where.port}{side.where.prefix}/small"
+    await _ask_busily(side, _LEAD)
     begun = side.cpu()
-    argv = ["wrk", "-t1", "-c32", f"-d{seconds:g}s", address]
     looking = asyncio.ensure_future(side.watched(seconds))
-    done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, check=True)
+    count = await _ask_busily(side, seconds)
     await looking
-    count = int(done.stdout.split(" requests in")[0].split()[-1])
     return (side.cpu() - begun) / max(1, count) * 1e6
+
+
+async def _ask_busily(side: _Side, seconds: float) -> int:
+    address = f"http://{LOOPBACK}:{side.where.port}{side.where.prefix}/small"
+    argv = ["wrk", "-t1", "-c32", f"-d{seconds:g}s", address]
+    done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, check=True)
+    return int(done.stdout.split(" requests in")[0].split()[-1])
 
 
 async def _an_event(side: _Side, seconds: float, *, rate: float, tally: Tally) -> float:
@@ -361,7 +370,7 @@ async def _costs(run: Run, parts: Collection[str], rounds: int) -> Numbers:
                 async with _watching(on):
                     on.unseen = unseen
                     requests.append(await _requests(on, off, _TURN, turns))
-                    events.append(await _events(on, off, run, 2 * _TURN, turns // 2))
+                    events.append(await _events(on, off, run, _TURN, turns))
                     unseen = on.unseen
                     busy.append(await _requests(on, off, 1.0, 3, busy=True))
                     looks += [await _a_look(on) for _ in range(2)]
@@ -395,7 +404,7 @@ async def observed_otlp(run: Run) -> Numbers:
             with _apart(), ExitStack() as stack:
                 on = stack.enter_context(_side(parts=(), collector=collector.url))
                 off = stack.enter_context(_side(parts=()))
-                starts.append(await _requests(on, off, _TURN, 8))
+                starts.append(await _requests(on, off, _TURN, 4))
         finally:
             collector.stop()
         spans += len(collector.spans)
