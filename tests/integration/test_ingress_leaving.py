@@ -264,6 +264,7 @@ async def test_an_operators_cancel_ends_events_cleanly_and_tells_that_client_to_
         assert answer.headers["vary"] == "Origin"
         assert "x-else" not in answer.headers
         assert answer.headers["x-tunnel-request-id"]
+        assert [name for name, _ in answer.pairs].count("Date") == 1
         for path, *lines in (
             ("/t/demo/sse?b", "Authorization: Bearer x", "Cookie: a=b"),
             ("/t/demo/sse?a", "Authorization: Bearer y", "Cookie: a=b"),

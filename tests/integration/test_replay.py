@@ -82,6 +82,7 @@ async def test_it_goes_on_with_the_next_event_sent_or_not() -> None:
         assert header(pairs, "access-control-allow-origin") == "*"
         assert header(pairs, "content-type") == "text/event-stream"
         assert cookie_of(pairs) == cookie
+        assert [name for name, _ in pairs].count("Date") == 1
         await gets(client, event(3), event(4), event(5))
         served.stream.send(b"data: 6\n\n")
         assert await client.chunk() == event(6)

@@ -19,7 +19,7 @@ import msgspec
 if TYPE_CHECKING:
     from tunneld.agent.record import Record
 
-__all__ = ["Closed", "Said", "begins", "blocks", "ends", "second"]
+__all__ = ["Closed", "Happened", "Said", "begins", "blocks", "ends", "second"]
 
 
 class Said(msgspec.Struct, gc=False):

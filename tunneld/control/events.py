@@ -36,7 +36,7 @@ GATHER = 0.25
 BUSY = 256 * 1024
 """Bytes a second of events of streams (about 440 requests a second) from which nobody reads along any more."""
 GATHER_BUSY = 1.0
-"""The same seconds then, unless something else happens: at 1,500 requests a second each costs 3 µs less for it."""
+"""The same seconds then, unless something else happens: what is made seldom, and much at a time, costs each less."""
 KEEPALIVE = 15.0
 """Seconds of quiet after which a comment shows the reader that the stream lives."""
 RETAIN = 300.0

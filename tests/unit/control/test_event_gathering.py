@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from time import monotonic
 
 import pytest
 
 from tests.unit.control.test_events import Reader
-from tests.unit.control.test_stream_events import Taken, request, told
+from tests.unit.control.test_stream_events import Held, Taken, request, told
 from tunneld.agent import telling
 from tunneld.agent.telling import PIECES, Teller
 from tunneld.control import events
 from tunneld.control.event_bounds import EventBounds
 from tunneld.control.events import Subscribers
+from tunneld.protocol.messages import Open
 
 
 @pytest.fixture
@@ -157,6 +160,26 @@ def test_so_many_pieces_wait_at_most_and_none_is_lost_or_told_out_of_turn(
     assert len({one["id"] for one in streams.events}) == 400
     times = [one["time"] for one in streams.events]
     assert times == sorted(times)
+
+
+def test_a_piece_that_waits_holds_no_stream(teller: Teller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telling, "PIECE", 2000)
+    streams = Taken()
+    teller.subscribe([].append, streams)
+    record = Held("app", Open("long", "GET", "/sse", [], "127.0.0.1:40000"))
+    gone = weakref.ref(record)
+    teller.opened(record)
+    for number in range(4):
+        request(teller, number)
+    assert teller._pieces
+    record.kind, record.reason = "sse", "visitor"
+    teller.closed(record, monotonic())
+    del record
+    assert gone() is None, "held until somebody is written to"
+    teller.flush()
+    told_of = [(one["type"], one["kind"]) for one in streams.events if one["request_id"] == "long"]
+    assert told_of == [("stream_opened", "http"), ("stream_closed", "sse")]
+    assert streams.events[0]["request_id"] == streams.events[-1]["request_id"] == "long"
 
 
 def test_what_nobody_wants_any_more_is_forgotten_with_its_pieces(
