@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 __all__ = ["OF_PROCESS", "Facts", "Gather", "TunnelFacts"]
 
@@ -11,8 +12,7 @@ OF_PROCESS = ("limit_near", "expiring")
 """Conditions that no tunnel is needed for."""
 
 
-@dataclass(frozen=True, slots=True)
-class TunnelFacts:
+class TunnelFacts(NamedTuple):
     """One tunnel now.
 
     Attributes:

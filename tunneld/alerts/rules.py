@@ -71,6 +71,31 @@ class _Counted:
         return value - seen[0][1]
 
 
+class _Known:
+    """A tunnel as it was found last.
+
+    Args:
+        rules: that look at it.
+        counted: by the names of rules that count.
+
+    Attributes:
+        calm: what was known of it when no rule held, nor did any count with what goes out of its window: while the same
+            is known of it, none does. None: it was not so.
+    """
+
+    __slots__ = ("calm", "counted", "rules")
+
+    def __init__(self, rules: list[AlertRule], counted: dict[str, _Counted] | None = None) -> None:
+        self.rules = rules
+        self.counted = counted if counted is not None else {}
+        self.calm: TunnelFacts | None = None
+
+    @property
+    def counting(self) -> bool:
+        """Some number rose within its window."""
+        return any(len(one.seen) > 1 for one in self.counted.values())
+
+
 class Engine:
     """The rules of one process, and what holds of them.
 
@@ -83,7 +108,8 @@ class Engine:
         self.asked = frozenset(rule.when for rule in rules)
         self.active: dict[tuple[str, str], Alert] = {}
         self._of_tunnels = [rule for rule in rules if rule.when not in OF_PROCESS]
-        self._counted: dict[tuple[str, str], _Counted] = {}
+        self._of_process = [rule for rule in rules if rule.when in OF_PROCESS]
+        self._known: dict[str, _Known] = {}
         self._first: dict[str, float] = {}  # rule -> since when a first message waits for others
 
     def adopt(self, before: Engine, kept: Container[str]) -> None:
@@ -92,7 +118,13 @@ class Engine:
         self.active = {
             key: replace(alert, rule=rules[key[0]]) for key, alert in before.active.items() if key[0] in kept
         }
-        self._counted = {key: counted for key, counted in before._counted.items() if key[0] in kept}
+        for name, known in before._known.items():
+            counted = {rule: found for rule, found in known.counted.items() if rule in kept}
+            self._known[name] = _Known(self._rules_of(name), counted)
+
+    def _rules_of(self, name: str) -> list[AlertRule]:
+        """Those that look at a tunnel of that name."""
+        return [rule for rule in self._of_tunnels if any(fnmatchcase(name, glob) for glob in rule.tunnels)]
 
     def feed(self, now: float, facts: Facts) -> list[Notice]:
         """Look at the facts; what is to be told now.
@@ -105,21 +137,23 @@ class Engine:
 
     def look(self, now: float, facts: Facts) -> Iterator[Notice | None]:
         """As `feed`, in steps: None after each tunnel, so that who has thousands can let others run meanwhile."""
-        holds: dict[str, dict[str, str]] = {rule.name: {} for rule in self.rules}
-        for rule in self.rules:
-            if rule.when in OF_PROCESS:
-                holds[rule.name].update(_of_process(rule, facts))
-        counted: dict[tuple[str, str], _Counted] = {}  # a tunnel that is known no longer is forgotten
+        holds: dict[str, dict[str, str]] = {}
+        for rule in self._of_process:
+            for subject, message in _of_process(rule, facts):
+                holds.setdefault(rule.name, {})[subject] = message
+        known: dict[str, _Known] = {}  # a tunnel that is there no longer is forgotten
         for tunnel in facts.tunnels if self._of_tunnels else ():
-            for rule in self._of_tunnels:
-                if any(fnmatchcase(tunnel.name, glob) for glob in rule.tunnels):
-                    message = self._of_tunnel(rule, now, tunnel, counted)
-                    if message:
-                        holds[rule.name][tunnel.name] = message
+            name = tunnel.name
+            one = known[name] = self._known.get(name) or _Known(self._rules_of(name))
+            if tunnel != one.calm:
+                messages = {rule.name: message for rule in one.rules if (message := _of_tunnel(rule, now, tunnel, one))}
+                for of, message in messages.items():
+                    holds.setdefault(of, {})[name] = message
+                one.calm = None if messages or one.counting else tunnel
             yield None
-        self._counted = counted
-        for rule in self.rules:
-            over = self._settle(rule, now, holds[rule.name])
+        self._known = known
+        for rule in self.rules if holds or self.active else ():
+            over = self._settle(rule, now, holds.get(rule.name, {}))
             if over and rule.resolved:
                 yield Notice(rule, "resolved", tuple(over))
             if due := self._due(rule, now):
@@ -155,35 +189,32 @@ class Engine:
             alert.told = now
         return due
 
-    def _of_tunnel(
-        self, rule: AlertRule, now: float, tunnel: TunnelFacts, counted: dict[tuple[str, str], _Counted]
-    ) -> str:
-        """Why the rule holds of a tunnel; empty: it does not."""
-        name, over = tunnel.name, rule.over or 0.0
-        if rule.when == "tunnel_down":
-            why = f": {tunnel.why.rstrip('.')}" if tunnel.why else ""
-            return "" if tunnel.up else f"The tunnel {name} is {tunnel.state}{why}."
-        if rule.when == "service_failing":
-            fault = tunnel.service_fault
-            return f"The service of {name} fails: {fault.rstrip('.')}." if fault is not None else ""
-        if rule.when == "rtt":
-            rtt = tunnel.rtt
-            return (
-                ""
-                if rtt is None or rtt <= over
-                else f"Round trips of {name}: p95 {rtt * 1000:.0f} ms > {over * 1000:.0f} ms."
-            )
-        if rule.when == "loss":
-            loss = tunnel.loss
-            return "" if loss is None or loss <= over else f"Loss on the connection of {name}: {loss:.1%} > {over:.1%}."
-        value = tunnel.reconnects if rule.when == "reconnects" else tunnel.streams_lost
-        key = (rule.name, name)
-        found = counted[key] = self._counted.get(key) or _Counted()
-        rise = found.rise(now, value, rule.within)
-        if rise <= over:
-            return ""
-        what = f"reconnected {rise} times" if rule.when == "reconnects" else f"lost {rise} streams with their sessions"
-        return f"The tunnel {name} {what} within {_span(rule.within)}."
+
+def _of_tunnel(rule: AlertRule, now: float, tunnel: TunnelFacts, known: _Known) -> str:
+    """Why the rule holds of a tunnel; empty: it does not."""
+    name, over = tunnel.name, rule.over or 0.0
+    if rule.when == "tunnel_down":
+        why = f": {tunnel.why.rstrip('.')}" if tunnel.why else ""
+        return "" if tunnel.up else f"The tunnel {name} is {tunnel.state}{why}."
+    if rule.when == "service_failing":
+        fault = tunnel.service_fault
+        return f"The service of {name} fails: {fault.rstrip('.')}." if fault is not None else ""
+    if rule.when == "rtt":
+        rtt = tunnel.rtt
+        return (
+            ""
+            if rtt is None or rtt <= over
+            else f"Round trips of {name}: p95 {rtt * 1000:.0f} ms > {over * 1000:.0f} ms."
+        )
+    if rule.when == "loss":
+        loss = tunnel.loss
+        return "" if loss is None or loss <= over else f"Loss on the connection of {name}: {loss:.1%} > {over:.1%}."
+    value = tunnel.reconnects if rule.when == "reconnects" else tunnel.streams_lost
+    rise = known.counted.setdefault(rule.name, _Counted()).rise(now, value, rule.within)
+    if rise <= over:
+        return ""
+    what = f"reconnected {rise} times" if rule.when == "reconnects" else f"lost {rise} streams with their sessions"
+    return f"The tunnel {name} {what} within {_span(rule.within)}."
 
 
 def _of_process(rule: AlertRule, facts: Facts) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from random import Random
 from typing import Any
 
 import pytest
@@ -116,12 +117,14 @@ def test_what_is_remembered_of_counts_is_bounded() -> None:
     engine = Engine((rule(when="reconnects", over=10, within=3600),))
     for second in range(10_000):
         notices = engine.feed(second, up("a", "b", reconnects=second))
-    assert {len(counted.seen) for counted in engine._counted.values()} <= set(range(55, 63))
+    counts = [counted for known in engine._known.values() for counted in known.counted.values()]
+    assert len(counts) == 2
+    assert {len(counted.seen) for counted in counts} <= set(range(55, 63))
     assert notices == []  # told once, and it holds still
     rise = int(engine.active["reconnects", "a"].message.split()[4])
     assert abs(rise - 3600) <= 60  # to the length of a step
     engine.feed(10_000, up("b", reconnects=10_000))
-    assert set(engine._counted) == {("reconnects", "b")}
+    assert set(engine._known) == {"b"}
 
 
 def test_the_tunnels_are_gone_through_once_whatever_the_rules_and_not_at_all_without_need() -> None:
@@ -140,6 +143,51 @@ def test_the_tunnels_are_gone_through_once_whatever_the_rules_and_not_at_all_wit
     assert Engine((rule(when="expiring"),)).feed(0, Facts(each())) == []
     assert gone_through == ["a", "b"]
     assert engine.asked == {"tunnel_down", "rtt", "loss"}
+
+
+def test_what_is_passed_over_while_nothing_changes_would_have_told_nothing() -> None:
+    """Against an engine that looks at everything each time, through the same 300 random changes."""
+    random = Random(7)
+    rules = [rule(when=when, **{"for": held}, repeat=repeat) for when, held, repeat in WHENS]
+    rules.append(rule(name="near", when="limit_near", **{"for": 3}))
+    sparing, thorough = Engine(tuple(rules)), Engine(tuple(rules))
+    passed = seen = 0
+    facts, limits = {}, {"memory": 0.1}
+    for now in range(0, 3000, 2):
+        if random.random() < 0.1:
+            name = random.choice(["a", "b", "prod-c"])
+            if random.random() < 0.2:
+                facts.pop(name, None)
+            else:
+                facts[name] = a_fact(random, name)
+            limits = {"memory": random.choice([0.1, 0.95])}
+        for known in thorough._known.values():
+            known.calm = None
+        passed += sum(known.calm is not None for known in sparing._known.values())
+        both = [engine.feed(now, Facts(tuple(facts.values()), limits)) for engine in (sparing, thorough)]
+        assert both[0] == both[1]
+        assert sparing.active == thorough.active
+        seen += len(both[0])
+    assert (passed > 300, seen > 60) == (True, True)
+
+
+WHENS = [
+    ("tunnel_down", 0, 60), ("service_failing", 10, 0), ("rtt", 0, 0), ("loss", 4, 60), ("reconnects", 0, 0),
+    ("data_lost", 0, 600),
+]  # fmt: skip
+
+
+def a_fact(random: Random, name: str) -> TunnelFacts:
+    return TunnelFacts(
+        name,
+        up=random.random() < 0.7,
+        state="online",
+        service_fault=random.choice([None, None, "refused"]),
+        reconnects=random.choice([0, 1, 2, 9]),
+        streams_lost=random.choice([0, 0, 0, 1]),
+        rtt=random.choice([None, 0.01, 0.01, 0.5]),
+        loss=random.choice([None, 0.0, 0.0, 0.1]),
+    )
 
 
 def test_another_engine_goes_on_with_what_it_keeps() -> None:
