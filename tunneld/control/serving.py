@@ -1,24 +1,22 @@
 """uvicorn's HTTP protocol on sockets and shutdown of our own, for both APIs: the agent's and the server's.
 
 uvicorn's `Server` is left out on purpose: it takes SIGINT and SIGTERM over, wakes ten times a second to look whether
-it should end, and ends the process when it cannot start. Its `Config` and its h11 protocol do all that is needed. h11
-rather than httptools, because it bounds the head and refuses a missing or doubled Host; no call here is hot.
+it should end, and ends the process when it cannot start. Its `Config` and its protocol (`control.protocol`) do all that
+is needed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from tunneld.control.doors import IDLE
 from tunneld.control.guard import Problem
-from tunneld.wire.unix import credentials
+from tunneld.control.protocol import ApiProtocol, until_closed
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -27,30 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Serving"]
 
 MAX_CONNECTIONS = 128
-MAX_HEAD = 64 * 1024
 GRACE = 2.0
 """Seconds that calls under way have to end when the server stops."""
-
-
-class _Protocol(H11Protocol):
-    """Puts a Unix peer's credentials and a way to abort into the request's state; bounds a quiet first request.
-
-    Attributes:
-        gone: set when it has ended.
-    """
-
-    gone: asyncio.Event
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        sock = transport.get_extra_info("socket")
-        peer = credentials(sock) if sock.family == socket.AF_UNIX else None
-        self.app_state = {**self.app_state, "peer": peer, "abort": transport.abort}
-        self.timeout_keep_alive_task = self.loop.call_later(IDLE, self.timeout_keep_alive_handler)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self.gone.set()
 
 
 class Serving:
@@ -72,7 +48,7 @@ class Serving:
         self._config = Config(
             self._call,
             interface="asgi3",
-            http=_Protocol,
+            http=ApiProtocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -82,13 +58,12 @@ class Serving:
             date_header=False,
             limit_concurrency=MAX_CONNECTIONS,
             timeout_keep_alive=int(IDLE),
-            h11_max_incomplete_event_size=MAX_HEAD,
         )
         self._config.load()
 
     def protocol(self, state: dict[str, Any]) -> asyncio.Protocol:
         """For one connection, whose requests carry this state."""
-        made = _Protocol(self._config, self._state, state, self._loop)
+        made = ApiProtocol(self._config, self._state, state, self._loop)
         made.gone = self._gone
         return made
 
@@ -102,6 +77,8 @@ class Serving:
         self._unanswered.add(task)
         if scope["method"] == "HEAD":
             scope, send = {**scope, "method": "GET"}, _head_alone(send)
+        elif scope["http_version"] == "1.0":
+            scope, send = {**scope}, until_closed(scope, send)
 
         async def answering(message: Message) -> None:
             self._unanswered.discard(task)
