@@ -15,6 +15,7 @@ from textwrap import dedent
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.integration.test_admin_api import CHANGE, busy, hosted, problem, token_file
 from tests.support.running import settled
@@ -121,7 +122,7 @@ async def test_another_sites_page_gets_nothing() -> None:
 
 
 async def test_the_feed_tells_what_the_api_says_and_an_end_within_two_seconds() -> None:
-    async with busy() as (_, client, watch), feed(client) as reader:
+    async with busy() as (host, client, watch), feed(client) as reader:
         first = await reader.next()
         (tunnel,) = (await client.get("/api/v1/tunnels")).json()["tunnels"]
         (shown,) = first["tunnels"]
@@ -135,10 +136,17 @@ async def test_the_feed_tells_what_the_api_says_and_an_end_within_two_seconds() 
             (stream,) = (await client.get("/api/v1/streams")).json()["streams"]
             for key in ("request_id", "tunnel", "method", "path", "client", "kind"):
                 assert begun[key] == stream[key], key
+            assert host.sampler is not None
+            counted, idle = host.sampler.source.counted(stream["request_id"]) or pytest.fail("it is not known")
+            assert counted._asdict() == {key: stream[key] for key in counted._fields}
+            assert stream["idle_s"] <= idle < stream["idle_s"] + 2
+            assert host.sampler.source.tunnel_of(stream["request_id"]) == "app"
             await client.delete(f"/api/v1/streams/{stream['request_id']}", headers=CHANGE)
             cancelled = time.monotonic()
             assert await reader.until("end") == [begun["i"]]
             assert time.monotonic() - cancelled < 2
+            assert host.sampler.source.counted(stream["request_id"]) is None
+            assert host.sampler.source.tunnel_of(stream["request_id"]) is None
 
 
 async def test_a_reconnect_keeps_the_session_and_stands_on_the_timeline() -> None:

@@ -7,11 +7,11 @@ may exceed it for a while (`BURST`): a page that shows a crowd late would be wro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from typing import Any
 
 from tunneld.dashboard.part import Past
-from tunneld.dashboard.source import Brief, Source
+from tunneld.dashboard.source import Brief, Counted, Source
 from tunneld.dashboard.told import ToldAlerts
 
 __all__ = ["BUDGET", "BURST", "Feed"]
@@ -28,7 +28,6 @@ _EVENTS = 400  # of the past that a page is given at its begin
 _WHOLE = 3  # tunnels whose state changed in the same second that are looked at closely at once
 _TOLD = 12  # of the past that it is told each second
 _FIRST = 1000  # streams that the first message holds; others follow, as those that begin
-_COUNTED = ("bytes_in", "bytes_out", "events", "last_event_id", "state", "kind")
 _LEFT_OUT = frozenset(
     {"tunnel_id", "connected_s", "heartbeat", "active_streams", "state", "bytes_in", "bytes_out", "throughput"}
 )
@@ -50,7 +49,7 @@ class Feed:
         self._tunnels: dict[str, dict[str, Any]] = {}
         self._briefs: dict[str, Brief] = {}
         self._told: dict[str, tuple[int, int, int]] = {}  # streams and rates that the page knows
-        self._streams: dict[str, tuple[int, tuple[Any, ...]]] = {}  # id -> its number here, its counters
+        self._streams: dict[str, tuple[int, Counted]] = {}  # id -> its number here, its counters
         self._numbers = 0
         self._turn = self._stream_turn = self._rate_turn = 0
         self._due = 0.0  # tunnels to be looked at closely
@@ -98,11 +97,12 @@ class Feed:
         if self._source.draining() != self._draining:
             changes["draining"] = self._draining = not self._draining
         self._alerts.tick(self._source.alerts(), changes)
-        left = BUDGET - self._ends(changes) - len(self._encode(changes.get("alerts", ())))
+        live = self._source.stream_ids()
+        left = BUDGET - self._ends(changes, live) - len(self._encode(changes.get("alerts", ())))
         briefs = self._source.briefs()
         left -= self._states(changes, briefs)
         left -= self._events(changes, now)
-        spent = self._begins(changes)
+        spent = self._begins(changes, live)
         left = max(BUDGET // 4, left - spent)
         left -= self._rates(changes, briefs, elapsed, left)
         left -= self._details(changes, briefs, left)
@@ -227,23 +227,23 @@ class Feed:
     # -- streams -----------------------------------------------------------------------------------------
 
     def _open(self, request_id: str) -> dict[str, Any] | None:
-        found = self._source.stream(request_id)
-        if found is None:
+        found, counted = self._source.stream(request_id), self._source.counted(request_id)
+        if found is None or counted is None:
             return None
         self._numbers += 1
-        self._streams[request_id] = self._numbers, _counters(found)
+        self._streams[request_id] = self._numbers, counted[0]
         return {"i": self._numbers, **found}
 
-    def _ends(self, changes: dict[str, Any]) -> int:
-        over = self._streams.keys() - set(self._source.stream_ids())
+    def _ends(self, changes: dict[str, Any], live: Collection[str]) -> int:
+        over = self._streams.keys() - live
         if not over:
             return 0
         changes["end"] = [self._streams.pop(request_id)[0] for request_id in over]
         return 8 * len(over)
 
-    def _begins(self, changes: dict[str, Any]) -> int:
+    def _begins(self, changes: dict[str, Any], live: Collection[str]) -> int:
         spent, begun = 0, []
-        for request_id in list(self._source.stream_ids()):
+        for request_id in list(live) if len(live) > len(self._streams) else ():  # those that ended are out of these
             if request_id in self._streams:
                 continue
             if spent > BUDGET // 4 and spent > self._burst:
@@ -267,20 +267,17 @@ class Feed:
                 break
             self._stream_turn = (self._stream_turn + 1) % len(known)
             request_id = known[self._stream_turn]
-            found = self._source.stream(request_id)
+            found = self._source.counted(request_id)
             number, before = self._streams[request_id]
-            if found is None or (counted := _counters(found)) == before:
+            if found is None or found[0] == before:
                 continue
+            counted, idle = found
             self._streams[request_id] = number, counted
-            row = [number, *counted, round(found["idle_s"], 1)]
+            row = [number, *counted, round(idle, 1)]
             left -= len(self._encode(row)) + 1
             fresh.append(row)
         if fresh:
             changes["set"] = fresh
-
-
-def _counters(stream: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(stream[key] for key in _COUNTED)
 
 
 def _near(one: float | None, other: float | None, within: float) -> bool:

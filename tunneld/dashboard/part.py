@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from tunneld.dashboard.history import Event, History
-from tunneld.dashboard.source import AlertBrief, Brief, Source
+from tunneld.dashboard.source import AlertBrief, Brief, Counted, Source
 from tunneld.telemetry.outages import Outages
 
 __all__ = ["Past", "part", "past"]
@@ -71,11 +71,18 @@ class _Part:
         return self._source.outages(name) if self._seen(name) else None
 
     def stream_ids(self) -> Collection[str]:
-        return [one for one in self._source.stream_ids() if self.stream(one) is not None]
+        return [one for one in self._source.stream_ids() if self.tunnel_of(one) is not None]
 
     def stream(self, request_id: str) -> Mapping[str, Any] | None:
         found = self._source.stream(request_id)
         return found if found is not None and self._seen(found["tunnel"]) else None
+
+    def counted(self, request_id: str) -> tuple[Counted, float] | None:
+        return self._source.counted(request_id) if self.tunnel_of(request_id) is not None else None
+
+    def tunnel_of(self, request_id: str) -> str | None:
+        name = self._source.tunnel_of(request_id)
+        return name if name is not None and self._seen(name) else None
 
 
 class _PartOfPast:

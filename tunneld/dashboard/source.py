@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from tunneld.telemetry.outages import Outages
 
-__all__ = ["AlertBrief", "Brief", "Source"]
+__all__ = ["AlertBrief", "Brief", "Counted", "Source"]
 
 
 class Brief(NamedTuple):
@@ -26,6 +26,17 @@ class Brief(NamedTuple):
     streams: int
     bytes_in: int
     bytes_out: int
+
+
+class Counted(NamedTuple):
+    """What moves of one stream while it goes on, in the API's words; cheap to read of hundreds once a second."""
+
+    bytes_in: int
+    bytes_out: int
+    events: int
+    last_event_id: str | None
+    state: str
+    kind: str
 
 
 class AlertBrief(NamedTuple):
@@ -81,3 +92,9 @@ class Source(Protocol):
 
     def stream(self, request_id: str) -> Mapping[str, Any] | None:
         """One stream in the API's shape; None when it is gone."""
+
+    def counted(self, request_id: str) -> tuple[Counted, float] | None:
+        """What moves of one stream, and seconds since its last byte; None when it is gone."""
+
+    def tunnel_of(self, request_id: str) -> str | None:
+        """Name of the tunnel of one stream; None when it is gone."""

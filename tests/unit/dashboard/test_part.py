@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from tests.unit.dashboard.test_feed import Daemon
 from tests.unit.dashboard.test_history import T0, sample
 from tunneld.dashboard.history import History
-from tunneld.dashboard.part import past
+from tunneld.dashboard.part import part, past
+
+
+def test_streams_of_other_tunnels_are_not_shown() -> None:
+    daemon = Daemon()
+    daemon.begin("a", tunnel="mine")
+    daemon.begin("b", tunnel="theirs")
+    shown = part(daemon, lambda name: name == "mine")
+    assert list(shown.stream_ids()) == ["a"]
+    assert (shown.stream("a"), shown.counted("a")) == (daemon.stream("a"), daemon.counted("a"))
+    assert (shown.stream("b"), shown.counted("b"), shown.tunnel_of("b")) == (None, None, None)
+    assert shown.counted("gone") is None
+    assert list(part(daemon, None).stream_ids()) == ["a", "b"]
 
 
 def test_events_of_other_tunnels_are_not_told() -> None:
