@@ -187,14 +187,14 @@ class Teller:
     def _make(self, happened: list[Happened], over: list[Closed], when: list[float]) -> None:
         if over:
             happened += ends(over, when)
-        first = self._last + 1
-        encoded = blocks(happened, first, time() - monotonic())
-        self._last += len(happened)
-        for listener in self._whole:
-            for block in encoded.split(b"\n\n")[:-1]:
-                listener(json.loads(block.partition(_DATA)[2]))
-        for taker in self._streams:
-            taker.take(first, self._last, encoded, len(happened))
+        for encoded, events in blocks(happened, self._last + 1, time() - monotonic()):
+            first = self._last + 1
+            self._last += events
+            for listener in self._whole:
+                for block in encoded.split(b"\n\n")[:-1]:
+                    listener(json.loads(block.partition(_DATA)[2]))
+            for taker in self._streams:
+                taker.take(first, self._last, encoded, events)
 
 
 _Piece = tuple[list[Happened], list[Closed], list[float]]

@@ -31,7 +31,7 @@ What happens in one turn of the loop comes before any reader could take of it, a
 tunnels in a few turns: about 300 bytes each, so 55,000 are within it, and 14,000 with the smallest queue. It is no
 price of each reader's, since they share the pieces.
 """
-WRITE: Final = 64 * 1024
+WRITE: Final = 256 * 1024
 """Bytes of one write, about: what a reader that reads has taken long before `PATIENCE` is over."""
 
 
@@ -139,14 +139,20 @@ class Subscription:
         """Of how many of these events its reader would have been told."""
         return (encoded if self.wanted is None else self.wanted.pick(encoded)).count(b"\n\n")
 
-    def take(self) -> bytes:
-        """Return what its reader asks for of `WRITE` bytes that wait, or a piece; with more it remains in a hurry."""
+    def take(self) -> list[bytes]:
+        """Return what its reader asks for of `WRITE` bytes that wait, or a piece; with more it remains in a hurry.
+
+        In its pieces, which are not joined: to go through so much once more costs more than to write each by itself.
+        """
         queue, size = self._queue, 0
         taken: list[bytes] = []
-        while queue and (not taken or size + len(queue[0][0]) <= WRITE):
+        while queue and (not size or size + len(queue[0][0]) <= WRITE):
             encoded, _, counted = queue.popleft()
-            taken.append(encoded if self.wanted is None else self.wanted.pick(encoded))
             size += len(encoded)
+            if self.wanted is not None:
+                encoded = self.wanted.pick(encoded)
+            if encoded:
+                taken.append(encoded)
             self._held -= counted
         self.taken += size
         if not queue:
@@ -155,7 +161,7 @@ class Subscription:
                 self.hurry.clear()
         else:
             self.hurry.set()
-        return taken[0] if len(taken) == 1 else b"".join(taken)
+        return taken
 
     async def writing(self, write: Awaitable[None]) -> None:
         """Await the write of what it was given. While that takes longer than `PATIENCE`, no burst is taken in for it.

@@ -297,7 +297,7 @@ async def _pump(one: Subscription, send: Send, fetch: Callable[[], bool]) -> Non
             more = fetch()  # what is noted behind a burst gathers on until that is written
         some, waiting = one.waits, one.take()
         if waiting:
-            await one.writing(send({"type": "http.response.body", "body": waiting, "more_body": True}))
+            await one.writing(_write(send, waiting))
             told = monotonic()
         if some:
             looked = monotonic()  # though nothing of it may be what the reader asks for
@@ -310,8 +310,13 @@ async def _pump(one: Subscription, send: Send, fetch: Callable[[], bool]) -> Non
         if (quiet := told + KEEPALIVE - monotonic()) > 0:
             await _set(one.wake, quiet)
         else:
-            await one.writing(send({"type": "http.response.body", "body": b": keepalive\n\n", "more_body": True}))
+            await one.writing(_write(send, [b": keepalive\n\n"]))
             told = monotonic()
+
+
+async def _write(send: Send, pieces: list[bytes]) -> None:
+    for piece in pieces:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
 
 
 async def _gather(one: Subscription, looked: float, *, busy: bool) -> None:

@@ -23,7 +23,7 @@ __all__ = ["ApiProtocol", "until_closed"]
 
 MAX_HEAD = 64 * 1024
 """Bytes of a request's target and fields."""
-MAX_HELD = 16 * 1024
+MAX_HELD = 64 * 1024
 """Bytes of answers that wait for the end of a turn of the loop."""
 
 

@@ -91,6 +91,11 @@ class Taken:
         self.fetch = None
 
 
+def bodies(reader: Reader) -> list[bytes]:
+    """Of events."""
+    return [message["body"] for message in reader.messages if message.get("body", b"").startswith(b"id: ")]
+
+
 def told(reader: Reader) -> list[dict[str, Any]]:
     blocks = [block.split("\n") for block in reader.text.split("\n\n") if block.startswith("id:")]
     shown = [json.loads(data.removeprefix("data: ")) for _, _, data in blocks]
@@ -121,8 +126,10 @@ async def test_many_readers_cost_one_encoding_and_few_writes(teller: Teller, enc
     for reader in readers:
         await reader.until('"r49"')
         await reader.until('"bytes_out":100')
-    assert (encoded.texts, encoded.events, encoded.goes) == (50, 100, 1)
-    assert [len(reader.messages) for reader in readers] == [3] * 5  # the head, the first comment, all of them
+    assert (encoded.texts, encoded.events, encoded.goes) == (50, 100, 4)
+    assert [len(reader.messages) for reader in readers] == [6] * 5  # the head, the first comment, blocks of 32
+    for reader in readers:
+        assert all(one is its for one, its in zip(bodies(reader), bodies(readers[0]), strict=True)), "copied"
     subscribers.close()
     await asyncio.gather(*tasks)
     assert readers[0].text == readers[4].text
