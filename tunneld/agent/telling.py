@@ -71,7 +71,8 @@ class Teller:
         self._begun: dict[Record, None] = {}  # under way; that they began waits to be told
         self._over: list[Closed] = []  # their ends wait, and the begins of some
         self._when: list[float] = []  # of each of those: whether its begin waits, monotonic seconds of both
-        self._size = 0  # of these, bytes
+        self._room = 0  # bytes that may still gather with these; below 0 something is to be done at once
+        self._waits = False  # some have gathered
         self._pieces: deque[_Piece] = deque()  # what waits before them
         # Rising over restarts too, so that a reader that comes back to another process is told of the gap.
         self._last = int(time() * 1000) * 1000 - 1  # id of the last event
@@ -120,10 +121,9 @@ class Teller:
         """A stream began."""
         if self._listened:
             self._begun[record] = None
-            before = self._size
-            self._size = size = before + len(record.path) + _EACH
-            if not before or size > PIECE or self._whole:
-                self._noted(first=not before)
+            self._room -= len(record.path) + _EACH
+            if self._room < 0:
+                self._noted()
 
     def upgraded(self, record: Record) -> None:
         """A stream became a WebSocket."""
@@ -140,19 +140,21 @@ class Teller:
             )  # fmt: skip
             self._over.append(closed)
             self._when += (self._begun.pop(record, 0) is None, record.started, now)
-            before = self._size
-            self._size = size = before + len(path) + _EACH
-            if not before or size > PIECE or self._whole:
-                self._noted(first=not before)
+            self._room -= len(path) + _EACH
+            if self._room < 0:
+                self._noted()
 
-    def _noted(self, *, first: bool) -> None:
-        """The first of a piece, or the last; or there is who waits for nothing."""
-        if first and not self._pieces:
-            for listener in self._streams:
-                listener.waiting(self.fetch)
+    def _noted(self) -> None:
+        """The first of a piece, or the last."""
+        if not self._waits:
+            self._waits = True
+            self._room += PIECE
+            if not self._pieces:
+                for listener in self._streams:
+                    listener.waiting(self.fetch)
         if self._whole:
             self.flush()
-        elif self._size > PIECE:
+        elif self._room < 0:
             self._pieces.append(self._gathered())
             if len(self._pieces) > PIECES:
                 self._make(*self._pieces.popleft())
@@ -164,7 +166,7 @@ class Teller:
         return piece
 
     def _begin_anew(self) -> None:
-        self._begun, self._over, self._when, self._size = {}, [], [], 0
+        self._begun, self._over, self._when, self._room, self._waits = {}, [], [], 0, False
 
     def _forget(self) -> None:
         self._pieces.clear()
@@ -174,8 +176,8 @@ class Teller:
         """Make a piece of the events that wait, the oldest, and give it to whoever listens; whether others wait."""
         if self._pieces:
             self._make(*self._pieces.popleft())
-            return bool(self._pieces or self._size)
-        if self._size:
+            return bool(self._pieces) or self._waits
+        if self._waits:
             self._make(*self._gathered())
         return False
 

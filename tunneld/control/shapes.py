@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
 from typing import cast
 
 from tunneld.control.models.tunnels import OutagesStatus, OutageStatus, Quality, Throughput
@@ -11,7 +13,13 @@ from tunneld.telemetry.flow import Flow
 from tunneld.telemetry.outages import Outages
 from tunneld.wire.tcp_info import TcpInfo
 
-__all__ = ["outages_status", "quality_status", "throughput_status"]
+__all__ = ["absolute", "outages_status", "quality_status", "throughput_status"]
+
+
+@lru_cache(maxsize=256)
+def absolute(path: str) -> str:
+    """A file's path from the root. A daemon stays in its folder, and `tunnelctl top` asks each second."""
+    return str(Path(path).absolute())
 
 
 def quality_status(reading: Reading, kernel: TcpInfo | None) -> Quality:

@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
-from pathlib import Path
 from secrets import token_hex
 from time import monotonic, time
 from typing import Any, cast
@@ -25,7 +24,7 @@ from tunneld.control.models.events import Event
 from tunneld.control.models.permissions import NewPermissions, PermissionInfo
 from tunneld.control.models.streams import Replayed, SeenRequest, StreamInfo
 from tunneld.control.models.tunnels import Link, NewTunnel, Reconnected, TunnelClosed, TunnelStatus
-from tunneld.control.shapes import outages_status, quality_status, throughput_status
+from tunneld.control.shapes import absolute, outages_status, quality_status, throughput_status
 from tunneld.errors import VisitorError
 from tunneld.telemetry import logs
 from tunneld.telemetry.exposition import Written
@@ -64,7 +63,7 @@ class AgentView:
             "version": __version__,
             "pid": os.getpid(),
             "uptime_s": round(now - daemon.started, 3),
-            "config_file": daemon.path and str(Path(daemon.path).absolute()),
+            "config_file": daemon.path and absolute(daemon.path),
             "server": daemon.config.server.url,
             "tunnels": [self._shown(tunnel, now) for tunnel in tunnels],
             "totals": {
@@ -194,7 +193,7 @@ class AgentView:
             shown["configured"] = not running.at_run_time
             shown["expires_s"] = running.expires_in()
             file = self._daemon.config.source(tunnel.name) or self._daemon.path
-            shown["file"] = str(Path(file).absolute()) if file and not running.at_run_time else None
+            shown["file"] = absolute(file) if file and not running.at_run_time else None
         return shown
 
     def drain(self) -> Drained:

@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from time import monotonic, time
 
 from tunneld import __version__
@@ -31,6 +30,7 @@ from tunneld.control.models.alerts import AlertsStatus, AlertsTested
 from tunneld.control.models.permissions import NewPermissions, PermissionInfo
 from tunneld.control.models.streams import StreamInfo
 from tunneld.control.models.tunnels import Reconnected
+from tunneld.control.shapes import absolute
 from tunneld.errors import VisitorError
 from tunneld.server.carried import IDLE, under_way
 from tunneld.server.daemon import RESTART_SECTIONS, ServerDaemon
@@ -83,7 +83,7 @@ class ServerView:
             "version": __version__,
             "pid": os.getpid(),
             "uptime_s": round(monotonic() - daemon.started, 3),
-            "config_file": daemon.path and str(Path(daemon.path).absolute()),
+            "config_file": daemon.path and absolute(daemon.path),
             "server": daemon.public_url,
             "listening": [address for _, address in daemon.listening],
             "tunnels": tunnels,
