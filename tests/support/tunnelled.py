@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Reversible
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,14 +77,23 @@ class _Told:
 
     def __init__(self, changes: list[tuple[str, str, str]]) -> None:
         self._changes = changes
+        self._live: Reversible[Record] = ()
+
+    def follow(self, live: Reversible[Record]) -> Callable[[], None]:
+        self._live = live
+        return lambda: None
 
     def opened(self, record: Record) -> None:
+        assert next(iter(reversed(self._live))) is record, "it is not the last of those under way"
         self._changes.append(("stream_opened", record.request_id, record.reason))
 
     def upgraded(self, record: Record) -> None:
+        begun = [one.started for one in reversed(self._live)]
+        assert begun == sorted(begun, reverse=True), "not in the order of their begins"
         self._changes.append(("stream_upgraded", record.request_id, record.reason))
 
     def closed(self, record: Record, now: float) -> None:
+        assert all(one is not record for one in reversed(self._live)), "it is under way still"
         self._changes.append(("stream_closed", record.request_id, record.reason))
 
 

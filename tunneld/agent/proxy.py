@@ -6,7 +6,7 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Reversible
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -50,6 +50,9 @@ _OWN = frozenset(("done", "service"))  # ends that are not a cancelling of work 
 
 class StreamTold(Protocol):
     """Who is told of streams; it must not raise."""
+
+    def follow(self, live: Reversible[Record]) -> Callable[[], None]:
+        """See `Teller.follow`."""
 
     def opened(self, record: Record) -> None:
         """One began."""
@@ -138,6 +141,7 @@ class Proxy:
         self._failing = ""  # the code of the last failure, while nothing has gone well since
         self._max_streams = limits.max_streams
         self._told = told
+        self._leave = told.follow(self.exchanges.values()) if told is not None else None
         self._closed = False
         self._hop_gone = asyncio.Event()
 
@@ -248,6 +252,8 @@ class Proxy:
         self.pool.close()
         for deadlines in (self.connects, self.answers, self.stalls):
             deadlines.clear()
+        if self._leave is not None:
+            self._leave()
 
     async def wait_closed(self) -> None:
         """After `close`: wait until nothing of this proxy runs any more."""

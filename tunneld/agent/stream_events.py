@@ -19,7 +19,7 @@ import msgspec
 if TYPE_CHECKING:
     from tunneld.agent.record import Record
 
-__all__ = ["Closed", "Happened", "Said", "begins", "blocks", "ends", "second"]
+__all__ = ["Happened", "Over", "Said", "begins", "blocks", "ends", "second"]
 
 
 class Said(msgspec.Struct, gc=False):
@@ -38,7 +38,7 @@ class Closed(Said, gc=False):
 
     Attributes:
         reason: why it ended.
-        age_s: seconds that it was under way; `ends` sets it.
+        age_s: seconds that it was under way.
     """
 
     reason: str
@@ -62,8 +62,15 @@ _TOGETHER: Final = 32
 """Events of one go, 10 KiB. For each part of what it joins CPython writes 80 bytes beside, more than most parts have:
 where all of a piece were joined at once, that was in no cache any more when they were read.
 """
+_LARGE: Final = 64 * 1024  # bytes of so many that each comes by itself
 _encoder: Final = msgspec.json.Encoder()
 _moment: Final = itemgetter(0)
+_what: Final = itemgetter(2)
+
+Over = tuple[str, str, str, str, str, str, str, float, float, int, int]
+"""A stream that is over: what its events say in the order of `Closed`, but in place of its age when it began and ended,
+monotonic seconds. A tuple, since one is made for each request: no other code is needed for that.
+"""
 
 Happened = tuple[float, tuple[bytes, bytes], bytes]
 """An event: monotonic seconds, which it is, and what it says beside its id, type and time: JSON without its braces."""
@@ -74,25 +81,25 @@ def begins(records: Iterable[Record]) -> list[Happened]:
     return [(record.started, _OPENED, _said(_begin(record))) for record in records]
 
 
-def ends(closed: Sequence[Closed], when: Sequence[float]) -> list[Happened]:
+def ends(over: Sequence[Over], told: float) -> list[Happened]:
     """Of streams that are over, and the begins of those of which they were not told.
 
     Args:
-        closed: one at least.
-        when: of each three numbers: whether its begin was not told, monotonic seconds of both.
+        over: one at least.
+        told: monotonic seconds: of what began by then they were.
     """
-    untold, started, ended = when[::3], when[1::3], when[2::3]
-    for one, begin, end in zip(closed, started, ended, strict=True):
-        one.age_s = int((end - begin) * 1000 + 0.5) / 1000
+    tunnels, ids, kinds, methods, paths, clients, reasons, started, ended, received, sent = zip(*over, strict=True)
+    ages = [int((end - begin) * 1000 + 0.5) / 1000 for begin, end in zip(started, ended, strict=True)]
+    closed = list(map(Closed, tunnels, ids, kinds, methods, paths, clients, reasons, ages, received, sent))
     try:
         lines = _encoder.encode_lines(closed)[1:-2].split(b"}\n{")
     except UnicodeEncodeError:  # half a surrogate in a path
         lines = [_said(one) for one in closed]
     found: list[Happened] = []
-    for one, line, begin, told_too in zip(closed, lines, started, untold, strict=True):
-        if told_too:
+    for one, kind, line, begin in zip(closed, kinds, lines, started, strict=True):
+        if begin > told:
             # What the begin says is what the end says, up to its reason; but for the kind, which it did not know.
-            said = line[: line.rindex(_REASON)] if one.kind == "http" else _said(_begin(one))
+            said = line[: line.rindex(_REASON)] if kind == "http" else _said(_begin(one))
             found.append((begin, _OPENED, said))
     found += zip(ended, repeat(_CLOSED), lines)
     return found
@@ -113,8 +120,12 @@ def blocks(happened: list[Happened], first: int, offset: float) -> Iterator[tupl
     since, day = this - offset, second(this)
     thousands, rest = divmod(first, 1000)
     lead = b"%d" % thousands  # ids of a piece have all but their last three digits in common
-    for begin in range(0, len(happened), _TOGETHER):
+    begin = 0
+    while begin < len(happened):
         some = happened[begin : begin + _TOGETHER]
+        if sum(map(len, map(_what, some))) > _LARGE:
+            some = some[:1]
+        begin += len(some)
         parts = [b"id: "]
         for at, (before, after), said in some:
             milliseconds = int((at - since) * 1000)

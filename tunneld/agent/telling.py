@@ -3,18 +3,21 @@
 Where nobody listens an event costs a look at a bool. Of the many, those of streams, nothing is made as they happen:
 what they say is noted, and they are made together (`stream_events`) when somebody is about to be written to, or some
 have gathered. A stream that is over is noted by its values alone: what held hundreds of exchanges for a quarter of a
-second cost more than their events, since each new one was then in memory that no cache knew any more.
+second cost more than their events, since each new one was then in memory that no cache knew any more. One that begins
+is not noted at all: it is among those under way, or over, when events are made. What runs once a request is in no cache
+either, so that little of it is worth more than what it leaves to be done for many at a time.
 """
 
 from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Reversible
+from math import inf
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
-from tunneld.agent.stream_events import Closed, Happened, Said, begins, blocks, ends, second
+from tunneld.agent.stream_events import Happened, Over, Said, begins, blocks, ends, second
 
 if TYPE_CHECKING:
     from tunneld.agent.record import Record
@@ -28,7 +31,7 @@ PIECES: Final = 4
 
 What is made piece after piece finds code and memory warm, and costs less than a piece by itself.
 """
-_EACH: Final = 320  # bytes of an event beyond its path
+_BOTH: Final = 640  # bytes of both events of a stream, beyond its path
 
 
 Listener = Callable[[dict[str, Any]], None]
@@ -68,14 +71,28 @@ class Teller:
         self._others: tuple[Listener, ...] = ()  # take all but the streams' so
         self._streams: tuple[StreamListener, ...] = ()
         self._listened = False  # to events of streams
-        self._begun: dict[Record, None] = {}  # under way; that they began waits to be told
-        self._over: list[Closed] = []  # their ends wait, and the begins of some
-        self._when: list[float] = []  # of each of those: whether its begin waits, monotonic seconds of both
+        self._live: list[Reversible[Record]] = []  # under way, of each tunnel in the order of their begins
+        self._told = inf  # monotonic seconds: what began by then was told, or was before anybody listened
+        self._over: list[Over] = []  # their ends wait, and the begins of some
         self._room = 0  # bytes that may still gather with these; below 0 something is to be done at once
         self._waits = False  # some have gathered
-        self._pieces: deque[_Piece] = deque()  # what waits before them
+        self._pieces: deque[_Piece] = deque()  # what waits before these
         # Rising over restarts too, so that a reader that comes back to another process is told of the gap.
         self._last = int(time() * 1000) * 1000 - 1  # id of the last event
+
+    def follow(self, live: Reversible[Record]) -> Callable[[], None]:
+        """Know a tunnel's streams, until the returned function is called: then none begins any more.
+
+        Args:
+            live: those under way, in the order of their begins, as a view of what changes as they come and go.
+        """
+        self._live.append(live)
+
+        def leave() -> None:
+            self.flush()
+            self._live = [one for one in self._live if one is not live]
+
+        return leave
 
     def subscribe(self, listener: Listener, streams: Streams = None) -> Callable[[], None]:
         """Call `listener` for each event that comes, until the returned function is called.
@@ -90,6 +107,8 @@ class Teller:
             self._others = (*self._others, listener)
             if streams is not False:
                 self._streams = (*self._streams, streams)
+        if not self._listened:
+            self._told = monotonic()
         self._listened = bool(self._whole or self._streams)
 
         def leave() -> None:
@@ -118,12 +137,9 @@ class Teller:
                 listener(event)
 
     def opened(self, record: Record) -> None:
-        """A stream began."""
-        if self._listened:
-            self._begun[record] = None
-            self._room -= len(record.path) + _EACH
-            if self._room < 0:
-                self._noted()
+        """A stream began: it is under way from now on."""
+        if not self._waits and self._listened:
+            self._noted()
 
     def upgraded(self, record: Record) -> None:
         """A stream became a WebSocket."""
@@ -134,13 +150,12 @@ class Teller:
         """A stream is over; `now` is monotonic seconds."""
         if self._listened:
             path = record.path
-            closed = Closed(
+            over = (
                 record.tunnel, record.request_id, record.kind, record.method, path, record.client,
-                record.reason, 0.0, record.bytes_in, record.bytes_out,
+                record.reason, record.started, now, record.bytes_in, record.bytes_out,
             )  # fmt: skip
-            self._over.append(closed)
-            self._when += (self._begun.pop(record, 0) is None, record.started, now)
-            self._room -= len(path) + _EACH
+            self._over.append(over)
+            self._room -= 2 * len(path) + _BOTH
             if self._room < 0:
                 self._noted()
 
@@ -161,12 +176,19 @@ class Teller:
 
     def _gathered(self) -> _Piece:
         """What has gathered since the last piece. It holds no stream: that may be over before the piece is made."""
-        piece = begins(self._begun), self._over, self._when
+        before, self._told = self._told, monotonic()
+        begun: list[Record] = []
+        for live in self._live:
+            for record in reversed(live):
+                if record.started <= before:
+                    break
+                begun.append(record)
+        piece = begins(begun), self._over, before
         self._begin_anew()
         return piece
 
     def _begin_anew(self) -> None:
-        self._begun, self._over, self._when, self._room, self._waits = {}, [], [], 0, False
+        self._over, self._room, self._waits = [], 0, False
 
     def _forget(self) -> None:
         self._pieces.clear()
@@ -186,9 +208,11 @@ class Teller:
         while self.fetch():
             pass
 
-    def _make(self, happened: list[Happened], over: list[Closed], when: list[float]) -> None:
+    def _make(self, happened: list[Happened], over: list[Over], told: float) -> None:
         if over:
-            happened += ends(over, when)
+            happened += ends(over, told)
+        if not happened:  # what waited was refused before it was under way
+            return
         for encoded, events in blocks(happened, self._last + 1, time() - monotonic()):
             first = self._last + 1
             self._last += events
@@ -199,8 +223,8 @@ class Teller:
                 taker.take(first, self._last, encoded, events)
 
 
-_Piece = tuple[list[Happened], list[Closed], list[float]]
-"""Of some time: begins of streams that went on at its end; those that ended, and what `Teller` keeps of each."""
+_Piece = tuple[list[Happened], list[Over], float]
+"""Of some time: begins of streams that went on at its end; those that ended; until when begins were told before."""
 _DATA: Final = b"\ndata: "
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tunneld.agent.record import Record
 from tunneld.agent import stream_events
-from tunneld.agent.stream_events import Closed, Happened, begins, ends
+from tunneld.agent.stream_events import Happened, Over, begins, ends
 from tunneld.protocol.messages import Open
 
 NOON = datetime.fromisoformat("2026-11-27T12:00:00Z").timestamp()
@@ -22,8 +22,8 @@ def record(request_id: str, started: float, path: str = "/") -> Record:
     return made
 
 
-def closed(request_id: str, path: str = "/", kind: str = "http") -> Closed:
-    return Closed("app", request_id, kind, "GET", path, "127.0.0.1:40000", "done", 0.0, 1, 2)
+def over(request_id: str, begun: float, ended: float, path: str = "/", kind: str = "http") -> Over:
+    return ("app", request_id, kind, "GET", path, "127.0.0.1:40000", "done", begun, ended, 1, 2)
 
 
 def blocks(happened: list[Happened], first: int, offset: float) -> bytes:
@@ -42,8 +42,8 @@ def events(encoded: bytes) -> list[dict[str, Any]]:
 
 
 def test_they_stand_in_the_order_of_what_happened() -> None:
-    over = ends([closed("b"), closed("a"), closed("c")], [True, 2.0, 3.0, True, 1.0, 4.0, False, 0.5, 5.0])
-    told = events(blocks([*begins([record("d", 3.5)]), *over], 1007, NOON))
+    ended = ends([over("b", 2.0, 3.0), over("a", 1.0, 4.0), over("c", 0.5, 5.0)], 0.5)
+    told = events(blocks([*begins([record("d", 3.5)]), *ended], 1007, NOON))
     assert [(one["id"], one["type"].removeprefix("stream_"), one["request_id"]) for one in told] == [
         (1007, "opened", "a"),
         (1008, "opened", "b"),
@@ -56,7 +56,7 @@ def test_they_stand_in_the_order_of_what_happened() -> None:
 
 
 def test_what_begins_and_ends_in_one_moment_begins_first() -> None:
-    told = events(blocks(ends([closed("a"), closed("b")], [True, 1.0, 1.0, True, 1.0, 1.0]), 1000, NOON))
+    told = events(blocks(ends([over("a", 1.0, 1.0), over("b", 1.0, 1.0)], 0.0), 1000, NOON))
     assert [one["type"] for one in told] == ["stream_opened"] * 2 + ["stream_closed"] * 2
 
 
@@ -74,7 +74,7 @@ def test_what_begins_and_ends_in_one_moment_begins_first() -> None:
 )
 def test_each_has_its_own_second(at: float, stamp: str) -> None:
     """Whatever second the first of them was in."""
-    told = events(blocks(ends([closed("a"), closed("b")], [True, -0.4999, 0.25, False, 0.0, at + 1e-6]), 1000, NOON))
+    told = events(blocks(ends([over("a", -0.4999, 0.25), over("b", -0.5, at + 1e-6)], -0.5), 1000, NOON))
     assert told[0]["time"] == "2026-11-27T11:59:59.500Z"
     assert told[1]["time"] == "2026-11-27T12:00:00.250Z" or at < 0.25
     last = next(one for one in told if one["request_id"] == "b")
@@ -84,7 +84,7 @@ def test_each_has_its_own_second(at: float, stamp: str) -> None:
 
 @pytest.mark.parametrize(("age", "shown"), [(0.0004, 0.0), (0.0005, 0.001), (1.2344, 1.234), (86400.5, 86400.5)])
 def test_an_age_is_in_milliseconds(age: float, shown: float) -> None:
-    encoded = blocks(ends([closed("a")], [False, 0.0, age + 1e-9]), 1000, NOON)
+    encoded = blocks(ends([over("a", 0.0, age + 1e-9)], 1.0), 1000, NOON)
     assert b'"age_s":%s,' % repr(shown).encode() in encoded
 
 
@@ -95,8 +95,8 @@ def test_an_age_is_in_milliseconds(age: float, shown: float) -> None:
 )
 @pytest.mark.parametrize("kind", ["http", "sse"])
 def test_whatever_its_path_is_a_stream_is_told_of_as_it_is(path: str, kind: str) -> None:
-    over = ends([closed("a", path, kind), closed("b")], [True, 1.0, 2.0, True, 1.5, 3.0])
-    begin, other, end, _, going = events(blocks([*over, *begins([record("c", 9.0, path)])], 1000, NOON))
+    ended = ends([over("a", 1.0, 2.0, path, kind), over("b", 1.5, 3.0)], 0.0)
+    begin, other, end, _, going = events(blocks([*ended, *begins([record("c", 9.0, path)])], 1000, NOON))
     assert (begin["path"], begin["kind"], end["path"], end["kind"]) == (path, "http", path, kind)
     assert (begin["request_id"], end["request_id"], other["path"], going["path"]) == ("a", "a", "/", path)
     assert list(end) == [
@@ -110,11 +110,8 @@ def test_whatever_its_path_is_a_stream_is_told_of_as_it_is(path: str, kind: str)
 def test_many_come_some_at_a_time_with_ids_and_seconds_that_go_on(first: int) -> None:
     """Over the ends of blocks, of thousands of ids, and of seconds."""
     number = 1000
-    over = ends(
-        [closed(f"r{one}") for one in range(number)],
-        [float(value) for one in range(number) for value in (True, one * 0.01, one * 0.01 + 0.003)],
-    )
-    found = list(stream_events.blocks(over, first, NOON))
+    ended = ends([over(f"r{one}", one * 0.01, one * 0.01 + 0.003) for one in range(number)], -1.0)
+    found = list(stream_events.blocks(ended, first, NOON))
     assert [count for _, count in found[:-1]] == [stream_events._TOGETHER] * (len(found) - 1)
     told = []
     for encoded, count in found:

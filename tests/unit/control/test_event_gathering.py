@@ -11,7 +11,7 @@ from time import monotonic
 import pytest
 
 from tests.unit.control.test_events import Reader
-from tests.unit.control.test_stream_events import Held, Taken, request, told
+from tests.unit.control.test_stream_events import Held, Taken, Telling, request, told
 from tunneld.agent import telling
 from tunneld.agent.telling import PIECES, Teller
 from tunneld.control import events
@@ -22,7 +22,7 @@ from tunneld.protocol.messages import Open
 
 @pytest.fixture
 def teller() -> Teller:
-    return Teller()
+    return Telling()
 
 
 @pytest.fixture

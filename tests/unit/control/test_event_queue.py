@@ -11,7 +11,7 @@ from time import monotonic, sleep
 import pytest
 
 from tests.unit.control.test_events import Reader
-from tests.unit.control.test_stream_events import told
+from tests.unit.control.test_stream_events import Telling, told
 from tunneld.agent import telling
 from tunneld.agent.record import Record
 from tunneld.agent.telling import Teller
@@ -26,7 +26,7 @@ QUEUE = 256 * 1024  # the smallest that the configuration takes
 
 @pytest.fixture
 def teller() -> Teller:
-    return Teller()
+    return Telling()
 
 
 def opened(teller: Teller, most: int) -> list[Record]:
