@@ -31,7 +31,7 @@ PIECES: Final = 4
 
 What is made piece after piece finds code and memory warm, and costs less than a piece by itself.
 """
-_BOTH: Final = 640  # bytes of both events of a stream, beyond its path
+_EACH: Final = 320  # bytes of an event beyond its path (which is not counted of streams that go on)
 
 
 Listener = Callable[[dict[str, Any]], None]
@@ -138,8 +138,10 @@ class Teller:
 
     def opened(self, record: Record) -> None:
         """A stream began: it is under way from now on."""
-        if not self._waits and self._listened:
-            self._noted()
+        if self._listened:
+            self._room -= _EACH
+            if self._room < 0:
+                self._noted()
 
     def upgraded(self, record: Record) -> None:
         """A stream became a WebSocket."""
@@ -155,7 +157,7 @@ class Teller:
                 record.reason, record.started, now, record.bytes_in, record.bytes_out,
             )  # fmt: skip
             self._over.append(over)
-            self._room -= 2 * len(path) + _BOTH
+            self._room -= 2 * len(path) + _EACH
             if self._room < 0:
                 self._noted()
 
@@ -213,14 +215,15 @@ class Teller:
             happened += ends(over, told)
         if not happened:  # what waited was refused before it was under way
             return
-        for encoded, events in blocks(happened, self._last + 1, time() - monotonic()):
-            first = self._last + 1
-            self._last += events
+        last = self._last
+        self._last += len(happened)
+        for encoded, events in blocks(happened, last + 1, time() - monotonic()):
+            first, last = last + 1, last + events
             for listener in self._whole:
                 for block in encoded.split(b"\n\n")[:-1]:
                     listener(json.loads(block.partition(_DATA)[2]))
             for taker in self._streams:
-                taker.take(first, self._last, encoded, events)
+                taker.take(first, last, encoded, events)
 
 
 _Piece = tuple[list[Happened], list[Over], float]

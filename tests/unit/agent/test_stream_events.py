@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tunneld.agent.record import Record
 from tunneld.agent import stream_events
+from tunneld.agent.record import Record
 from tunneld.agent.stream_events import Happened, Over, begins, ends
 from tunneld.protocol.messages import Open
 

@@ -6,6 +6,7 @@ import asyncio
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from random import Random
 from time import monotonic
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from tests.unit.control.test_events import Reader
 from tests.unit.control.test_stream_events import Held, Taken, Telling, request, told
 from tunneld.agent import telling
+from tunneld.agent.record import Record
 from tunneld.agent.telling import PIECES, Teller
 from tunneld.control import events
 from tunneld.control.event_bounds import EventBounds
@@ -193,3 +195,91 @@ def test_what_nobody_wants_any_more_is_forgotten_with_its_pieces(
     leave()
     assert not teller.fetch()
     assert streams.events == []
+
+
+def test_a_crowd_that_begins_and_goes_on_is_made_in_pieces(teller: Teller) -> None:
+    streams, sizes = Taken(), []
+    teller.subscribe([].append, streams)
+    for number in range(5000):
+        before = len(streams.events)
+        teller.opened(Record("app", Open(f"r{number}", "GET", "/sse", [], "127.0.0.1:40000")))
+        sizes.append(len(streams.events) - before)
+    assert 0 < max(sizes) < 1000
+    more = True
+    while more:
+        before = len(streams.events)
+        more = teller.fetch()
+        assert len(streams.events) - before < 1000
+    assert [one["request_id"] for one in streams.events] == [f"r{number}" for number in range(5000)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_each_is_told_to_begin_once_and_to_end_once_in_order(
+    teller: Teller, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Whatever begins, goes on and ends between pieces that are made at any time, of two tunnels."""
+    random = Random(seed)
+    monkeypatch.setattr(telling, "PIECE", 3000)
+    other: dict[str, Record] = {}
+    teller.follow(other.values())
+    streams, live, closed, number = Taken(), [], [], 0
+    before = [Record("app", Open(f"before{one}", "GET", "/", [], "")) for one in range(3)]
+    for record in before:
+        teller.opened(record)
+    teller.subscribe([].append, streams)
+    for _ in range(1500):
+        what = random.random()
+        if what < 0.45:
+            record = Record(
+                random.choice(["app", "other"]), Open(f"r{number}", "GET", "/" * random.choice([1, 900]), [], "")
+            )
+            number += 1
+            if record.tunnel == "other":
+                other[record.request_id] = record
+                Teller.opened(teller, record)
+            else:
+                teller.opened(record)
+            live.append(record)
+        elif what < 0.85 and live:
+            record = live.pop(random.randrange(len(live)))
+            record.kind, record.reason = random.choice([("http", "done"), ("sse", "visitor")])
+            closed.append(record.request_id)
+            if record.tunnel == "other":
+                del other[record.request_id]
+                Teller.closed(teller, record, monotonic())
+            else:
+                teller.closed(record, monotonic())
+        elif what < 0.95:
+            teller.fetch()
+        elif what < 0.97:
+            teller.flush()
+        elif before:
+            teller.closed(before.pop(), monotonic())
+    teller.flush()
+    told = [one for one in streams.events if not one["request_id"].startswith("before")]
+    assert sorted(one["request_id"] for one in told if one["type"] == "stream_opened") == sorted(
+        f"r{one}" for one in range(number)
+    )
+    assert [one["request_id"] for one in told if one["type"] == "stream_closed"] == closed
+    begun = {one["request_id"]: one["id"] for one in told if one["type"] == "stream_opened"}
+    assert all(begun[one["request_id"]] < one["id"] for one in told if one["type"] == "stream_closed")
+    assert {one["type"] for one in streams.events if one["request_id"].startswith("before")} == {"stream_closed"}
+    ids, times = ([one[key] for one in streams.events] for key in ("id", "time"))
+    assert ids == list(range(ids[0], ids[0] + len(ids)))
+    assert times == sorted(times)
+
+
+def test_a_tunnel_that_goes_loses_no_begin_of_a_stream_that_ends_after_it(teller: Teller) -> None:
+    streams, of_tunnel = Taken(), {}
+    leave = teller.follow(of_tunnel.values())
+    teller.subscribe([].append, streams)
+    record = Record("gone", Open("r1", "GET", "/sse", [], ""))
+    of_tunnel["r1"] = record
+    Teller.opened(teller, record)
+    leave()
+    leave()
+    teller.tell("tunnel", {"tunnel": "gone", "state": "closed"})
+    del of_tunnel["r1"]
+    Teller.closed(teller, record, monotonic())
+    teller.flush()
+    assert [one["type"] for one in streams.events] == ["stream_opened", "stream_closed"]
