@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from tests.support.control_agent import MemoryAgent, stream_info
 from tunneld.control.app import create_app
 from tunneld.control.listener import ControlServer
-from tunneld.control.protocol import MAX_HEAD, MAX_HELD
+from tunneld.control.protocol import MAX_BEHIND, MAX_HEAD, MAX_HELD
 
 ASK = b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -88,6 +88,44 @@ async def test_a_head_without_end_is_ended_at_the_bound(agent: MemoryAgent, fold
                 sent += 1000
         assert MAX_HEAD <= sent < 20 * MAX_HEAD
         assert b"larger than 65536 bytes" in await loop.sock_recv(sock, 65536)
+
+
+PUT = b"PUT /v1/log-level HTTP/1.1\r\nHost: localhost\r\n"
+CHUNKED = PUT + b'Transfer-Encoding: chunked\r\n\r\n10\r\n{"level":"info"}\r\n'
+
+
+@pytest.mark.parametrize("line", [b"X: " + b"x" * 90 + b"\r\n", b"x" * 100], ids=["many", "one"])
+async def test_trailers_without_end_are_ended_at_the_bound(connection: Connection, line: bytes) -> None:
+    connection.writer.write(CHUNKED + b"0\r\nX: ")
+    sent = 0
+    with contextlib.suppress(ConnectionError):
+        while sent < 20 * MAX_HEAD and not connection.reader.at_eof():
+            connection.writer.write(line)
+            await connection.writer.drain()
+            await asyncio.sleep(0)
+            sent += len(line)
+    assert MAX_HEAD <= sent < 20 * MAX_HEAD
+
+
+async def test_what_a_trailer_says_is_no_field_of_the_request(connection: Connection) -> None:
+    first, *_ = await connection.answer(CHUNKED + b"0\r\nOrigin: https://evil.example\r\nHost: other\r\n\r\n")
+    assert first == b"HTTP/1.1 200 OK"
+
+
+async def test_a_body_behind_the_second_part_of_a_head_is_none_of_the_head(connection: Connection) -> None:
+    connection.writer.write(PUT[:10])
+    await connection.writer.drain()
+    await asyncio.sleep(0.1)
+    body = b'{"level":"info"' + b" " * 50_000 + b"}"
+    first, *_ = await connection.answer(PUT[10:] + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    assert first in (b"HTTP/1.1 200 OK", b"HTTP/1.1 413 Content Too Large", b"HTTP/1.1 413 Request Entity Too Large")
+
+
+async def test_few_requests_wait_behind_one(connection: Connection) -> None:
+    connection.writer.write(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await connection.head()
+    connection.writer.write(2 * MAX_BEHIND * (ASK + b"\r\n"))
+    assert b"Invalid HTTP request" in await connection.rest()
 
 
 @pytest.mark.parametrize(

@@ -62,10 +62,8 @@ _TOGETHER: Final = 32
 """Events of one go, 10 KiB. For each part of what it joins CPython writes 80 bytes beside, more than most parts have:
 where all of a piece were joined at once, that was in no cache any more when they were read.
 """
-_LARGE: Final = 64 * 1024  # bytes of so many that each comes by itself
 _encoder: Final = msgspec.json.Encoder()
 _moment: Final = itemgetter(0)
-_what: Final = itemgetter(2)
 
 Over = tuple[str, str, str, str, str, str, str, float, float, int, int]
 """A stream that is over: what its events say in the order of `Closed`, but in place of its age when it began and ended,
@@ -120,12 +118,8 @@ def blocks(happened: list[Happened], first: int, offset: float) -> Iterator[tupl
     since, day = this - offset, second(this)
     thousands, rest = divmod(first, 1000)
     lead = b"%d" % thousands  # ids of a piece have all but their last three digits in common
-    begin = 0
-    while begin < len(happened):
+    for begin in range(0, len(happened), _TOGETHER):
         some = happened[begin : begin + _TOGETHER]
-        if sum(map(len, map(_what, some))) > _LARGE:
-            some = some[:1]
-        begin += len(some)
         parts = [b"id: "]
         for at, (before, after), said in some:
             milliseconds = int((at - since) * 1000)

@@ -31,7 +31,7 @@ PIECES: Final = 4
 
 What is made piece after piece finds code and memory warm, and costs less than a piece by itself.
 """
-_EACH: Final = 320  # bytes of an event beyond its path (which is not counted of streams that go on)
+_EACH: Final = 320  # bytes of an event beyond its path
 
 
 Listener = Callable[[dict[str, Any]], None]
@@ -139,7 +139,7 @@ class Teller:
     def opened(self, record: Record) -> None:
         """A stream began: it is under way from now on."""
         if self._listened:
-            self._room -= _EACH
+            self._room -= len(record.path) + _EACH
             if self._room < 0:
                 self._noted()
 
@@ -157,7 +157,7 @@ class Teller:
                 record.reason, record.started, now, record.bytes_in, record.bytes_out,
             )  # fmt: skip
             self._over.append(over)
-            self._room -= 2 * len(path) + _EACH
+            self._room -= len(path) + _EACH
             if self._room < 0:
                 self._noted()
 
