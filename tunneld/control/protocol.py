@@ -2,21 +2,25 @@
 
 With it and one write for a short answer `tunnelctl top`, which asks each second, costs an agent at rest a quarter less
 than with h11. What h11 did beside is done here: heads and trailers have a bound, `Host` is there once, few requests
-wait behind one, and what is told to HTTP/1.0 ends with the connection.
+wait behind one, and what is told to HTTP/1.0 ends with the connection. So do bounds of time that neither has: an API
+takes few connections, and a caller that never ends its request, or never takes its answer, would keep one for good.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from tunneld.control.doors import IDLE
+from tunneld.control.guard import Problem
 from tunneld.wire.unix import credentials
 
 if TYPE_CHECKING:
+    from starlette.responses import Response
     from starlette.types import Message, Scope, Send
 
 __all__ = ["ApiProtocol", "until_closed"]
@@ -27,17 +31,21 @@ MAX_BEHIND = 16
 """Requests that a caller may send behind one that is not answered yet."""
 MAX_HELD = 64 * 1024
 """Bytes of answers that wait for the end of a turn of the loop."""
+_GRAIN = 0.002  # seconds: uvloop's clock has milliseconds, so that a timer may come one before its moment
 
 
 class ApiProtocol(HttpToolsProtocol):
-    """Puts into a request's state a Unix peer's credentials, and what aborts and writes; bounds a quiet first request.
+    """Puts into a request's state a Unix peer's credentials, and what aborts and writes; bounds who keeps it waiting.
+
+    Within `IDLE` a request comes, and from its first byte on is whole; and as long may an answer stand still that its
+    caller does not take, but for one that goes on: whoever gives that bounds its readers.
 
     Attributes:
         gone: set when it has ended.
     """
 
     gone: asyncio.Event
-    _in_head = False
+    _in_head = _in_body = False
     _moved = False  # the segment that is read had the end of a head, or some of a body
     _unread = 0  # bytes of segments since one had
 
@@ -48,12 +56,60 @@ class ApiProtocol(HttpToolsProtocol):
         written = Written(transport, self.loop)
         super().connection_made(written)
         self.app_state = {**self.app_state, "peer": peer, "abort": transport.abort, "write": written.write}
-        self.timeout_keep_alive_task = self.loop.call_later(IDLE, self.timeout_keep_alive_handler)
+        self._owes: float | None = self.loop.time()  # since when its caller does: a request, or the rest of one
+        self._left, self._left_since = 0, 0.0  # bytes that it did not take yet, as many since then
+        self._look_at(self._owes + IDLE)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It has ended."""
+        self._timer.cancel()
         super().connection_lost(exc)
         self.gone.set()
+
+    # -- bounds of time: one timer, which each request moves by a number alone ------------------------------
+
+    def _look_at(self, moment: float) -> None:
+        self._timer = self.loop.call_at(moment, self._look)
+
+    def _look(self) -> None:
+        """End what is due, and look again when something may be."""
+        now = self.loop.time()
+        left = 0 if self._goes_on() else self.transport.get_write_buffer_size()
+        if left == 0 or left != self._left:
+            self._left, self._left_since = left, now
+        elif now >= self._left_since + IDLE:
+            self.transport.abort()
+            return
+        if self._owes is not None and now >= self._owes + IDLE:
+            self._owes = None
+            self._late()
+        first = min(now if self._owes is None else self._owes, self._left_since)
+        self._look_at(max(now + _GRAIN, first + IDLE))
+
+    def _under_way(self) -> RequestResponseCycle | None:
+        """The last request of which a head came, where it is not answered yet."""
+        if self.cycle and not self.cycle.response_complete:  # type: ignore[truthy-bool]  # None before the first
+            return self.cycle
+        return None
+
+    def _goes_on(self) -> bool:
+        """An answer without a length is under way."""
+        cycle = self._under_way()
+        return cycle is not None and cycle.response_started and cycle.chunked_encoding is not False
+
+    def _late(self) -> None:
+        """It sent no request, or not the whole of one: that is told where no other answer is under way."""
+        cycle = self._under_way()
+        if self._in_head:
+            told = cycle is None
+        else:
+            told = self._in_body and cycle is not None and not (cycle.response_started or self.pipeline)
+        if told and not self.transport.is_closing():
+            text = f"The request did not come whole within {IDLE:g} s; its connection ends."
+            self.transport.write(_alone(Problem("request_timeout", text, headers={"Connection": "close"})))
+        self.transport.close()
+
+    # -- the parser's word -----------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         """Read on. The parser keeps what it has of a head, or of trailers, however much that is: it is bounded here."""
@@ -67,7 +123,7 @@ class ApiProtocol(HttpToolsProtocol):
         """A request begins."""
         if len(self.pipeline) >= MAX_BEHIND:
             raise ValueError("too many requests behind one")
-        self._in_head = True
+        self._in_head, self._owes = True, self.loop.time()
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -82,7 +138,7 @@ class ApiProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Its head is whole: serve it, or raise, which the caller is answered 400 for."""
-        self._in_head, self._moved = False, True
+        self._in_head, self._in_body, self._moved = False, True, True
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
             raise ValueError("head too large")
         hosts = sum(name == b"host" for name, _ in self.headers)
@@ -92,6 +148,27 @@ class ApiProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self.parser.should_upgrade():
             self.cycle.keep_alive = False  # nothing here is upgraded to, and the parser reads no request after it
+
+    def on_message_complete(self) -> None:
+        """A request is whole."""
+        super().on_message_complete()
+        self._in_body, self._owes = False, None
+        if self._under_way() is None:
+            self._owes = self.loop.time()
+
+    def on_response_complete(self) -> None:
+        """A request is answered."""
+        super().on_response_complete()
+        if self._owes is None and self._under_way() is None:
+            self._owes = self.loop.time()
+
+
+def _alone(answer: Response) -> bytes:
+    """An answer that no application gave, as it is sent."""
+    fields = b"".join(b"%b: %b\r\n" % field for field in answer.raw_headers)
+    return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (
+        answer.status_code, HTTPStatus(answer.status_code).phrase.encode(), fields, bytes(answer.body),
+    )  # fmt: skip
 
 
 class Written(asyncio.Transport):
@@ -133,6 +210,9 @@ class Written(asyncio.Transport):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._to.get_extra_info(name, default)
+
+    def get_write_buffer_size(self) -> int:
+        return self._size + self._to.get_write_buffer_size()
 
     def pause_reading(self) -> None:
         self._to.pause_reading()
