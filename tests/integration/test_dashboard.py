@@ -20,7 +20,7 @@ import pytest
 from tests.integration.test_admin_api import CHANGE, busy, hosted, problem, token_file
 from tests.support.running import settled
 from tunneld.config.common import DashboardConfig
-from tunneld.dashboard.source import Brief
+from tunneld.dashboard.source import COUNTED, Brief
 
 
 class Reader:
@@ -138,7 +138,7 @@ async def test_the_feed_tells_what_the_api_says_and_an_end_within_two_seconds() 
                 assert begun[key] == stream[key], key
             assert host.sampler is not None
             counted, idle = host.sampler.source.counted(stream["request_id"]) or pytest.fail("it is not known")
-            assert counted._asdict() == {key: stream[key] for key in counted._fields}
+            assert counted == tuple(stream[key] for key in COUNTED)
             assert stream["idle_s"] <= idle < stream["idle_s"] + 2
             assert host.sampler.source.tunnel_of(stream["request_id"]) == "app"
             await client.delete(f"/api/v1/streams/{stream['request_id']}", headers=CHANGE)

@@ -98,7 +98,11 @@ class Record:
         return False
 
     def fields(self, now: float) -> dict[str, Any]:
-        """What the control API shows of a stream; `now` is monotonic seconds."""
+        """What the control API shows of a stream; `now` is monotonic seconds.
+
+        Hundreds are shown once a second to each who looks: `round` alone would be a third of what that costs.
+        """
+        counter, idle = self.counter, now - self.active
         return {
             "request_id": self.request_id,
             "tunnel": self.tunnel,
@@ -107,11 +111,11 @@ class Record:
             "path": self.path,
             "client": self.client,
             "state": self.state,
-            "age_s": round(now - self.started, 3),
-            "idle_s": round(max(0.0, now - self.active), 3),
+            "age_s": int((now - self.started) * 1000 + 0.5) / 1000,
+            "idle_s": int(idle * 1000 + 0.5) / 1000 if idle > 0 else 0.0,
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
-            "events": self.events,
-            "last_event_id": self.last_event_id,
+            "events": 0 if counter is None else counter.events,
+            "last_event_id": None if counter is None else counter.last_event_id,
             "stalled": self.stuck,
         }

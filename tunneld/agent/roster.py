@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from operator import attrgetter
 
 from tunneld.agent.exchange import Exchange
 from tunneld.agent.sockets import SocketExchange
@@ -11,6 +12,8 @@ from tunneld.agent.tunnel import AgentTunnel
 from tunneld.errors import VisitorError
 
 __all__ = ["Roster", "Running"]
+
+_started = attrgetter("started")
 
 
 @dataclass(slots=True)
@@ -77,7 +80,7 @@ class Roster:
             if tunnel is None or running.tunnel.name == tunnel
             for exchange in running.tunnel.proxy.exchanges.values()
         ]
-        return sorted(found, key=lambda exchange: exchange.started)
+        return sorted(found, key=_started)
 
     def exchange(self, request_id: str) -> Exchange | SocketExchange | None:
         """The stream of that request; None when it is gone."""

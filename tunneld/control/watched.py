@@ -7,7 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from tunneld import __version__
-from tunneld.dashboard.source import AlertBrief, Brief, Counted
+from tunneld.dashboard.source import AlertBrief, Brief, Counted, counted
 from tunneld.telemetry.outages import Outages
 
 if TYPE_CHECKING:
@@ -72,11 +72,7 @@ class WatchedAgent:
         return None if exchange is None else exchange.fields(monotonic())
 
     def counted(self, request_id: str) -> tuple[Counted, float] | None:  # noqa: D102
-        one = self._daemon.exchange(request_id)
-        if one is None:
-            return None
-        moved = Counted(one.bytes_in, one.bytes_out, one.events, one.last_event_id, one.state, one.kind)
-        return moved, max(0.0, monotonic() - one.active)
+        return counted(self._daemon.exchange(request_id))
 
     def tunnel_of(self, request_id: str) -> str | None:  # noqa: D102
         exchange = self._daemon.exchange(request_id)

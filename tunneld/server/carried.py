@@ -26,12 +26,16 @@ IDLE = Live(0, 0, 0)
 
 def under_way(visits: Iterable[Visit]) -> dict[str, Live]:
     """By the name of their tunnel; a name without any is not there."""
-    found: dict[str, Live] = {}
+    sums: dict[str, list[int]] = {}
     for visit in visits:
         name = visit.tunnel.name
-        streams, received, sent = found.get(name, IDLE)
-        found[name] = Live(streams + 1, received + visit.bytes_in, sent + visit.bytes_out)
-    return found
+        found = sums.get(name)
+        if found is None:
+            found = sums[name] = [0, 0, 0]
+        found[0] += 1
+        found[1] += visit.bytes_in
+        found[2] += visit.bytes_out
+    return {name: Live(*found) for name, found in sums.items()}
 
 
 def flows(tunnels: Iterable[Tunnel], live: dict[str, Live]) -> Iterator[tuple[Flow, int, int]]:

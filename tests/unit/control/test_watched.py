@@ -8,6 +8,7 @@ from typing import Any
 
 from tunneld.agent.record import Record
 from tunneld.control.watched import WatchedAgent
+from tunneld.dashboard.source import COUNTED
 from tunneld.protocol.messages import Open
 
 
@@ -21,6 +22,6 @@ def test_what_moves_of_a_stream_is_what_the_api_says_of_it() -> None:
     assert shown is not None
     assert found is not None
     counted, idle = found
-    assert counted._asdict() == {key: shown[key] for key in counted._fields}
+    assert counted == tuple(shown[key] for key in COUNTED)
     assert 7 <= idle < 9
     assert (agent.tunnel_of("r1"), agent.tunnel_of("r2"), agent.counted("r2")) == ("app", None, None)

@@ -9,7 +9,7 @@ import pytest
 
 from tunneld.dashboard.feed import BUDGET, Feed
 from tunneld.dashboard.history import History
-from tunneld.dashboard.source import AlertBrief, Brief, Counted
+from tunneld.dashboard.source import COUNTED, AlertBrief, Brief, Counted
 from tunneld.telemetry.outages import Outages
 
 T0 = 1_800_000_000.0
@@ -79,7 +79,7 @@ class Daemon:
 
     def counted(self, request_id: str) -> tuple[Counted, float] | None:
         found = self.live.get(request_id)
-        return None if found is None else (Counted(**{key: found[key] for key in Counted._fields}), found["idle_s"])
+        return None if found is None else (tuple(found[key] for key in COUNTED), found["idle_s"])  # type: ignore[return-value]
 
     def tunnel_of(self, request_id: str) -> str | None:
         return self.live[request_id]["tunnel"] if request_id in self.live else None

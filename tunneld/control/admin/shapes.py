@@ -75,6 +75,7 @@ def tunnel_info(tunnel: Tunnel, live: Live, now: float) -> ServerTunnel:
 
 def stream_info(exchange: Visit, now: float) -> StreamInfo:
     """One stream in the API's shape; `now` monotonic seconds."""
+    idle = now - exchange.active
     return {
         "request_id": exchange.request_id,
         "tunnel": exchange.tunnel.name,
@@ -83,8 +84,8 @@ def stream_info(exchange: Visit, now: float) -> StreamInfo:
         "path": exchange.path,
         "client": exchange.client,
         "state": exchange.state,
-        "age_s": round(now - exchange.started, 3),
-        "idle_s": round(now - exchange.active, 3),
+        "age_s": int((now - exchange.started) * 1000 + 0.5) / 1000,  # `round` is a third of what all of it costs
+        "idle_s": int(idle * 1000 + 0.5) / 1000 if idle > 0 else 0.0,
         "bytes_in": exchange.bytes_in,
         "bytes_out": exchange.bytes_out,
         "events": exchange.events,

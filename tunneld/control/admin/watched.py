@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunneld import __version__
 from tunneld.control.admin.states import tunnel_state
-from tunneld.dashboard.source import AlertBrief, Brief, Counted
+from tunneld.dashboard.source import AlertBrief, Brief, Counted, counted
 from tunneld.server.carried import IDLE, Live, under_way
 from tunneld.telemetry.outages import Outages
 
@@ -79,11 +79,7 @@ class WatchedServer:
         return None if visit is None else stream_info(visit, monotonic())
 
     def counted(self, request_id: str) -> tuple[Counted, float] | None:  # noqa: D102
-        one = self._daemon.ingress.exchanges.get(request_id)
-        if one is None:
-            return None
-        moved = Counted(one.bytes_in, one.bytes_out, one.events, one.last_event_id, one.state, one.kind)
-        return moved, max(0.0, monotonic() - one.active)
+        return counted(self._daemon.ingress.exchanges.get(request_id))
 
     def tunnel_of(self, request_id: str) -> str | None:  # noqa: D102
         visit = self._daemon.ingress.exchanges.get(request_id)
