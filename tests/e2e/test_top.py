@@ -132,6 +132,19 @@ def test_it_reconnects_and_says_when_the_agent_is_gone_and_back(top: Terminal, v
     assert top.left() == "left with 0"
 
 
+def test_keys_find_those_beyond_the_screen_too(top: Terminal, visitors: Visitors) -> None:
+    """Only as many streams are asked for as a screen shows, until a key needs the others."""
+    for number in range(60):
+        visitors.come(f"many{number:02}", tunnel="app")
+    top.until("> TUNNELS", "STREAMS 63, by age", "/events?id=many05", without="/events?id=many40")
+    time.sleep(0.6)  # what is asked for has become few
+    top.press("Tab", "End", "i")
+    top.until("request id", "/events?id=many59")
+    top.press("Escape", "Home", "Tab", "/", "m", "a", "n", "y", "4")
+    lines = top.until("STREAMS 10 of 63", "/events?id=many49", without="/events?id=many50")
+    assert not any("id=red" in line for line in lines)
+
+
 def test_it_follows_the_terminals_size(top: Terminal) -> None:
     top.until("STREAMS 3")
     top.resize(44, 12)

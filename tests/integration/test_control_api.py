@@ -228,6 +228,17 @@ async def test_web_pages_and_other_hosts_are_refused(
     assert (len(agent.live), agent.draining) == (3, False)
 
 
+async def test_the_oldest_streams_come_with_the_status(agent: MemoryAgent, client: httpx.AsyncClient) -> None:
+    every = (await client.get("/v1/status?streams=true")).json()["streams"]
+    assert len(every) == 3
+    agent.add(*(stream_info(f"more{number}") for number in range(100)))
+    for oldest in (1, 2, 25, 50, 100, 101):  # some of them answered before the routes
+        found = (await client.get(f"/v1/status?streams=true&oldest={oldest}")).json()
+        assert (len(found["streams"]), found["streams"][:3]) == (oldest, every[:oldest])
+    for wrong in ("0", "-1", "x"):
+        problem(await client.get(f"/v1/status?streams=true&oldest={wrong}"), "bad_argument")
+
+
 async def test_read_only_socket(agent: MemoryAgent, path: Path) -> None:
     transport = httpx.AsyncHTTPTransport(uds=str(path.with_name("r.sock")), verify=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost", verify=False) as client:

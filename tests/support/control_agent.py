@@ -148,8 +148,11 @@ class MemoryAgent:
             "checks": [{"name": "tunnel demo", "status": self.health_status, "detail": detail}],
         }
 
-    def streams(self, tunnel: str | None = None, kind: str | None = None) -> list[StreamInfo]:
-        return [one for one in self.live.values() if tunnel in (None, one["tunnel"]) and kind in (None, one["kind"])]
+    def streams(
+        self, tunnel: str | None = None, kind: str | None = None, *, oldest: int | None = None
+    ) -> list[StreamInfo]:
+        found = (one for one in self.live.values() if tunnel in (None, one["tunnel"]) and kind in (None, one["kind"]))
+        return list(found)[:oldest]
 
     def stream(self, request_id: str) -> StreamInfo | None:
         return self.live.get(request_id)

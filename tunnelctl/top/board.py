@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tunneld.control.quick import OLDEST
+
 __all__ = ["SORTS", "Board", "Wish"]
 
 Panel = Literal["tunnels", "streams"]
@@ -48,14 +50,14 @@ _SEARCHED: dict[Panel, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is to be asked of the daemon, or ``quit``.
+    """What is to be asked of the daemon, or ``quit``; ``look``: all that there is, now.
 
     Attributes:
-        what: of the three.
+        what: of the four.
         of: the request id, or the tunnel's name.
     """
 
-    what: Literal["quit", "cancel", "reconnect"]
+    what: Literal["quit", "cancel", "reconnect", "look"]
     of: str = ""
 
 
@@ -68,6 +70,7 @@ class Board:
         filter: words that all have to be found in a row.
         message: of the last wish, or of the last failure.
         wish: that waits for a yes.
+        whole: all streams are known, and not just the oldest.
     """
 
     def __init__(self) -> None:
@@ -77,6 +80,7 @@ class Board:
         self.message = ""
         self.status: dict[str, Any] = {}
         self.wish: Wish | None = None
+        self.whole = True
         self.sparks: dict[str, deque[float | None]] = {}
         self.rates = (0.0, 0.0)
         self._scroll = 0
@@ -88,9 +92,23 @@ class Board:
 
     # -- what there is -----------------------------------------------------------------------------------
 
-    def take(self, status: dict[str, Any], streams: list[dict[str, Any]], now: float) -> None:
-        """A fresh answer of the daemon; `now` is monotonic seconds."""
-        self.status = status
+    def wants(self, height: int) -> int | None:
+        """How many of the oldest streams are enough for a screen of so many lines; None: all are needed.
+
+        An agent of ten thousand streams would be held up each second for a list of which twenty are shown.
+        """
+        if self.panel == "streams" or self._at["streams"] or self.filter or self.sort("streams") != ("age", True):
+            return None
+        return next((step for step in OLDEST if step >= height), None)
+
+    def take(self, status: dict[str, Any], streams: list[dict[str, Any]], now: float, *, whole: bool = True) -> None:
+        """A fresh answer of the daemon.
+
+        Args:
+            now: monotonic seconds.
+            whole: `streams` are all, and not just the oldest.
+        """
+        self.status, self.whole = status, whole
         self._rows = {"tunnels": status["tunnels"], "streams": streams}
         totals = status["totals"]
         received, sent = totals["bytes_in"], totals["bytes_out"]
@@ -115,8 +133,9 @@ class Board:
         return sorted(found, key=SORTS[panel][number][1], reverse=down)
 
     def count(self, panel: Panel) -> int:
-        """Rows without the filter."""
-        return len(self._rows[panel])
+        """Rows without the filter, those that are not known here among them."""
+        known = len(self._rows[panel])
+        return known if self.whole or panel == "tunnels" else max(known, self.status["totals"]["active_streams"])
 
     def at(self, panel: Panel) -> int:
         """The chosen row's place in `rows`."""

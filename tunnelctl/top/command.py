@@ -33,6 +33,8 @@ _SEQUENCES = {
     "[A": "up", "[B": "down", "OA": "up", "OB": "down", "[5~": "pageup", "[6~": "pagedown", "[H": "home", "[F": "end",
     "OH": "home", "OF": "end", "[1~": "home", "[4~": "end",
 }  # fmt: skip
+_PATIENCE = 1.0
+"""Seconds that a key waits for streams which were not asked for before."""
 _NAMED = {"\r": "enter", "\n": "enter", "\t": "tab", "\x7f": "backspace", "\b": "backspace", "\x03": "q"}
 
 
@@ -41,7 +43,7 @@ def run(client: Client, args: argparse.Namespace) -> int:
     interval = parse_duration(args.interval)
     if not 0.1 <= interval <= 3600:
         raise UsageError("--interval: give 100ms to 1h")
-    status, streams = _ask(client)
+    status, streams, _ = _ask(client)
     if args.json:
         print(to_json({"status": status, "streams": streams}))
         return 0
@@ -60,12 +62,13 @@ def run(client: Client, args: argparse.Namespace) -> int:
     return 0
 
 
-def _ask(client: Client) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    status = client.call("GET", "/v1/status?streams=true")
+def _ask(client: Client, oldest: int | None = None) -> tuple[dict[str, Any], list[dict[str, Any]], bool]:
+    """The status, the streams or so many of the oldest, and whether these are all."""
+    status = client.call("GET", "/v1/status?streams=true" + ("" if oldest is None else f"&oldest={oldest}"))
     streams = status.pop("streams", None)
     if streams is None:  # a daemon that does not know the question
         streams = client.call("GET", "/v1/streams")["streams"]
-    return status, streams
+    return status, streams, oldest is None or len(streams) != oldest
 
 
 def parse_keys(data: str) -> Iterator[str]:
@@ -102,6 +105,7 @@ class _Live:
         self._client = client
         self._board = board
         self._interval = interval
+        self._oldest: int | None = None  # streams that are asked for
         self._wishes: queue.SimpleQueue[Wish | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._woken, self._wake = os.pipe()
@@ -127,6 +131,7 @@ class _Live:
         keys = sys.stdin.fileno()
         while True:
             width, height = console.size
+            self._oldest = self._board.wants(height)
             lines = draw(self._board, width, height, unicode=unicode)
             live.update(Group(*(_painted(line) for line in lines)), refresh=True)
             ready, _, _ = select.select([keys, self._woken], [], [])
@@ -144,13 +149,25 @@ class _Live:
                     if wish is not None:
                         self._board.message = f"{wish.what} {wish.of} …"
                         self._wishes.put(wish)
+                    if self._oldest is not None and self._board.wants(height) is None:
+                        self._complete()
+
+    def _complete(self) -> None:
+        """Have all streams, on which the next key may depend, or go on without them after a moment."""
+        self._oldest = None
+        self._wishes.put(Wish("look"))
+        until = monotonic() + _PATIENCE
+        while not self._board.whole and (left := until - monotonic()) > 0:
+            if select.select([self._woken], [], [], left)[0]:
+                os.read(self._woken, 4096)
+                self._take()
 
     def _take(self) -> None:
         while not self._answers.empty():
             kind, value = self._answers.get()
             if kind == "all":
-                status, streams = value
-                self._board.take(status, streams, monotonic())
+                status, streams, whole = value
+                self._board.take(status, streams, monotonic(), whole=whole)
             else:
                 self._board.message = value
 
@@ -163,13 +180,14 @@ class _Live:
                 wish = self._wishes.get(timeout=self._interval)
                 if wish is None:
                     return
-                self._tell("said", self._do(wish))
+                if wish.what != "look":
+                    self._tell("said", self._do(wish))
             except queue.Empty:
                 pass
             except (Unreachable, Refused) as error:
                 self._tell("said", str(error))
             try:
-                self._tell("all", _ask(self._client))
+                self._tell("all", _ask(self._client, self._oldest))
                 if lost:
                     self._tell("said", "It answers again.")
                 lost = False

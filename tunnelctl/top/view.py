@@ -148,7 +148,8 @@ def _panel(board: Board, panel: Panel, room: int, screen: Screen, unicode: bool)
     rows, at = board.rows(panel), board.at(panel)
     active = board.panel == panel
     by, down = board.sort(panel)
-    shown = str(len(rows)) if len(rows) == board.count(panel) else f"{len(rows)} of {board.count(panel)}"
+    every = board.count(panel)
+    shown = str(every) if len(rows) == every or not (board.whole or board.filter) else f"{len(rows)} of {every}"
     title = f"{'>' if active else ' '} {panel.upper()} {shown}, by {by}{' (largest first)' if down else ''}"
     title += f", with {board.filter!r}" if board.filter else ""
     lines = [Line(elide(clean(title), (screen.width or 80) + 2), head=active)]

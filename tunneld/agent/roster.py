@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from itertools import islice
 from operator import attrgetter
 
 from tunneld.agent.exchange import Exchange
@@ -72,15 +73,15 @@ class Roster:
         """Streams under way on all tunnels."""
         return sum(tunnel.active_streams for tunnel in self.tunnels)
 
-    def exchanges(self, tunnel: str | None = None) -> list[Exchange | SocketExchange]:
-        """What is under way, oldest first."""
+    def exchanges(self, tunnel: str | None = None, oldest: int | None = None) -> list[Exchange | SocketExchange]:
+        """What is under way, oldest first; with `oldest` so many of them."""
         found = [
             exchange
             for running in self._running.values()
             if tunnel is None or running.tunnel.name == tunnel
-            for exchange in running.tunnel.proxy.exchanges.values()
+            for exchange in islice(running.tunnel.proxy.exchanges.values(), oldest)  # in the order of their begins
         ]
-        return sorted(found, key=_started)
+        return sorted(found, key=_started)[:oldest]
 
     def exchange(self, request_id: str) -> Exchange | SocketExchange | None:
         """The stream of that request; None when it is gone."""

@@ -6,7 +6,9 @@ is made when it is asked for.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 from fastapi import Body, FastAPI, Path, Query, Request
@@ -28,7 +30,7 @@ from tunneld.control.models.events import Event
 from tunneld.control.models.permissions import NewPermissions, Permissions
 from tunneld.control.models.streams import Cancelled, Filter, Replayed, SeenRequests, StreamInfo, StreamKind, Streams
 from tunneld.control.models.tunnels import Link, NewLink, NewTunnel, Reconnected, TunnelClosed, TunnelStatus
-from tunneld.control.quick import Quick
+from tunneld.control.quick import OLDEST, Quick
 from tunneld.control.tailing import Tailing
 from tunneld.errors import ConfigError
 from tunneld.protocol.headers import path_has_dot_segment, valid_target
@@ -67,8 +69,7 @@ def create_app(
     app = calls.new_app("tunneld control", _DESCRIPTION)
     app.state.trail = trail
     app.state.subscribers = Subscribers(agent.subscribe, bounds)
-    # `tunnelctl top` asks so, each second.
-    app.add_middleware(Quick, answers={("/v1/status", b"streams=true"): lambda: _status(agent, streams=True)})
+    app.add_middleware(Quick, answers=_each_second(agent))
     if reading is not None:
         from tunneld.control.reading_guard import ReadingGuard
 
@@ -96,9 +97,17 @@ def _note(request: Request, action: str) -> calls.Note:
     return note
 
 
-def _status(agent: AgentFacade, *, streams: bool) -> Response:
+def _status(agent: AgentFacade, *, streams: bool, oldest: int | None = None) -> Response:
     found = agent.status()
-    return json_answer({**found, "streams": agent.streams()} if streams else found)
+    return json_answer({**found, "streams": agent.streams(oldest=oldest)} if streams else found)
+
+
+def _each_second(agent: AgentFacade) -> Mapping[tuple[str, bytes], Callable[[], Response]]:
+    """What `tunnelctl top` asks; a screen of few lines asks for few streams."""
+    answers = {b"streams=true": functools.partial(_status, agent, streams=True)}
+    for oldest in OLDEST:
+        answers[b"streams=true&oldest=%d" % oldest] = functools.partial(_status, agent, streams=True, oldest=oldest)
+    return {("/v1/status", query): answer for query, answer in answers.items()}
 
 
 def _add_reads(app: FastAPI, agent: AgentFacade) -> None:
@@ -108,9 +117,12 @@ def _add_reads(app: FastAPI, agent: AgentFacade) -> None:
         return calls.health(agent.health())
 
     @app.get("/v1/status", responses=docs(Status, "bad_argument"))
-    async def status(streams: Annotated[bool, Query(description="With those under way.")] = False) -> Response:
+    async def status(
+        streams: Annotated[bool, Query(description="With those under way.")] = False,
+        oldest: Annotated[int | None, Query(ge=1, description="So many of these, the oldest; by itself all.")] = None,
+    ) -> Response:
         """The agent, its tunnels and its totals; for who asks each second, the streams in one answer with them."""
-        return _status(agent, streams=streams)
+        return _status(agent, streams=streams, oldest=oldest)
 
     @app.get("/v1/streams", responses=docs(Streams, "bad_argument"))
     async def streams(

@@ -28,8 +28,10 @@ class AgentFacade(Protocol):
     def health(self) -> Health:
         """Whether the agent does its work, check by check."""
 
-    def streams(self, tunnel: str | None = None, kind: str | None = None) -> list[StreamInfo]:
-        """Return the streams under way, oldest first; None takes every tunnel, every kind."""
+    def streams(
+        self, tunnel: str | None = None, kind: str | None = None, *, oldest: int | None = None
+    ) -> list[StreamInfo]:
+        """Return the streams under way, oldest first; None takes every tunnel, every kind, all of them."""
 
     def stream(self, request_id: str) -> StreamInfo | None:
         """Return one of them, None when it is gone."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["Quick"]
+__all__ = ["OLDEST", "Quick"]
+
+OLDEST: Final = (25, 50, 100)
+"""So many streams, the oldest, `tunnelctl top` asks for, by the lines of its screen."""
 
 
 class Quick:

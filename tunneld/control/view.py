@@ -94,14 +94,15 @@ class AgentView:
             overall = "degraded"
         return {"status": overall, "checks": checks}
 
-    def streams(self, tunnel: str | None = None, kind: str | None = None) -> list[StreamInfo]:
+    def streams(
+        self, tunnel: str | None = None, kind: str | None = None, *, oldest: int | None = None
+    ) -> list[StreamInfo]:
         """Streams under way, oldest first."""
         now = monotonic()
-        return [
-            exchange.fields(now)  # type: ignore[misc]  # a call of `cast` for each of hundreds
-            for exchange in self._daemon.exchanges(tunnel)
-            if kind is None or exchange.kind == kind
-        ]
+        found = self._daemon.exchanges(tunnel, oldest if kind is None else None)
+        if kind is not None:
+            found = [exchange for exchange in found if exchange.kind == kind][:oldest]
+        return [exchange.fields(now) for exchange in found]  # type: ignore[misc]  # `cast` is a call for each
 
     def stream(self, request_id: str) -> StreamInfo | None:
         """One of them."""

@@ -56,6 +56,27 @@ def test_keys_move_and_the_choice_stays_on_its_row() -> None:
     assert made.chosen is None
 
 
+def test_few_streams_are_wanted_until_a_key_depends_on_the_others() -> None:
+    made = board(streams=60)
+    assert [made.wants(height) for height in (10, 24, 25, 26, 80, 101)] == [25, 25, 25, 50, 100, None]
+    for keys in (("tab",), ("/", "x"), ("tab", "s", "tab"), ("tab", "S", "tab"), ("tab", "down", "tab")):
+        made = board(streams=60)
+        press(made, *keys)
+        assert made.wants(24) is None, keys
+    press(made, "tab", "home", "tab")
+    assert made.wants(24) == 25
+
+
+def test_a_screen_of_the_oldest_says_how_many_there_are() -> None:
+    made = board(streams=60)
+    rows = made.rows("streams")
+    made.status["totals"]["active_streams"] = 60
+    whole = shown(made)
+    made.take(made.status, rows[:25], 2.0, whole=False)
+    first = next(index for index, line in enumerate(whole) if "STREAMS 60, by age" in line)
+    assert shown(made)[first:] == whole[first:]
+
+
 def test_every_column_sorts() -> None:
     made = board()
     for panel in ("tunnels", "streams"):
