@@ -13,6 +13,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI, Request
+from fastapi.responses import StreamingResponse
 
 from tests.support.control_agent import MemoryAgent, stream_info
 from tunneld.control import protocol
@@ -158,6 +160,54 @@ async def test_a_caller_that_does_not_take_its_answer_is_let_go(path: Path, aske
                 answer += some
         assert b"content-length" in answer
         assert answer.count(b'"request_id"') < 4000  # so that nobody takes it for the whole
+
+
+async def test_a_caller_that_takes_next_to_nothing_is_let_go(path: Path) -> None:
+    """However often it does."""
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.setblocking(False)
+        await loop.sock_connect(sock, str(path))
+        await loop.sock_sendall(sock, STREAMS)
+        taken, began = 0, time.monotonic()
+        while time.monotonic() < began + 3 * LATE:
+            taken += len(await loop.sock_recv(sock, 2048))
+            await asyncio.sleep(BOUND / 8)
+        async with asyncio.timeout(10):
+            while some := await loop.sock_recv(sock, 65536):
+                taken += len(some)
+        assert taken < 1_000_000  # it is one and a half million
+
+
+@pytest.mark.parametrize("patient", [False, True])
+async def test_a_stream_that_nobody_reads_is_let_go_unless_it_bounds_that_itself(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, patient: bool
+) -> None:
+    monkeypatch.setattr(protocol, "IDLE", BOUND)
+    app, ended = FastAPI(), asyncio.Event()
+
+    @app.get("/endless")
+    async def endless(request: Request) -> StreamingResponse:
+        async def some() -> AsyncIterator[bytes]:
+            try:
+                while True:
+                    yield b"x" * 4096
+                    await asyncio.sleep(0)
+            finally:
+                ended.set()
+
+        if patient:
+            request.scope["state"]["patient"] = True
+        return StreamingResponse(some())
+
+    async with ControlServer(lambda: app, folder / "e.sock"), calling(folder / "e.sock") as caller:
+        caller.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        caller.writer.write(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        if patient:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(ended.wait(), 2 * LATE + 2)
+        else:
+            await asyncio.wait_for(ended.wait(), 2 * LATE + 8)
 
 
 async def test_one_that_takes_it_slowly_gets_it_whole(path: Path) -> None:

@@ -252,7 +252,9 @@ class EventStream(Response):
             await Problem("too_many_subscribers")(scope, receive, send)
             return
         timers: list[asyncio.TimerHandle] = []
-        abort = scope.get("state", {}).get("abort")
+        state = scope.get("state", {})
+        state["patient"] = True  # who does not read is cut when too much waits, however long that takes
+        abort = state.get("abort")
         if abort is not None:
             loop = asyncio.get_running_loop()
             one.on_cut = lambda: timers.append(loop.call_later(CUT_AFTER, abort))

@@ -4,6 +4,7 @@ With it and one write for a short answer `tunnelctl top`, which asks each second
 than with h11. What h11 did beside is done here: heads and trailers have a bound, `Host` is there once, few requests
 wait behind one, and what is told to HTTP/1.0 ends with the connection. So do bounds of time that neither has: an API
 takes few connections, and a caller that never ends its request, or never takes its answer, would keep one for good.
+An answer that bounds a reader who takes nothing by itself says so: ``patient`` in its request's state.
 """
 
 from __future__ import annotations
@@ -31,14 +32,15 @@ MAX_BEHIND = 16
 """Requests that a caller may send behind one that is not answered yet."""
 MAX_HELD = 64 * 1024
 """Bytes of answers that wait for the end of a turn of the loop."""
+MIN_TAKEN = 32 * 1024
+"""Bytes of what waits for a caller that it takes within `IDLE` at least, or all of it."""
 _GRAIN = 0.002  # seconds: uvloop's clock has milliseconds, so that a timer may come one before its moment
 
 
 class ApiProtocol(HttpToolsProtocol):
     """Puts into a request's state a Unix peer's credentials, and what aborts and writes; bounds who keeps it waiting.
 
-    Within `IDLE` a request comes, and from its first byte on is whole; and as long may an answer stand still that its
-    caller does not take, but for one that goes on: whoever gives that bounds its readers.
+    Within `IDLE` a request comes, and from its first byte on is whole, and `MIN_TAKEN` of what is answered is taken.
 
     Attributes:
         gone: set when it has ended.
@@ -53,11 +55,11 @@ class ApiProtocol(HttpToolsProtocol):
         """Serve a connection."""
         sock = transport.get_extra_info("socket")
         peer = credentials(sock) if sock.family == socket.AF_UNIX else None
-        written = Written(transport, self.loop)
+        written = self._written = Written(transport, self.loop)
         super().connection_made(written)
         self.app_state = {**self.app_state, "peer": peer, "abort": transport.abort, "write": written.write}
         self._owes: float | None = self.loop.time()  # since when its caller does: a request, or the rest of one
-        self._left, self._left_since = 0, 0.0  # bytes that it did not take yet, as many since then
+        self._due, self._due_since = 0, self._owes  # bytes that it will have taken `IDLE` after that
         self._look_at(self._owes + IDLE)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -74,16 +76,17 @@ class ApiProtocol(HttpToolsProtocol):
     def _look(self) -> None:
         """End what is due, and look again when something may be."""
         now = self.loop.time()
-        left = 0 if self._goes_on() else self.transport.get_write_buffer_size()
-        if left == 0 or left != self._left:
-            self._left, self._left_since = left, now
-        elif now >= self._left_since + IDLE:
+        cycle, written = self._under_way(), self._written
+        patient = cycle is not None and "patient" in cycle.scope["state"]
+        if patient or written.taken >= self._due:
+            self._due, self._due_since = written.taken + min(MIN_TAKEN, written.get_write_buffer_size()), now
+        elif now >= self._due_since + IDLE:
             self.transport.abort()
             return
         if self._owes is not None and now >= self._owes + IDLE:
             self._owes = None
             self._late()
-        first = min(now if self._owes is None else self._owes, self._left_since)
+        first = self._due_since if self._owes is None else min(self._owes, self._due_since)
         self._look_at(max(now + _GRAIN, first + IDLE))
 
     def _under_way(self) -> RequestResponseCycle | None:
@@ -91,11 +94,6 @@ class ApiProtocol(HttpToolsProtocol):
         if self.cycle and not self.cycle.response_complete:  # type: ignore[truthy-bool]  # None before the first
             return self.cycle
         return None
-
-    def _goes_on(self) -> bool:
-        """An answer without a length is under way."""
-        cycle = self._under_way()
-        return cycle is not None and cycle.response_started and cycle.chunked_encoding is not False
 
     def _late(self) -> None:
         """It sent no request, or not the whole of one: that is told where no other answer is under way."""
@@ -183,6 +181,7 @@ class Written(asyncio.Transport):
         self._loop = loop
         self._held: list[bytes] = []
         self._size = 0
+        self._written = 0  # bytes, those that are held among them
 
     def write(self, data: Any) -> None:
         """See `asyncio.WriteTransport`; so is the rest."""
@@ -190,6 +189,7 @@ class Written(asyncio.Transport):
             self._loop.call_soon(self._flush)
         self._held.append(data)
         self._size += len(data)
+        self._written += len(data)
         if self._size > MAX_HELD:
             self._flush()  # whoever writes much in one turn is to learn of a reader that takes nothing
 
@@ -210,6 +210,11 @@ class Written(asyncio.Transport):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._to.get_extra_info(name, default)
+
+    @property
+    def taken(self) -> int:
+        """Bytes that the socket took so far."""
+        return self._written - self.get_write_buffer_size()
 
     def get_write_buffer_size(self) -> int:
         return self._size + self._to.get_write_buffer_size()

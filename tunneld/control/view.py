@@ -102,7 +102,8 @@ class AgentView:
         found = self._daemon.exchanges(tunnel, oldest if kind is None else None)
         if kind is not None:
             found = [exchange for exchange in found if exchange.kind == kind][:oldest]
-        return [exchange.fields(now) for exchange in found]  # type: ignore[misc]  # `cast` is a call for each
+        shown: list[Any] = [exchange.fields(now) for exchange in found]  # `cast` would be a call for each
+        return shown
 
     def stream(self, request_id: str) -> StreamInfo | None:
         """One of them."""

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -79,7 +79,7 @@ class Daemon:
 
     def counted(self, request_id: str) -> tuple[Counted, float] | None:
         found = self.live.get(request_id)
-        return None if found is None else (tuple(found[key] for key in COUNTED), found["idle_s"])  # type: ignore[return-value]
+        return None if found is None else (cast(Counted, tuple(found[key] for key in COUNTED)), found["idle_s"])
 
     def tunnel_of(self, request_id: str) -> str | None:
         return self.live[request_id]["tunnel"] if request_id in self.live else None
